@@ -1,0 +1,108 @@
+"""What every command does first and last: parse, log, and turn a user's mistake into one line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dials.util.log
+from dials.util import Sorry
+from dials.util.options import ArgumentParser
+from dials.util.version import dials_version
+
+from diffuse_dials import __version__
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A parsed command line.
+
+    Attributes:
+        params: The extract of the command's PHIL scope.
+        experiments: Names of the .expt files given.
+        reflections: Names of the .refl files given.
+        others: Arguments that are neither files of DIALS nor parameters (images, model files).
+        verbose: How often -v was given.
+    """
+
+    params: object
+    experiments: tuple[str, ...]
+    reflections: tuple[str, ...]
+    others: tuple[str, ...]
+    verbose: int
+
+
+def start(args, phil, help_message: str, usage: str, *, takes_others: bool = False, needs_files: bool = True) -> Invocation:
+    """Parse the command line, start the log, and write version and changed parameters into it.
+
+    Files are named, not read: algorithms read them one by one, so that memory stays bounded and a bad file
+    gets a message of its own.
+
+    Args:
+        args: Arguments without the program's name; None takes them from the shell.
+        phil: The command's scope.
+        help_message: Shown by -h below the options.
+        usage: First line of the help.
+        takes_others: Whether arguments that are no .expt and .refl are allowed.
+        needs_files: Whether a call without any argument shows the help and stops.
+
+    Returns:
+        The invocation.
+
+    Raises:
+        Sorry: For an unknown parameter, a value out of range or a file that does not exist.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    parser = ArgumentParser(
+        usage=usage, phil=phil, epilog=help_message, read_experiments=False, read_reflections=False, check_format=False
+    )
+    if needs_files and not arguments:
+        parser.print_help()
+        raise SystemExit(2)
+    files = [a for a in arguments if a.endswith((".expt", ".refl")) and "=" not in a]
+    rest = [a for a in arguments if a not in files]
+    for name in files:
+        if not Path(name).is_file():
+            raise Sorry(f"There is no file {name}. Check the name and the folder.")
+    params, options, others = _parse(parser, rest)
+    if others and not takes_others:
+        raise Sorry(f"{others[0]} is no .expt or .refl file and no parameter of this command. See -h for what it takes and -c -e2 for its parameters.")
+    output = getattr(params, "output", None)
+    dials.util.log.config(verbosity=options.verbose, logfile=getattr(output, "log", None))
+    logger.info("diffuse_dials %s, %s", __version__, dials_version())
+    changed = parser.diff_phil.as_str()
+    if changed:
+        logger.info("The following parameters have been modified:\n\n%s", changed)
+    return Invocation(
+        params,
+        tuple(f for f in files if f.endswith(".expt")),
+        tuple(f for f in files if f.endswith(".refl")),
+        tuple(others),
+        options.verbose,
+    )
+
+
+def _parse(parser, arguments):
+    """DIALS 3.12 shows a traceback for a value that a type refuses; newer ones a line: make it a line in both."""
+    try:
+        return parser.parse_args(args=arguments, show_diff_phil=False, return_unhandled=True, quick_parse=False)
+    except Sorry:
+        raise
+    except RuntimeError as error:
+        raise Sorry(" ".join(str(error).split())) from None
+
+
+@contextmanager
+def user_errors():
+    """Show a ValueError, which our algorithms raise for bad input, as one clean line; anything else is a bug."""
+    try:
+        yield
+    except ValueError as error:
+        raise Sorry(str(error)) from None
+    except MemoryError:
+        raise Sorry("There is not enough memory. Use a larger d_min or pixel_step, fewer processes (mp.nproc) or fewer stills.") from None

@@ -1,0 +1,69 @@
+"""Pixel masks as dials.generate_mask writes them: a pickled tuple of flex.bool, one per panel, True = use."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+from dials.array_family import flex
+from dxtbx import flumpy
+
+from diffuse_dials.io.atomic import replacing
+
+
+def load_pickle(path):
+    """Unpickle a file that DIALS wrote, Python 2 ones too.
+
+    Raises:
+        ValueError: If the file is missing or is no pickle.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"There is no file {path}. Check the name and the folder.")
+    try:
+        with open(path, "rb") as handle:
+            return pickle.load(handle, encoding="bytes")
+    except Exception as error:  # unpickling garbage can raise anything: pickle's documentation says so
+        raise ValueError(f"{path} is no mask that can be read ({error}). Give a .mask file of dials.generate_mask or diffuse.make_mask.") from error
+
+
+def load_mask(path, shapes) -> tuple[np.ndarray, ...]:
+    """Read a mask and hold it against the detector.
+
+    Args:
+        path: Mask file.
+        shapes: (slow, fast) size of each panel, pixels.
+
+    Returns:
+        One bool array (slow, fast) per panel, True = use the pixel.
+
+    Raises:
+        ValueError: If the file is no mask, or belongs to another detector.
+    """
+    content = load_pickle(path)
+    content = (content,) if isinstance(content, flex.bool) else content
+    if not isinstance(content, (tuple, list)) or not all(isinstance(panel, flex.bool) for panel in content):
+        raise ValueError(f"{path} holds no mask. Give a .mask file of dials.generate_mask or diffuse.make_mask.")
+    found = [panel.all() for panel in content]
+    if [tuple(size) for size in found] != [tuple(shape) for shape in shapes]:
+        raise ValueError(
+            f"{path} has {len(found)} panel(s), the first of {found[0] if found else ()} pixels; the detector has "
+            f"{len(shapes)}, the first of {tuple(shapes[0])}. Give the mask that was made for these images."
+        )
+    return tuple(flumpy.to_numpy(panel) for panel in content)
+
+
+def to_flex(mask) -> tuple:
+    """Arrays (slow, fast) as the tuple of flex.bool that DIALS uses."""
+    return tuple(flumpy.from_numpy(np.ascontiguousarray(panel, dtype=bool)) for panel in mask)
+
+
+def save_mask(mask, path) -> None:
+    """Write one mask (arrays per panel, True = use) for ``dials.import lookup.mask=`` and our own commands."""
+    save_pickle(to_flex(mask), path)
+
+
+def save_pickle(content, path) -> None:
+    """Pickle ``content``, complete or not at all."""
+    with replacing(path) as partial, open(partial, "wb") as handle:
+        pickle.dump(content, handle, pickle.HIGHEST_PROTOCOL)
