@@ -1,0 +1,74 @@
+"""Fixtures that all tests share; the package is importable from a bare checkout, here and in sub-processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+sys.path.insert(0, str(ROOT))
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+import diffuse_dials  # noqa: E402, F401  (prepares the environment before a test imports dxtbx)
+
+
+def pytest_addoption(parser):
+    # dials_data defines the same option when it is installed: both mean "run the slow tests that download"
+    try:
+        parser.addoption("--regression", action="store_true", default=False, help="run tests on dials_data sets")
+    except ValueError:
+        pass
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "regression: needs --regression (large or downloaded data)")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--regression"):
+        return
+    skip = pytest.mark.skip(reason="needs --regression")
+    for item in items:
+        if "regression" in item.keywords:
+            item.add_marker(skip)
+
+
+def _shared(folder: str):
+    def locate(name: str) -> Path:
+        path = SHARED / folder / name
+        if not path.exists():
+            pytest.skip(f"shared/{folder}/{name} is not beside this checkout")
+        return path
+
+    return locate
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Random numbers, the same in every run."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """Path of a reference table by file name; skips where the tables are absent."""
+    return _shared("reference")
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Path of a folder of real stills by name; skips where the data are absent."""
+    return _shared("data")
+
+
+@pytest.fixture
+def run_in_tmp_path(monkeypatch, tmp_path) -> Path:
+    """Makes an empty folder the working directory of the test and returns it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
