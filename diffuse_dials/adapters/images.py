@@ -1,0 +1,211 @@
+"""Pixels, exposure times and masks of stills, read through dxtbx's format classes.
+
+Not through ImageSet: loading experiments with their format checked costs 10 ms a still, ``get_mask`` and
+``get_corrected_data`` more than reading, and its cache keeps every image.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import numpy as np
+from dials.array_family import flex
+from dxtbx import flumpy
+from dxtbx.format import Registry
+from dxtbx.model import Panel
+
+from diffuse_dials.adapters.experiments import image_of
+from diffuse_dials.io.masks import load_mask, load_pickle
+
+_classes: dict[tuple[str, str], type] = {}
+
+
+def _format_instance(path: str):
+    """The format object of an image file; its class is looked up once per folder and suffix."""
+    key = (os.path.dirname(path), Path(path).suffix)
+    cls = _classes.get(key)
+    if cls is None or not cls.understand(path):
+        cls = Registry.get_format_class_for_file(path)
+        if cls is None:
+            raise ValueError(f"{path} is of no format that dxtbx knows. Check that it is an image and is complete.")
+        _classes[key] = cls
+    return cls.get_instance(path)
+
+
+def read_image(path: str, index: int) -> tuple[np.ndarray, ...]:
+    """Raw values of one image as they are stored.
+
+    Args:
+        path: Image file.
+        index: Number of the image in it, from 0.
+
+    Returns:
+        One array (slow, fast) per panel; integers or floats, in detector units.
+
+    Raises:
+        ValueError: If the file is missing, cut off, or of no known format.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"There is no image {path}. Put the images where the .expt file says, or change the paths in it.")
+    try:
+        instance = _format_instance(path)
+        multi = hasattr(instance, "get_num_images")
+        if multi and index >= instance.get_num_images():
+            raise ValueError(f"{path} holds {instance.get_num_images()} images; number {index} was asked for. Copy it again.")
+        raw = instance.get_raw_data(index) if multi else instance.get_raw_data()
+    except ValueError:
+        raise
+    except Exception as error:  # decoders of many formats: each fails on broken files in its own way
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}). It may be cut off: copy it again.") from error
+    return tuple(flumpy.to_numpy(panel) for panel in (raw if isinstance(raw, tuple) else (raw,)))
+
+
+def read_raw(experiment) -> tuple[np.ndarray, ...]:
+    """Raw values of a still's image, held against its detector model.
+
+    Returns:
+        One array (slow, fast) per panel.
+
+    Raises:
+        ValueError: As read_image, and if the image is not of the detector's size.
+    """
+    path, index = image_of(experiment)
+    raw = read_image(path, index)
+    sizes = panel_shapes(experiment.detector)
+    found = [panel.shape for panel in raw]
+    if found != sizes:
+        raise ValueError(f"{path} has panels of {found[:1]}... ({len(found)}) pixels, its detector model {sizes[:1]}... ({len(sizes)}). It may be cut off, or the .expt belongs to other images.")
+    return raw
+
+
+def panel_shapes(detector) -> list[tuple[int, int]]:
+    """(slow, fast) size of each panel, pixels."""
+    return [panel.get_image_size()[::-1] for panel in detector]
+
+
+def header(experiment) -> tuple[float | None, float | None]:
+    """Exposure time (s) and time stamp (s since 1970) of a still: from its scan, else from the image; None if unknown."""
+    scan = experiment.scan
+    if scan is None:
+        path, _ = image_of(experiment)
+        try:
+            scan = _format_instance(path).get_scan()
+        except Exception as error:  # as in read_image
+            raise ValueError(f"The header of {path} cannot be read ({type(error).__name__}: {error}). Copy it again.") from error
+    if scan is None or not len(scan.get_exposure_times()):
+        return None, None
+    exposure, epoch = scan.get_exposure_times()[0], scan.get_epochs()[0]
+    return (exposure if exposure > 0 else None), (epoch if epoch > 0 else None)
+
+
+@functools.cache
+def bounds_are_valid() -> bool:
+    """Whether this dxtbx counts the two ends of a trusted range as trusted (3.12 and later) or not (3.11)."""
+    panel = Panel()
+    panel.set_image_size((2, 1))
+    panel.set_trusted_range((0, 10))
+    return bool(panel.get_trusted_range_mask(flex.int(flex.grid(1, 2), 0))[0])
+
+
+def is_counter(panel) -> bool:
+    """Whether the panel counts photons: then 0 is a measurement and -1 is none, whatever its trusted range says."""
+    return panel.get_type() == "SENSOR_PAD" and panel.get_trusted_range()[0] in (-1, 0)
+
+
+def in_trusted_range(raw: np.ndarray, panel) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels of one still are neither under- nor overloaded.
+
+    The meaning of the bounds changed: dxtbx 3.12 includes both, 3.11 excludes both, so that (0, max) would take
+    every zero of a photon counter for untrusted and, from the other side, (-1, max) the gaps for trusted.
+
+    Args:
+        raw: Values as stored, any shape.
+        panel: The dxtbx panel.
+
+    Returns:
+        (trusted, overloaded), bool arrays of the same shape; negative sentinels are neither.
+    """
+    low, high = panel.get_trusted_range()
+    above = raw > high if bounds_are_valid() else raw >= high
+    if is_counter(panel):
+        below = raw < 0
+    else:
+        below = raw < low if bounds_are_valid() else raw <= low
+    return ~(above | below), above
+
+
+def to_photons(raw: np.ndarray, panel, gain: float | None, pedestal: np.ndarray | float = 0.0) -> np.ndarray:
+    """(raw - pedestal) / gain, as float64; ``gain`` None takes the panel's."""
+    gain = panel.get_gain() if gain is None else gain
+    if not gain > 0:
+        raise ValueError(f"Panel {panel.get_name()} has the gain {gain}; give corrections.gain in counts per photon.")
+    return (raw - (panel.get_pedestal() + pedestal)) / gain
+
+
+def static_mask(experiment) -> tuple[np.ndarray, ...]:
+    """What the imageset and the detector model mask in every image, True = use.
+
+    The mask file named in the .expt, the mask of the image format, and the panels' untrusted rectangles; without
+    the trusted range, which is tested still by still.
+
+    Returns:
+        One bool array (slow, fast) per panel; do not change it: it is kept and shared by all stills it fits.
+
+    Raises:
+        ValueError: If the mask file is missing or fits another detector.
+    """
+    path, _ = image_of(experiment)
+    rectangles = tuple(tuple(tuple(r) for r in panel.get_mask()) for panel in experiment.detector)
+    lookup = experiment.imageset.external_lookup.mask.filename if experiment.imageset is not None else ""
+    suffix = (os.path.dirname(path), Path(path).suffix)
+    shapes = tuple(panel_shapes(experiment.detector))
+    return _static_mask(lookup, rectangles, shapes, suffix, _FirstPath(path))
+
+
+class _FirstPath:
+    """An argument that the cache takes for equal, whatever it holds: any image of a folder has the format's mask."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __eq__(self, other):
+        return True
+
+    def __hash__(self):
+        return 0
+
+
+@functools.lru_cache(maxsize=8)
+def _static_mask(lookup, rectangles, shapes, _suffix, first) -> tuple[np.ndarray, ...]:
+    masks = [np.ones(shape, dtype=bool) for shape in shapes]
+    if lookup:
+        masks = [mask & found for mask, found in zip(masks, load_mask(lookup, shapes))]
+    instance = _format_instance(first.path)
+    own = instance.get_static_mask() if hasattr(instance, "get_static_mask") else None
+    if own is not None:
+        masks = [mask & flumpy.to_numpy(panel) for mask, panel in zip(masks, own)]
+    for mask, boxes in zip(masks, rectangles):
+        for fast_0, slow_0, fast_1, slow_1 in boxes:
+            mask[slow_0:slow_1, fast_0:fast_1] = False
+    return tuple(masks)
+
+
+def lookup_maps(experiment) -> tuple[tuple | None, tuple | None]:
+    """Gain and pedestal maps that the .expt names (one array per panel), None where it names none.
+
+    Raises:
+        ValueError: If a file is missing or no look-up table.
+    """
+    lookup = experiment.imageset.external_lookup
+    return _lookup_map(lookup.gain.filename), _lookup_map(lookup.pedestal.filename)
+
+
+@functools.lru_cache(maxsize=4)
+def _lookup_map(path: str):
+    if not path:
+        return None
+    content = load_pickle(path)
+    content = content if isinstance(content, (tuple, list)) else (content,)
+    return tuple(flumpy.to_numpy(panel).astype(np.float64) for panel in content)
