@@ -30,13 +30,9 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "regression: needs --regression (large or downloaded data)")
 
 
-def pytest_collection_modifyitems(config, items):
-    if config.getoption("--regression"):
-        return
-    skip = pytest.mark.skip(reason="needs --regression")
-    for item in items:
-        if "regression" in item.keywords:
-            item.add_marker(skip)
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("regression") and not item.config.getoption("--regression"):
+        pytest.skip("needs --regression")
 
 
 def _shared(folder: str):

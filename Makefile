@@ -1,0 +1,29 @@
+# make setup | test | demo | bench | lint: each does the set-up it needs, once.
+SHELL := /bin/sh
+PYTHON := .venv/bin/python
+PYTEST_ARGS ?= -n 2
+# two test processes, not two times as many threads as there are cores
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: setup test demo bench lint
+
+setup: .venv/installed
+
+.venv/installed: setup.py pyproject.toml tools/setup.sh
+	@tools/setup.sh
+	@touch $@
+
+test: setup
+	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+demo: setup
+	@tools/demo.sh
+
+bench: setup
+	@$(PYTHON) tools/bench.py
+
+lint: setup
+	@if $(PYTHON) -m ruff --version >/dev/null 2>&1; then $(PYTHON) -m ruff check .; \
+	elif command -v ruff >/dev/null; then ruff check .; \
+	else echo "ruff is not installed (Debian has no package of it): only checking that every file compiles"; \
+	$(PYTHON) -m compileall -q setup.py libtbx_refresh.py diffuse_dials command_line tests tools; fi

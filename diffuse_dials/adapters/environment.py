@@ -1,0 +1,75 @@
+"""What DIALS needs from its surroundings and, as packaged, does not always find."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+
+def point_to_libtbx_environment() -> None:
+    """Let libtbx find its environment from a virtual environment that uses the DIALS of its base Python.
+
+    libtbx looks for its file ``libtbx_env`` below ``sys.prefix``, which in a virtual environment is the wrong
+    folder, so that ``import dxtbx`` fails. ``LIBTBX_BUILD`` names the right one, and processes that this one starts
+    inherit it. Nothing is changed outside a virtual environment, where the variable is set, and where the virtual
+    environment has a libtbx of its own.
+    """
+    if "LIBTBX_BUILD" in os.environ or sys.prefix == sys.base_prefix:
+        return
+    folders = (  # Debian, conda
+        Path("lib", "cctbx", f"python{sys.version_info[0]}.{sys.version_info[1]}"),
+        Path("share", "cctbx"),
+    )
+    if any((Path(sys.prefix) / folder / "libtbx_env").is_file() for folder in folders):
+        return
+    for folder in folders:
+        if (Path(sys.base_prefix) / folder / "libtbx_env").is_file():
+            os.environ["LIBTBX_BUILD"] = str(Path(sys.base_prefix) / folder)
+            return
+
+
+class _EmptyExtension(MetaPathFinder, Loader):
+    """Stands in for a compiled extension where no other finder knows it: it is asked last."""
+
+    name = "xfel_mono_sim_ext"
+
+    def find_spec(self, fullname, path=None, target=None):
+        return ModuleSpec(fullname, self) if fullname == self.name else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        module.__doc__ = "Empty: the extension is not installed, and stills_process uses nothing of it."
+
+
+_empty_extension = _EmptyExtension()
+
+
+def allow_missing_mono_simulation() -> None:
+    """Let stills_process refine where cctbx was packaged without ``xfel_mono_sim_ext``.
+
+    DIALS's mosaicity refinement imports pure-Python modules of ``xfel.mono_simulation``, whose ``__init__`` wants that
+    extension and re-exports what it holds; Debian's package lacks it. An installed extension is found first.
+    """
+    if _empty_extension not in sys.meta_path:
+        sys.meta_path.append(_empty_extension)
+
+
+def require_dials() -> None:
+    """Stop with one line where there is no DIALS.
+
+    Raises:
+        SystemExit: If DIALS cannot be found.
+    """
+    # packages called dials and dxtbx exist on PyPI and are something else: ask for what only the real ones hold
+    for package, module in (("dials", "dials.array_family"), ("dxtbx", "dxtbx.model"), ("cctbx", "cctbx.crystal")):
+        if importlib.util.find_spec(package) is None or importlib.util.find_spec(module) is None:
+            raise SystemExit(
+                f"diffuse_dials needs DIALS, and {sys.executable} has no {module}. Get DIALS with "
+                "'conda install -c conda-forge dials' (not from PyPI) or, on Debian, 'apt install dials'."
+            )
