@@ -1,0 +1,137 @@
+"""Symmetry of the map by cctbx: Laue group, asymmetric unit of the super-cell, indexing ambiguity, cells."""
+
+from __future__ import annotations
+
+import numpy as np
+from cctbx import crystal, miller, sgtbx, uctbx
+from cctbx.sgtbx import cosets, lattice_symmetry
+from dials.array_family import flex
+from dxtbx import flumpy
+from dxtbx.model import Crystal
+
+
+def laue_group(space_group: sgtbx.space_group) -> sgtbx.space_group:
+    """Rotations of the space group and inversion, translations and centring dropped (physics.md G)."""
+    return space_group.build_derived_laue_group()
+
+
+def parse_space_group(symbol: str) -> sgtbx.space_group:
+    """The group of a Hermann-Mauguin symbol.
+
+    Raises:
+        ValueError: If cctbx does not know the symbol.
+    """
+    try:
+        return sgtbx.space_group_info(symbol).group()
+    except RuntimeError:
+        raise ValueError(f"There is no space group {symbol}. Give a Hermann-Mauguin symbol, such as P43212.") from None
+
+
+def symbol(space_group: sgtbx.space_group) -> str:
+    """Hermann-Mauguin symbol in the form DIALS prints."""
+    return str(sgtbx.space_group_info(group=space_group))
+
+
+def fractionalization(unit_cell) -> np.ndarray:
+    """B = Fᵀ, shape (3, 3), 1/Å: columns a*, b*, c*.
+
+    Args:
+        unit_cell: Six parameters (Å, degrees).
+    """
+    return np.array(uctbx.unit_cell(tuple(unit_cell)).fractionalization_matrix()).reshape(3, 3).T
+
+
+def integer_rotations(space_group: sgtbx.space_group) -> np.ndarray:
+    """Rotation matrices of the group's operators on Miller indices (h' = h R, rows), shape (n, 3, 3), int."""
+    rotations = {tuple(op.r().as_double()) for op in space_group.all_ops()}
+    return np.rint(np.array(sorted(rotations))).astype(int).reshape(-1, 3, 3)
+
+
+def check_ndiv(ndiv, space_group: sgtbx.space_group) -> None:
+    """Refuse subdivisions that the symmetry does not map onto themselves.
+
+    Raises:
+        ValueError: If ndiv differs between axes that an operator mixes.
+    """
+    for rotation in integer_rotations(laue_group(space_group)):
+        for i, j in zip(*np.nonzero(rotation)):
+            if ndiv[i] != ndiv[j]:
+                raise ValueError(
+                    f"grid.ndiv={','.join(map(str, ndiv))} does not fit the Laue group {symbol(laue_group(space_group))}, whose "
+                    f"operators mix the axes {'abc'[min(i, j)]} and {'abc'[max(i, j)]}: give both the same number."
+                )
+
+
+def map_to_asu(index: np.ndarray, space_group: sgtbx.space_group) -> np.ndarray:
+    """Representative of each voxel index, by cctbx's convention for the derived point group of the super-cell.
+
+    The point group, because fine indices of the space group itself would count as systematic absences.
+
+    Args:
+        index: Voxel indices n, shape (n, 3), int32.
+        space_group: Of the crystal (or one of its Laue class).
+
+    Returns:
+        int32 array, shape (n, 3); Friedel mates are equal.
+    """
+    h, k, l = (flumpy.from_numpy(np.ascontiguousarray(index[:, i], dtype=np.int32)) for i in range(3))
+    indices = flex.miller_index(h, k, l)
+    miller.map_to_asu(space_group.build_derived_point_group().type(), False, indices)
+    return np.rint(flumpy.to_numpy(indices.as_vec3_double())).astype(np.int32)
+
+
+def reindexing_operators(unit_cell, space_group: sgtbx.space_group, max_delta: float = 0.5) -> tuple[str, ...]:
+    """Ways to index the same lattice that give another map: one of each coset of the Laue group in the lattice's.
+
+    Args:
+        unit_cell: Six parameters (Å, degrees).
+        space_group: Of the crystal.
+        max_delta: Largest angle (degrees, Le Page) by which an axis of the lattice may miss its symmetry; 0.5 is a
+            difference of about 1 % between two axes, which indexing of a single still hardly sees.
+
+    Returns:
+        Operators such as "k,h,-l", without the identity; empty if indexing is unique.
+    """
+    symmetry = crystal.symmetry(uctbx.unit_cell(tuple(unit_cell)), space_group=space_group, assert_is_compatible_unit_cell=False)
+    to_minimum = symmetry.change_of_basis_op_to_minimum_cell()
+    minimum = symmetry.change_basis(to_minimum)
+    lattice = lattice_symmetry.group(minimum.unit_cell(), max_delta=max_delta)
+    lattice.expand_inv(sgtbx.tr_vec((0, 0, 0)))
+    laue = minimum.space_group().build_derived_acentric_group().build_derived_laue_group()
+    to_input = to_minimum.inverse()
+    operators = []
+    for coset in cosets.left_decomposition(lattice, laue).partitions[1:]:
+        proper = [sgtbx.change_of_basis_op(str(op)) for op in coset if op.r().determinant() > 0]
+        names = [(to_input * op * to_minimum).as_hkl() for op in proper]
+        operators.append(min(names, key=lambda name: (name.count("-"), len(name), name)))
+    return tuple(operators)
+
+
+def mean_cell(cells: np.ndarray, space_group: sgtbx.space_group) -> tuple[float, ...]:
+    """Median of each parameter over the stills, made to obey the symmetry: stray cells do not move it.
+
+    Args:
+        cells: Shape (n, 6), Å and degrees.
+        space_group: Of the crystal.
+
+    Returns:
+        Six parameters.
+    """
+    median = uctbx.unit_cell(tuple(float(x) for x in np.median(cells, axis=0)))
+    return tuple(space_group.average_unit_cell(median).parameters())
+
+
+def check_cell(unit_cell, space_group: sgtbx.space_group) -> None:
+    """Refuse a cell that the space group does not allow.
+
+    Raises:
+        ValueError: With the cell and the group.
+    """
+    if not space_group.is_compatible_unit_cell(uctbx.unit_cell(tuple(unit_cell))):
+        raise ValueError(f"The cell {tuple(unit_cell)} does not fit the space group {symbol(space_group)}. Correct grid.unit_cell.")
+
+
+def supercell_crystal(unit_cell, ndiv, space_group: sgtbx.space_group) -> Crystal:
+    """The crystal whose Miller indices are voxel indices: cell × ndiv, U = 1, the derived point group."""
+    basis = np.linalg.inv(fractionalization(unit_cell)) * np.asarray(ndiv)[:, None]
+    return Crystal(*(tuple(row) for row in basis), space_group=space_group.build_derived_point_group())

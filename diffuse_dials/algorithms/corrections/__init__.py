@@ -1,0 +1,101 @@
+"""Factors of the response of a pixel, one file each; another package adds one by an entry point.
+
+A correction is a class with ``name``, ``phil`` (its parameters), ``from_phil(params, experiment)``,
+``response(panel, pixels, wavelength)`` and ``describe()``. Its switch, its parameters and its row in the log
+follow from the class.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import libtbx.phil
+import numpy as np
+
+from diffuse_dials.algorithms.corrections.air import Air
+from diffuse_dials.algorithms.corrections.base import NotKnown
+from diffuse_dials.algorithms.corrections.polarization import Polarization
+from diffuse_dials.algorithms.corrections.sensor_efficiency import SensorEfficiency
+from diffuse_dials.algorithms.corrections.solid_angle import SolidAngle
+from diffuse_dials.plugins import with_plugins
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+CORRECTIONS = with_plugins("diffuse_dials.corrections", (SolidAngle, Polarization, SensorEfficiency, Air))
+
+_SWITCH = """
+  apply = Auto
+    .type = bool
+    .help = "Auto: applied where what it needs is known, with a warning where not. True: stops if it cannot be"
+            "worked out. False: left out, and recorded so."
+"""
+
+phil_scope = libtbx.phil.parse(
+    """
+corrections {
+  exposure_time = Auto
+    .type = float(value_min=0)
+    .help = "Exposure time of every still (s). Auto: from the scan or the image's header; 1 with a warning where"
+            "no image says it."
+  gain = Auto
+    .type = float(value_min=0)
+    .help = "Detector units per photon. Auto: the panel's gain."
+"""
+    + "".join(f"  {name} {{{_SWITCH}{cls.phil}\n  }}\n" for name, cls in CORRECTIONS.items())
+    + "}\n"
+)
+
+
+def choose_corrections(params, experiment) -> tuple[list, dict]:
+    """The corrections that apply to one still, and the record of all of them.
+
+    Args:
+        params: The extract of ``corrections``.
+        experiment: The still whose beam and detector give what the parameters leave open.
+
+    Returns:
+        (corrections in the order of their list, {name: {"applied": bool, ...values or reason}}).
+
+    Raises:
+        ValueError: If a correction with ``apply=True`` lacks what it needs.
+    """
+    chosen, record = [], {}
+    for name, cls in CORRECTIONS.items():
+        values = getattr(params, name)
+        if values.apply is False:
+            record[name] = {"applied": False, "reason": "switched off by the user"}
+            continue
+        try:
+            correction = cls.from_phil(values, experiment)
+        except NotKnown as reason:
+            if values.apply is True:
+                raise ValueError(f"corrections.{name}.apply=True, but {reason}") from None
+            record[name] = {"applied": False, "reason": str(reason)}
+            continue
+        chosen.append(correction)
+        record[name] = {"applied": True, **correction.describe()}
+    return chosen, record
+
+
+def total_response(corrections, panel: int, pixels, wavelength: float) -> np.ndarray:
+    """Product of the factors for all pixels of a panel, shape (n,), 1/multiplier, without the exposure time.
+
+    Raises:
+        ValueError: If a factor is not finite and positive: a correction is never silently 1.
+    """
+    product = np.ones(len(pixels.distance))
+    for correction in corrections:
+        factor = correction.response(panel, pixels, wavelength)
+        if not (np.isfinite(factor).all() and factor.min() > 0):
+            raise ValueError(f"The correction {correction.name} is {factor.min():.3g} to {factor.max():.3g} on panel {panel}; it must be positive. Check the values it was given.")
+        product *= factor
+    return product
+
+
+def log_corrections(record: dict) -> None:
+    """One line per correction: its values, or a warning that it was left out and why."""
+    for name, values in record.items():
+        if values["applied"]:
+            logger.info("  %s: %s", name, ", ".join(f"{k} {v}" for k, v in values.items() if k != "applied") or "applied")
+        else:
+            logger.warning("  %s: not applied (%s)", name, values["reason"])

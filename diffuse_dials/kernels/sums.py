@@ -1,0 +1,60 @@
+"""Sums over the pixels that fall into one voxel or one bin, NumPy only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def transform(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """matrix @ v for each row v, term by term: equal to the last bit however many rows are given at once.
+
+    Args:
+        matrix: Shape (3, 3).
+        vectors: Shape (n, 3).
+
+    Returns:
+        Shape (n, 3), float64.
+    """
+    x, y, z = vectors.T
+    return np.stack([row[0] * x + row[1] * y + row[2] * z for row in np.asarray(matrix, dtype=float)], axis=1)
+
+
+def pack(index: np.ndarray) -> np.ndarray:
+    """One int64 code per voxel index, shape (n,); |index| < 2**20. Codes sort as the indices do."""
+    shifted = index.astype(np.int64) + (1 << 20)
+    return (shifted[:, 0] << 42) | (shifted[:, 1] << 21) | shifted[:, 2]
+
+
+def unpack(code: np.ndarray) -> np.ndarray:
+    """The voxel indices of ``pack``'s codes, shape (n, 3), int32."""
+    mask = (1 << 21) - 1
+    parts = np.stack([code >> 42, (code >> 21) & mask, code & mask], axis=1)
+    return (parts - (1 << 20)).astype(np.int32)
+
+
+def group_sums(code: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Sum columns over equal codes.
+
+    Neighbouring pixels mostly share a voxel, so runs of equal codes are summed first and only they are sorted;
+    a group's terms are added in their order, so the result does not depend on how the pixels reached memory.
+
+    Args:
+        code: Group of each element, shape (n,), int64.
+        columns: Values, each of shape (n,), summed in float64.
+
+    Returns:
+        (codes in ascending order, number of elements of each, sums of each column).
+    """
+    if not len(code):
+        return code, np.zeros(0, dtype=np.int64), [np.zeros(0) for _ in columns]
+    starts = np.flatnonzero(np.concatenate(([True], code[1:] != code[:-1])))
+    lengths = np.diff(np.append(starts, len(code)))
+    order = np.argsort(code[starts], kind="stable")
+    runs = code[starts][order]
+    firsts = np.flatnonzero(np.concatenate(([True], runs[1:] != runs[:-1])))
+
+    def total(run_sums):
+        return np.add.reduceat(run_sums[order], firsts)
+
+    sums = [total(np.add.reduceat(np.asarray(column, dtype=np.float64), starts)) for column in columns]
+    return runs[firsts], total(lengths), sums
