@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def python(code, executable=sys.executable):
+    return subprocess.run([executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def virtual_environment(folder, *options):
+    """The Python of a new virtual environment of DIALS's own Python, even where the tests run in one already."""
+    base = getattr(sys, "_base_executable", sys.executable)
+    subprocess.run([base, "-m", "venv", "--without-pip", *options, str(folder)], check=True)
+    return str(folder / "bin" / "python")
+
+
+def test_the_package_makes_dxtbx_importable_in_a_virtual_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv("LIBTBX_BUILD", raising=False)
+    executable = virtual_environment(tmp_path / "env", "--system-site-packages")
+    done = python("import diffuse_dials, dxtbx.model; print('imported')", executable=executable)
+    assert done.stdout == "imported\n", done.stderr
+
+
+def test_a_libtbx_build_that_the_user_chose_is_kept(monkeypatch):
+    monkeypatch.setenv("LIBTBX_BUILD", "chosen")
+    done = python("import os, diffuse_dials; print(os.environ['LIBTBX_BUILD'])")
+    assert done.stdout == "chosen\n", done.stderr
+
+
+def test_importing_the_package_loads_neither_dials_nor_numpy():
+    done = python("import sys, diffuse_dials; print([m for m in ('dials', 'dxtbx', 'libtbx', 'numpy') if m in sys.modules])")
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_missing_extension_is_replaced_only_after_it_was_asked_for():
+    code = (
+        "import importlib.util as u, diffuse_dials.adapters.environment as e; n = 'xfel_mono_sim_ext'; real = u.find_spec(n);"
+        "e.allow_missing_mono_simulation(); e.allow_missing_mono_simulation(); import xfel_mono_sim_ext, sys;"
+        "print(real is not None or 'Empty' in xfel_mono_sim_ext.__doc__, sys.meta_path.count(e._empty_extension))"
+    )
+    done = python(code)
+    assert done.stdout == "True 1\n", done.stderr
+
+
+def test_an_extension_that_is_installed_wins(tmp_path):
+    (tmp_path / "xfel_mono_sim_ext.py").write_text("real = True\n")
+    code = (
+        f"import sys; sys.path.append({str(tmp_path)!r}); import diffuse_dials.adapters.environment as e;"
+        "e.allow_missing_mono_simulation(); import xfel_mono_sim_ext; print(xfel_mono_sim_ext.real)"
+    )
+    done = python(code)
+    assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_can_import_what_stills_process_needs(method, tmp_path):
+    script = tmp_path / "workers.py"
+    script.write_text(
+        f"""
+import multiprocessing
+from diffuse_dials.adapters.stills_process import stills_process_module
+def work(_):
+    stills_process_module()
+    import xfel.mono_simulation.max_like
+    return "imported"
+if __name__ == "__main__":
+    with multiprocessing.get_context({method!r}).Pool(1) as pool:
+        print(*pool.map(work, [0]))
+"""
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.stdout == "imported\n", done.stderr
+
+
+def test_without_dials_there_is_one_clear_line(tmp_path):
+    executable = virtual_environment(tmp_path / "env")
+    code = "from diffuse_dials.adapters.environment import require_dials; require_dials()"
+    done = python(code, executable=executable)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "conda install -c conda-forge dials" in done.stderr
