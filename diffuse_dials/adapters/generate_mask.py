@@ -1,0 +1,92 @@
+"""dials.generate_mask's own regions: its parameters, without those that a diffuse command has elsewhere, and its mask."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import dials.util.masking
+import libtbx.phil
+import numpy as np
+from dxtbx import flumpy
+
+# d_min and d_max are top-level parameters of our commands; the unit cell of ice would hide the crystal's.
+_ELSEWHERE = {"d_min", "d_max"}
+_ICE_KEPT = {"filter", "width"}
+
+
+def _own_scope():
+    scope = dials.util.masking.phil_scope
+    objects = []
+    for part in scope.objects:
+        if part.name in _ELSEWHERE:
+            continue
+        if part.name == "ice_rings":
+            part = part.customized_copy(objects=[p for p in part.objects if p.name in _ICE_KEPT])
+        objects.append(part)
+    return libtbx.phil.parse(scope.customized_copy(objects=objects).as_str(attributes_level=3, expert_level=10))
+
+
+phil_scope = _own_scope()
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """What dials.util.masking.generate_mask asks of an imageset: the still's own, refined models."""
+
+    detector: object
+    beam: object
+
+    def get_detector(self):
+        return self.detector
+
+    def get_beam(self):
+        return self.beam
+
+
+def regions_mask(detector, beam, params, d_min=None, d_max=None) -> tuple[np.ndarray, ...]:
+    """Mask of the untrusted regions, borders, resolution ranges and ice rings, worked out by DIALS.
+
+    Args:
+        detector: dxtbx detector.
+        beam: dxtbx beam; the resolution of a pixel follows from both.
+        params: An extract of this module's ``phil_scope``.
+        d_min: High-resolution limit, Å; None: no limit.
+        d_max: Low-resolution limit, Å; None: no limit.
+
+    Returns:
+        One bool array (slow, fast) per panel, True = use.
+
+    Raises:
+        ValueError: If a region is on a panel or pixel that the detector has not, or a range is none.
+    """
+    full = dials.util.masking.phil_scope.extract()
+    for name in ("border", "disable_parallax_correction", "resolution_range"):
+        setattr(full, name, getattr(params, name))
+    full.untrusted = [copy.deepcopy(region) for region in params.untrusted if _is_given(region)]
+    full.ice_rings.filter, full.ice_rings.width = params.ice_rings.filter, params.ice_rings.width
+    full.d_min, full.d_max = d_min, d_max
+    _check(full, detector)
+    return tuple(flumpy.to_numpy(panel).copy() for panel in dials.util.masking.generate_mask(_Geometry(detector, beam), full))
+
+
+def _is_given(region) -> bool:
+    return any(value is not None for value in (region.panel, region.circle, region.rectangle, region.polygon, region.pixel))
+
+
+def _check(params, detector) -> None:
+    """Hold the regions against the detector: DIALS passes over what it does not find, or fails with an assertion."""
+    if params.d_min is not None and params.d_max is not None and params.d_min >= params.d_max:
+        raise ValueError(f"d_min={params.d_min:g} is not below d_max={params.d_max:g} Å. d_min is the high-resolution limit, the smaller one.")
+    for limits in params.resolution_range or ():
+        if limits is not None and (len(limits) != 2 or limits[0] == limits[1]):
+            raise ValueError(f"resolution_range={limits} is no range. Give two different limits in Å, for example 3.93,3.87.")
+    for region in params.untrusted:
+        panel = region.panel or 0
+        if not 0 <= panel < len(detector):
+            raise ValueError(f"untrusted.panel={panel}: the detector has {len(detector)} panel(s), numbered from 0.")
+        n_fast, n_slow = detector[panel].get_image_size()
+        if region.pixel is not None and not (region.pixel[0] < n_slow and region.pixel[1] < n_fast):
+            raise ValueError(f"untrusted.pixel={region.pixel} (slow, fast) is outside panel {panel} of {n_slow} x {n_fast} pixels.")
+        if region.polygon is not None and (len(region.polygon) % 2 or len(region.polygon) < 6):
+            raise ValueError("untrusted.polygon needs pairs of fast, slow coordinates, three or more of them.")

@@ -1,0 +1,31 @@
+"""What is no diffuse scattering of the crystal: bad pixels, untrusted regions, Bragg spots. True = use, always."""
+
+from __future__ import annotations
+
+import libtbx.phil
+
+from diffuse_dials.algorithms.masking.bragg import LatticeMask, PredictedMask, ShoeboxMask
+from diffuse_dials.algorithms.masking.pixels import DYNAMIC_PHIL
+from diffuse_dials.plugins import with_plugins
+
+BRAGG_MASKS = with_plugins("diffuse_dials.bragg_masks", (LatticeMask, PredictedMask, ShoeboxMask))
+
+phil_scope = libtbx.phil.parse(
+    f"""
+masking {{
+  trusted_range = *panel none
+    .type = choice
+    .help = "panel: in each still, leave out pixels outside their panel's trusted range. none: use every value."
+  include scope diffuse_dials.adapters.generate_mask.phil_scope
+  {DYNAMIC_PHIL}
+  bragg {{
+    method = *{" ".join(BRAGG_MASKS)}
+      .type = choice
+      .help = "lattice: pixels near any reciprocal lattice point. predicted: spots that DIALS predicts, and those in the"
+              ".refl. shoebox: pixels that the shoeboxes of the .refl mark as strong or foreground."
+    {"".join(getattr(cls, "phil", "") for cls in BRAGG_MASKS.values())}
+  }}
+}}
+""",
+    process_includes=True,
+)

@@ -1,0 +1,345 @@
+"""Masks of Bragg spots: by distance from the reciprocal lattice, by predicted spots, by the spots found.
+
+Each class is a way that ``masking.bragg.method`` names. A mask tells which pixels pass it: True = use. Every lattice
+point near the Ewald sphere counts, not only those that were integrated: integrated.refl lacks spots on bad pixels.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from dials.algorithms.shoebox import MaskCode
+from libtbx import Auto
+
+from diffuse_dials.adapters.panels import beam_direction
+from diffuse_dials.algorithms.masking import spots
+
+# Pixels handled at a time: what fits the processor's cache runs several times faster than a whole panel.
+_CHUNK = 16384
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    logger.warning(text)
+
+
+@dataclass(frozen=True)
+class LatticeMask:
+    """Leaves out pixels whose s is near a reciprocal lattice point.
+
+    The radius of a lattice point, where it is not given, is ``radius_sigmas`` times σ, with
+
+        σ² = (0.4/D)² + (η|s|)² + σ_spot²,    σ_spot = max(σ_b/λ, point_spread x footprint)
+
+    (docs: lattice points are broadened by the domain size D and the rms mosaicity η; DIALS accepts predictions within
+    |Δψ| < d/D + h/2, Sauter et al. (2014) Acta Cryst. D70, 3299, so η = h/2 for its half mosaicity h), σ_b the
+    angular size of spots measured by DIALS's profile model, and the footprint of a pixel at distance r,
+    pixel size/(λ r). It never grows beyond ``largest``, beyond which hardly a pixel would be left.
+
+    Attributes:
+        metric: AᵀA of the still's orientation matrix, shape (3, 3), Å⁻².
+        centring: Translations of a centred cell, shape (m, 3); lattice points they extinguish are not masked.
+        radius: Å⁻¹, or None: from the widths.
+        domain_size: D, Å.
+        mosaicity: η, rms, radian.
+        spot: σ_b/λ, Å⁻¹; 0 where no profile model says it.
+        point_spread: Smallest σ of a spot, pixels.
+        radius_sigmas: Radius in units of σ.
+        largest: Upper limit of the radius, Å⁻¹.
+        panels: Per panel its pixel size (mm) and its unit normal over its distance from the sample (1/mm).
+        s0: Incident wave vector, Å⁻¹.
+    """
+
+    metric: np.ndarray
+    centring: np.ndarray
+    radius: float | None
+    domain_size: float
+    mosaicity: float
+    spot: float
+    point_spread: float
+    radius_sigmas: float
+    largest: float
+    panels: tuple[tuple[float, np.ndarray], ...]
+    s0: np.ndarray
+    name: ClassVar[str] = "lattice"
+    phil: ClassVar[str] = """
+radius = Auto
+  .type = float(value_min=0)
+  .help = "Distance from a reciprocal lattice point (1/Angstrom) within which method=lattice takes a pixel for Bragg"
+          "scattering. Auto: follows the crystal's domain size, its mosaicity times |s|, and the size of the spots."
+radius_sigmas = 3
+  .type = float(value_min=0)
+  .help = "radius=Auto is so many standard deviations of a spot. More leaves less Bragg intensity and fewer pixels."
+  .expert_level = 1
+largest_fraction = 0.4
+  .type = float(value_min=0.01, value_max=0.9)
+  .help = "radius=Auto stops growing where it would mask more than this fraction of reciprocal space."
+  .expert_level = 1
+point_spread = 0.7
+  .type = float(value_min=0)
+  .help = "Smallest standard deviation of a spot on the detector (pixels), where no profile model measured a larger one."
+  .expert_level = 1
+domain_size = Auto
+  .type = float(value_min=1)
+  .help = "Size of the coherent domains (Angstrom). Auto: the crystal model's; 1000, with a warning, where it has none."
+  .expert_level = 1
+half_mosaicity = Auto
+  .type = float(value_min=0)
+  .help = "Half mosaic angle as DIALS models stills (degrees). Auto: the crystal model's; 0.1, with a warning, where it"
+          "has none."
+  .expert_level = 1
+"""
+
+    @classmethod
+    def from_phil(cls, params, experiment, reflections=None) -> LatticeMask:
+        """From ``masking.bragg``; the reflections are not needed.
+
+        Raises:
+            ValueError: If the still has no crystal, or the radius given covers all reciprocal space.
+        """
+        _need_crystal(cls.name, experiment)
+        crystal, beam = experiment.crystal, experiment.beam
+        a_matrix = np.array(crystal.get_A()).reshape(3, 3)
+        metric = a_matrix.T @ a_matrix
+        distances = distances_in_a_cell(metric)
+        radius = None if params.radius is Auto or params.radius is None else params.radius
+        if radius is not None and radius >= distances[-1]:
+            raise ValueError(
+                f"masking.bragg.radius={radius:g} 1/Å leaves no pixel: no point of reciprocal space is farther than "
+                f"{distances[-1]:.3g} 1/Å from a lattice point of the cell {crystal.get_unit_cell()}. Give a smaller one."
+            )
+        domain_size, half_mosaicity = mosaic_model(crystal, params)
+        sigma_b = experiment.profile.sigma_b(deg=False) if hasattr(experiment.profile, "sigma_b") else 0.0
+        wavelength = beam.get_wavelength()
+        group = crystal.get_space_group()
+        mask = cls(
+            metric=metric,
+            centring=np.array([group.ltr(i).as_double() for i in range(1, group.n_ltr())]).reshape(-1, 3),
+            radius=radius,
+            domain_size=domain_size,
+            mosaicity=math.radians(half_mosaicity) / 2,
+            spot=sigma_b / wavelength,
+            point_spread=params.point_spread,
+            radius_sigmas=params.radius_sigmas,
+            largest=float(np.quantile(distances, params.largest_fraction)),
+            panels=tuple(
+                (max(p.get_pixel_size()), np.array(p.get_normal()) / (p.get_directed_distance() or 1e-9))
+                for p in experiment.detector
+            ),
+            s0=beam_direction(beam) / wavelength,
+        )
+        if mask.limited_above() is not None:
+            _warn_once(
+                f"Spots are so wide that radius=Auto is limited to {params.largest_fraction:.0%} of reciprocal space: the "
+                "voxels about lattice points may hold Bragg intensity. See masking.bragg.largest_fraction."
+            )
+        return mask
+
+    def keep(self, panel: int, shape, s: np.ndarray, hkl: np.ndarray) -> np.ndarray:
+        """Which pixels pass the mask.
+
+        Args:
+            panel: Number of the panel.
+            shape: (slow, fast) of the panel; not needed here.
+            s: Scattering vectors of the pixels, shape (n, 3), laboratory, Å⁻¹; any subset of the panel's pixels.
+            hkl: Their fractional Miller indices A⁻¹s, shape (n, 3).
+
+        Returns:
+            bool, shape (n,), True = use.
+        """
+        kept = np.empty(len(hkl), dtype=bool)
+        for start in range(0, len(hkl), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            kept[part] = self._keep(panel, s[part], hkl[part])
+        return kept
+
+    def _keep(self, panel: int, s: np.ndarray, hkl: np.ndarray) -> np.ndarray:
+        nearest = np.rint(hkl)
+        offset = hkl - nearest
+        masked = np.einsum("ij,ij->i", offset @ self.metric, offset) < self._radius_squared(panel, s)
+        if len(self.centring):
+            near = np.flatnonzero(masked)
+            phase = nearest[near] @ self.centring.T
+            masked[near] = np.all(np.abs(phase - np.rint(phase)) < 0.01, axis=1)
+        return ~masked
+
+    def _radius_squared(self, panel: int, s: np.ndarray):
+        """Square of the radius at each pixel, shape (n,) or scalar, Å⁻²."""
+        if self.radius is not None:
+            return self.radius**2
+        pixel_size, normal = self.panels[panel]
+        # 1/r = ŝ1·n/distance and ŝ1 = λ (s + s0), so the wavelength drops out of pixel size/(λ r).
+        footprint = self.point_spread * pixel_size * (s @ normal + self.s0 @ normal)
+        spread = np.maximum(footprint**2, self.spot**2)
+        sigma_squared = (0.4 / self.domain_size) ** 2 + self.mosaicity**2 * np.einsum("ij,ij->i", s, s) + spread
+        return np.minimum(self.radius_sigmas**2 * sigma_squared, self.largest**2)
+
+    def limited_above(self) -> float | None:
+        """|s| (Å⁻¹) above which ``largest`` limits the radius; None if it never does below 2/λ."""
+        if self.radius is not None:
+            return None
+        room = (self.largest / self.radius_sigmas) ** 2 - (0.4 / self.domain_size) ** 2 - self.spot**2
+        if room <= 0:
+            return 0.0
+        limit = math.sqrt(room) / self.mosaicity if self.mosaicity else math.inf
+        return limit if limit < 2 * float(np.linalg.norm(self.s0)) else None
+
+    def describe(self) -> dict:
+        """Method and numbers for grid.json and the log: lengths in Å, radii in Å⁻¹, angles in degrees."""
+        if self.radius is not None:
+            return {"method": self.name, "radius": self.radius}
+        return {
+            "method": self.name,
+            "radius": "Auto",
+            "radius_sigmas": self.radius_sigmas,
+            "domain_size": self.domain_size,
+            "mosaicity_rms": math.degrees(self.mosaicity),
+            "sigma_spot": self.spot,
+            "largest_radius": self.largest,
+            "limited_above": self.limited_above(),
+        }
+
+
+@dataclass(frozen=True)
+class _SpotMask:
+    """Pixels painted per panel; what predicted and found spots have in common.
+
+    Attributes:
+        covered: ``{panel: bool array (slow, fast)}``, True = a spot covers the pixel; panels without spots are absent.
+        details: What describe() adds to the method.
+    """
+
+    covered: dict[int, np.ndarray]
+    details: dict
+    name: ClassVar[str] = ""
+
+    def keep(self, panel: int, shape, s: np.ndarray, hkl: np.ndarray) -> np.ndarray:
+        """Which pixels pass the mask; ``s`` and ``hkl`` are those of all pixels of the panel and are not needed.
+
+        Returns:
+            bool, shape (slow x fast,), True = use.
+        """
+        covered = self.covered.get(panel)
+        return np.ones(shape[0] * shape[1], dtype=bool) if covered is None else ~covered.ravel()
+
+    def describe(self) -> dict:
+        """Method and numbers for grid.json and the log."""
+        return {"method": self.name, **self.details}
+
+
+@dataclass(frozen=True)
+class PredictedMask(_SpotMask):
+    """Leaves out the spots that DIALS predicts for a crystal more mosaic than the still's, and those in the .refl."""
+
+    name: ClassVar[str] = "predicted"
+    phil: ClassVar[str] = """
+widen_mosaicity = 2
+  .type = float(value_min=1)
+  .help = "method=predicted predicts with the mosaicity and the inverse domain size multiplied by this."
+  .expert_level = 1
+widen_spots = 2
+  .type = float(value_min=1)
+  .help = "method=predicted multiplies the angular size of spots, which DIALS's profile model measured, by this."
+  .expert_level = 1
+spot_radius = 4
+  .type = float(value_min=0.5)
+  .help = "Radius (pixels) of predicted spots where the still has no profile model."
+  .expert_level = 1
+"""
+
+    @classmethod
+    def from_phil(cls, params, experiment, reflections=None) -> PredictedMask:
+        """From ``masking.bragg``; reflections given are masked too, where they were predicted.
+
+        Raises:
+            ValueError: If the still has no crystal, or the reflections have no predicted positions.
+        """
+        _need_crystal(cls.name, experiment)
+        domain_size, half_mosaicity = mosaic_model(experiment.crystal, params)
+        predictions, profiled = spots.predict(
+            experiment,
+            domain_size / params.widen_mosaicity,
+            half_mosaicity * params.widen_mosaicity,
+            params.widen_spots,
+        )
+        shapes = [panel.get_image_size()[::-1] for panel in experiment.detector]
+        if profiled:
+            covered = spots.paint_shoeboxes(predictions, shapes, MaskCode.Foreground)
+        else:
+            covered = spots.paint_discs(predictions, shapes, params.spot_radius)
+        n_spots = len(predictions)
+        if reflections is not None and len(reflections):
+            _need_columns(cls.name, reflections, ("panel", "xyzcal.px"))
+            given = spots.paint_discs(reflections, shapes, params.spot_radius)
+            covered = {i: covered[i] | given[i] if i in covered and i in given else covered.get(i, given.get(i)) for i in covered | given}
+        return cls(covered, {"n_predicted": n_spots, "widen_mosaicity": params.widen_mosaicity, "shape": "profile" if profiled else "disc"})
+
+
+@dataclass(frozen=True)
+class ShoeboxMask(_SpotMask):
+    """Leaves out pixels that spot finding or integration marked as strong or as foreground in their shoeboxes."""
+
+    name: ClassVar[str] = "shoebox"
+    phil: ClassVar[str] = ""
+
+    @classmethod
+    def from_phil(cls, params, experiment, reflections=None) -> ShoeboxMask:
+        """From the shoeboxes of the reflections.
+
+        Raises:
+            ValueError: If there are no reflections or they hold no shoeboxes.
+        """
+        if reflections is None:
+            raise ValueError("masking.bragg.method=shoebox needs the .refl file of the stills: give it, or use method=lattice.")
+        _need_columns(cls.name, reflections, ("panel", "shoebox"))
+        shapes = [panel.get_image_size()[::-1] for panel in experiment.detector]
+        covered = spots.paint_shoeboxes(reflections, shapes, MaskCode.Foreground | MaskCode.Strong)
+        return cls(covered, {"n_shoeboxes": len(reflections)})
+
+
+def mosaic_model(crystal, params) -> tuple[float, float]:
+    """Domain size (Å) and half mosaicity (degrees): the parameters', else the crystal's, else 1000 Å and 0.1°."""
+    values = []
+    for given, method, default, unit in (
+        (params.domain_size, "get_domain_size_ang", 1000.0, "Å"),
+        (params.half_mosaicity, "get_half_mosaicity_deg", 0.1, "°"),
+    ):
+        if given is not Auto and given is not None:
+            values.append(float(given))
+        elif hasattr(crystal, method):
+            values.append(float(getattr(crystal, method)()))
+        else:
+            _warn_once(
+                f"The crystal models have no {method[4:].rsplit('_', 1)[0].replace('_', ' ')}: Bragg masks take {default:g} {unit}. "
+                "Give masking.bragg.domain_size and half_mosaicity to change it."
+            )
+            values.append(default)
+    return values[0], values[1]
+
+
+def distances_in_a_cell(metric: np.ndarray, steps: int = 24) -> np.ndarray:
+    """Distances (Å⁻¹, ascending) of points spread evenly over a cell of the reciprocal lattice to its nearest corner."""
+    h = (np.arange(steps) + 0.5) / steps - 0.5
+    points = np.stack(np.meshgrid(h, h, h, indexing="ij"), axis=-1).reshape(-1, 3)
+    return np.sort(np.sqrt(np.einsum("ij,ij->i", points @ metric, points)))
+
+
+def _need_crystal(name, experiment) -> None:
+    if experiment.crystal is None:
+        raise ValueError(f"masking.bragg.method={name} needs the crystal of each still. Give the integrated.expt of dials.stills_process.")
+
+
+def _need_columns(name, reflections, columns) -> None:
+    missing = [c for c in columns if c not in reflections]
+    if missing:
+        raise ValueError(
+            f"masking.bragg.method={name} needs the column {missing[0]} in the .refl file, which has none. Give indexed.refl, "
+            "or integrate with integration.debug.output=True integration.debug.separate_files=False, or use method=lattice."
+        )
