@@ -1,0 +1,34 @@
+"""One scale for all that a still recorded."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from dials.algorithms.scaling.model.components.scale_components import SingleScaleFactor
+from dials.array_family import flex
+from scitbx import sparse
+
+
+class StillScale(SingleScaleFactor):
+    """The factor b of counts - background = b x response x intensity, the same for the whole still.
+
+    DIALS's component with the derivatives, which are all 1, made once per block and not at each call.
+    """
+
+    name: ClassVar[str] = "scale"
+
+    def __init__(self, initial_values, parameter_esds=None):
+        super().__init__(initial_values, parameter_esds)
+        self._derivatives: dict[int, sparse.matrix] = {}
+
+    @classmethod
+    def initial(cls) -> StillScale:
+        """The component before refinement."""
+        return cls(flex.double([cls.null_parameter_value]))
+
+    def calculate_scales_and_derivatives(self, block_id=0):
+        """Inverse scale factors of a block and their derivatives, a column of ones."""
+        n = self.n_refl[block_id]
+        if n not in self._derivatives:
+            self._derivatives[n] = sparse.matrix(n, 1, [dict.fromkeys(range(n), 1.0)])
+        return self.calculate_scales(block_id), self._derivatives[n]

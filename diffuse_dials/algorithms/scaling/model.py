@@ -1,0 +1,134 @@
+"""The scaling model of diffuse scattering as DIALS stores it: one per experiment, in scaled.expt."""
+
+from __future__ import annotations
+
+from dials.algorithms.scaling.model.model import ScalingModelBase, base_model_phil_str
+from dials.array_family import flex
+from dxtbx.model import Experiment, ExperimentList
+from dxtbx.model.experiment_list import ExperimentListFactory
+from libtbx import phil
+
+from diffuse_dials.algorithms.scaling.components import SCALE_COMPONENTS
+
+EXTRA_PARAMETERS = 5
+
+
+class DiffuseScalingModel(ScalingModelBase):
+    """Product of the model's components; in this version one, the scale of the still.
+
+    DIALS reads and writes it under the name "diffuse" (entry point dxtbx.scaling_model_ext), so that dials.show
+    lists it and ``dials.scale model=diffuse`` can refine it.
+    """
+
+    id_ = "diffuse"
+    phil_scope = phil.parse(base_model_phil_str)
+
+    def __init__(self, components: dict, configdict: dict, is_scaled: bool = False):
+        super().__init__(configdict, is_scaled)
+        self._components.update(components)
+
+    @classmethod
+    def from_scale(cls, scale: float, esd: float, **configuration) -> DiffuseScalingModel:
+        """A refined model.
+
+        Args:
+            scale: Factor b of the still, relative to a mean of 1 over the stills scaled together.
+            esd: Its standard uncertainty from counting statistics.
+            configuration: Values that JSON can hold, written with the model.
+
+        Raises:
+            ValueError: If the scale is not positive.
+        """
+        if not scale > 0:
+            raise ValueError(f"A still cannot have the scale {scale}. Leave the still out.")
+        component = SCALE_COMPONENTS["scale"](flex.double([scale]), flex.double([esd]))
+        return cls({"scale": component}, {"corrections": ["scale"], **configuration}, is_scaled=True)
+
+    @classmethod
+    def from_data(cls, params, experiment, reflection_table) -> DiffuseScalingModel:
+        """The model before refinement; DIALS's factory calls it with its own parameters."""
+        model = cls({"scale": SCALE_COMPONENTS["scale"].initial()}, {"corrections": ["scale"]})
+        model.update(params)
+        return model
+
+    @classmethod
+    def from_dict(cls, obj: dict) -> DiffuseScalingModel:
+        """The model that :meth:`to_dict` wrote.
+
+        Raises:
+            RuntimeError: If it is another model's dictionary, or names a component that is not installed.
+        """
+        if obj["__id__"] != cls.id_:
+            raise RuntimeError(f"expected __id__ {cls.id_}, got {obj['__id__']}")
+        configdict = obj["configuration_parameters"]
+        components = {}
+        for name in configdict["corrections"]:
+            if name not in SCALE_COMPONENTS:
+                raise RuntimeError(f"The scaling model has a component {name}. Install the package that brings it.")
+            esds = obj[name].get("est_standard_devs")
+            components[name] = SCALE_COMPONENTS[name](
+                flex.double(obj[name]["parameters"]), None if esds is None else flex.double(esds)
+            )
+        return cls(components, configdict, is_scaled=True)
+
+    def configure_components(self, reflection_table, experiment, params) -> None:
+        """Give each component the columns it needs."""
+        self.components["scale"].data = {"id": reflection_table["id"]}
+
+    @property
+    def consecutive_refinement_order(self) -> list[list[str]]:
+        """All components are refined together."""
+        return [list(self.components)]
+
+    def update(self, params) -> None:
+        """Take over which components the user fixes."""
+        if params.diffuse.correction.fix:
+            self.fixed_components = params.diffuse.correction.fix
+
+    @property
+    def scale(self) -> float:
+        """Inverse scale factor b of the still: counts - background = b x response x intensity."""
+        return float(self.components["scale"].parameters[0])
+
+    @property
+    def scale_esd(self) -> float | None:
+        """Standard uncertainty of :attr:`scale` from counting statistics; None before refinement."""
+        esds = self.components["scale"].parameter_esds
+        return float(esds[0]) if esds else None
+
+
+def check_parameter_count(models) -> int:
+    """Hold the number of free parameters against what stills can bear.
+
+    Args:
+        models: One model per still.
+
+    Returns:
+        The number of free parameters.
+
+    Raises:
+        ValueError: If there are more than 5 + the number of stills (the plan's guard, module 3.S.3).
+    """
+    n_free = sum(model.n_params for model in models)
+    limit = EXTRA_PARAMETERS + len(models)
+    if n_free > limit:
+        raise ValueError(
+            f"The scaling model has {n_free} free parameters for {len(models)} stills, more than {limit}. "
+            "Use scale.model=still, which has one per still."
+        )
+    return n_free
+
+
+def check_registered() -> None:
+    """Hold DIALS against losing our model: an unregistered one is read back as None without a word.
+
+    Raises:
+        ValueError: If an experiment loses the model on its way through a dictionary.
+    """
+    experiment = Experiment(scaling_model=DiffuseScalingModel.from_scale(1.0, 0.0))
+    copy = ExperimentListFactory.from_dict(ExperimentList([experiment]).to_dict(), check_format=False)
+    if copy[0].scaling_model is None:
+        raise ValueError(
+            "DIALS does not find the scaling model of diffuse_dials, so scaled.expt would lose the scales. "
+            "Install the package into this DIALS: pip install . in its folder, or libtbx.configure diffuse_dials."
+        )
