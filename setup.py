@@ -5,7 +5,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# DIALS, dxtbx and cctbx are no requirements here: they come from conda or Debian, and what PyPI calls dials is not it.
+# No requirement on DIALS, dxtbx and cctbx: they come from conda or Debian. PyPI's dials is another.
 here = Path(__file__).resolve().parent
 version = re.search(r'^__version__ = "(.+)"$', (here / "diffuse_dials/__init__.py").read_text(encoding="utf-8"), re.M)[1]
 commands = ("make_mask", "extract", "grid", "scale", "absolute", "simulate", "compare")
@@ -26,7 +26,7 @@ setup(
     ],
     python_requires=">=3.10",
     install_requires=["numpy", "scipy"],
-    # a folder named command_line inside the package would claim the dispatchers of the one beside it: commands are in cli
+    # libtbx makes dispatchers also from a command_line folder inside a package: our commands are in cli
     packages=[*find_packages(include=["diffuse_dials", "diffuse_dials.*"]), "diffuse_dials.phil"],
     package_dir={"diffuse_dials": "diffuse_dials", "diffuse_dials.phil": "phil"},
     package_data={"diffuse_dials": ["data/*", "report/templates/*"], "diffuse_dials.phil": ["*/*.phil"]},

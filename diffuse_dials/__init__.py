@@ -12,7 +12,7 @@ point_to_libtbx_environment()  # before anything imports dxtbx
 
 
 def phil_folder() -> Path:
-    """Folder of the ready parameter files: inside an installed package, beside it in a checkout or an editable install."""
+    """Folder of the ready parameter files: in an installed package, beside it in a checkout or an editable install."""
     package = Path(__file__).resolve().parent
     installed = package / "phil"
     return installed if installed.is_dir() else package.parent / "phil"

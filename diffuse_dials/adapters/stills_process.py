@@ -1,4 +1,4 @@
-"""dials.stills_process, run from Python or as ``python -m diffuse_dials.adapters.stills_process`` with the same arguments.
+"""dials.stills_process from Python, or with the same arguments as ``python -m diffuse_dials.adapters.stills_process``.
 
 Beyond the program itself: it runs where Debian's cctbx lacks an extension, it names the files it wrote, and it fails
 when no still was integrated (the program then ends with status 0 and no output).
@@ -64,7 +64,7 @@ def process_stills(arguments: list[str]) -> list[IntegratedStills]:
             ``mp.nproc`` > 1 or ``mp.method=mpi`` each worker writes a pair of its own.
 
     Returns:
-        The pairs that this run wrote, by file name; files of an earlier run that it left as they were are not among them.
+        The pairs that this run wrote, by file name; not those of an earlier run that it left as they were.
 
     Raises:
         ValueError: If there are no images, an argument cannot be understood, the output names of several workers
