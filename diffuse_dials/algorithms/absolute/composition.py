@@ -40,6 +40,10 @@ absolute {
   copies = 1
     .type = int(value_min=1)
     .help = "How often the model, all chains of the sequence, or the formula occur in the asymmetric unit."
+  space_group = None
+    .type = str
+    .help = "Space group that repeats the asymmetric unit. None: that of the stills' crystals."
+    .expert_level = 1
   disulfides = Auto
     .type = int(value_min=0)
     .help = "Disulfide bonds in one copy. Auto: for a model those found in it, for a sequence none."
@@ -77,6 +81,7 @@ class Composition:
         bulk_waters: Water molecules of the bulk solvent.
         volume: Of the cell, Å³.
         notes: How it was made, a sentence each.
+        doubts: What the user should check, a sentence each.
     """
 
     ordered: dict[str, float]
@@ -86,6 +91,7 @@ class Composition:
     bulk_waters: float
     volume: float
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def electrons_ordered(self) -> float:
@@ -110,12 +116,12 @@ class Composition:
     def scaled(self, factor: float) -> Composition:
         """The same with all numbers times ``factor``: what an error of the composition does."""
         parts = ({key: factor * n for key, n in part.items()} for part in (self.ordered, self.all_atoms, self.bonds))
-        return Composition(*parts, factor * self.mass, factor * self.bulk_waters, self.volume, self.notes)
+        return Composition(*parts, factor * self.mass, factor * self.bulk_waters, self.volume, self.notes, self.doubts)
 
     def warnings(self) -> list[str]:
         """What looks wrong, a sentence each."""
         low, high = PLAUSIBLE_DENSITY
-        found = []
+        found = list(self.doubts)
         if not low <= self.mean_density <= high:
             found.append(
                 f"The mean electron density is {self.mean_density:.3f} e/Å³; protein crystals have {low}-{high}. "
@@ -163,11 +169,11 @@ def composition_from_phil(params, unit_cell, space_group) -> Composition:
         what = "No composition is given" if not given else f"{' and '.join(given)} are given together"
         raise ValueError(f"{what}. Give one of absolute.model=model.pdb, absolute.sequence=protein.fasta and absolute.formula=\"C613 H951 ...\".")
     order = space_group.order_z()
-    waters = 0.0
+    waters, doubts = 0.0, ()
     if params.model:
         contents = read_model(params.model, unit_cell, space_group, params.disulfides)
         ordered, bonds, mass, waters, order = contents.atoms, contents.bonds, contents.mass, contents.waters, contents.order
-        notes = list(contents.notes)
+        notes, doubts = list(contents.notes), contents.doubts
     elif params.sequence:
         chains = parse_sequence(_file_or_text(params.sequence))
         n_disulfides = params.disulfides if isinstance(params.disulfides, int) else 0
@@ -187,10 +193,10 @@ def composition_from_phil(params, unit_cell, space_group) -> Composition:
     notes.append(f"{params.copies} per asymmetric unit x {order} operations = {copies} copies in the cell.")
     ordered = add(Counter(), ordered, copies)
     bonds = add(Counter(), bonds, copies)
-    return _with_solvent(params.solvent, ordered, bonds, copies * mass, copies * waters, unit_cell.volume(), notes)
+    return _with_solvent(params.solvent, ordered, bonds, copies * mass, copies * waters, unit_cell.volume(), notes, doubts)
 
 
-def _with_solvent(solvent, ordered, bonds, mass, waters, volume, notes) -> Composition:
+def _with_solvent(solvent, ordered, bonds, mass, waters, volume, notes, doubts) -> Composition:
     free = volume - PROTEIN_VOLUME * mass - WATER_VOLUME * waters
     text = str(solvent).strip().lower()
     if text == "auto":
@@ -209,7 +215,7 @@ def _with_solvent(solvent, ordered, bonds, mass, waters, volume, notes) -> Compo
         bulk = WATER_DENSITY * volume * value if value < 1 else value
     everything = add(Counter(ordered), {"H": 2, "O": 1}, bulk)
     all_bonds = add(Counter(bonds), residue_bonds()["HOH"], bulk)
-    return Composition(dict(+ordered), dict(+everything), dict(+all_bonds), mass, bulk, volume, tuple(notes))
+    return Composition(dict(+ordered), dict(+everything), dict(+all_bonds), mass, bulk, volume, tuple(notes), tuple(doubts))
 
 
 def _mass(atoms) -> float:
@@ -225,7 +231,7 @@ def _file_or_text(sequence) -> str:
 
 
 def log_composition(composition: Composition) -> None:
-    """Print what the cell holds, and complain where it looks wrong."""
+    """Print what the cell holds."""
     for note in composition.notes:
         logger.info("  %s", note)
     elements = sorted(composition.all_atoms)
@@ -242,5 +248,3 @@ def log_composition(composition: Composition) -> None:
         composition.volume,
         composition.mean_density,
     )
-    for warning in composition.warnings():
-        logger.warning("WARNING: %s", warning)

@@ -40,6 +40,7 @@ class ModelContents:
         waters: Explicit water molecules.
         order: Copies that the space group makes in the cell.
         notes: How it was made, a sentence each.
+        doubts: What the user should check, a sentence each.
     """
 
     atoms: Counter
@@ -48,6 +49,7 @@ class ModelContents:
     waters: float
     order: int
     notes: tuple[str, ...]
+    doubts: tuple[str, ...]
 
 
 def read_model(path, unit_cell, space_group, disulfides=None) -> ModelContents:
@@ -73,7 +75,7 @@ def read_model(path, unit_cell, space_group, disulfides=None) -> ModelContents:
         ValueError: If the file cannot be read, holds no atoms, or an unknown element.
     """
     structure = _read(path)
-    order, notes = _symmetry(structure, unit_cell, space_group, path)
+    order, notes, doubts = _symmetry(structure, unit_cell, space_group, path)
     model = structure[0]
     if len(structure) > 1:
         notes.append(f"{path} holds {len(structure)} models; the first is taken.")
@@ -81,9 +83,8 @@ def read_model(path, unit_cell, space_group, disulfides=None) -> ModelContents:
     for chain in model:
         counted.chain(chain)
     counted.finish(disulfides)
-    notes = [*notes, *counted.notes]
     mass = sum(n * atomic_weight(e) for e, n in counted.heavy_and_hydrogen().items())
-    return ModelContents(counted.atoms, counted.bonds, mass, counted.waters, order, tuple(notes))
+    return ModelContents(counted.atoms, counted.bonds, mass, counted.waters, order, (*notes, *counted.notes), (*doubts, *counted.doubts))
 
 
 def _read(path):
@@ -103,19 +104,19 @@ def _symmetry(structure, unit_cell, space_group, path):
     cell = structure.cell
     order = space_group.order_z()
     if not cell.is_crystal() or not structure.spacegroup_hm.strip():
-        return order, [f"{path} has no cell and space group: the crystal's are taken."]
+        return order, [f"{path} has no cell and space group: the crystal's are taken."], []
     if abs(cell.volume / unit_cell.volume() - 1) > _CELL_TOLERANCE:
-        return order, [
-            f"WARNING: the cell of {path} has {cell.volume:.0f} Å³, the crystal's {unit_cell.volume():.0f} Å³: "
+        return order, [], [
+            f"The cell of {path} has {cell.volume:.0f} Å³, the crystal's {unit_cell.volume():.0f} Å³: "
             "the crystal's space group is taken; check that the model belongs to this crystal."
         ]
     try:
         own = parse_space_group(structure.spacegroup_hm).order_z()
     except ValueError:
-        return order, [f"WARNING: {path} has the unknown space group {structure.spacegroup_hm!r}: the crystal's is taken."]
+        return order, [], [f"{path} has the unknown space group {structure.spacegroup_hm!r}: the crystal's is taken."]
     if own != order:
-        return own, [f"{path} is in {structure.spacegroup_hm} ({own} operations), the crystal's space group has {order}: the model's own is taken."]
-    return own, []
+        return own, [f"{path} is in {structure.spacegroup_hm} ({own} operations), the crystal's space group has {order}: the model's own is taken."], []
+    return own, [], []
 
 
 class _Counter:
@@ -127,6 +128,7 @@ class _Counter:
         self.bonds: Counter = Counter()
         self.waters = 0.0
         self.notes: list[str] = []
+        self.doubts: list[str] = []
         self._explicit = 0.0  # hydrogens in the file, waters left out
         self._expected = 0.0
         self._unknown: Counter = Counter()
@@ -218,7 +220,7 @@ class _Counter:
             self.notes.append(f"{max(self._expected, 0.0):.0f} hydrogens were added to the amino acids of {self.path} by count.")
         if self._unknown:
             names = ", ".join(sorted(self._unknown))
-            self.notes.append(f"WARNING: no hydrogens could be added to {names}, which are in no table; give them with absolute.ligands=H...")
+            self.doubts.append(f"No hydrogens could be added to {names}, which are in no table; give them with absolute.ligands=H...")
         self._bonds_by_distance()
         self.atoms, self.bonds = +self.atoms, +self.bonds
 

@@ -64,6 +64,7 @@ absolute {{
 )
 
 _DISAGREEMENT = 0.20
+_OVERLOADED = 1e-3
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class AbsoluteMap:
     coherent: np.ndarray
 
 
+def method_named(name: str | None):
+    """The method of a PHIL value; PHIL reads the word none as None."""
+    return METHODS[name or "none"]
+
+
 def find_scale(evidence: Evidence, params) -> tuple[ScaleEstimate, list[ScaleEstimate], dict[str, str]]:
     """The scale asked for, beside those of all other methods that can run.
 
@@ -99,7 +105,7 @@ def find_scale(evidence: Evidence, params) -> tuple[ScaleEstimate, list[ScaleEst
     if params.scale is not None:
         chosen = ScaleEstimate("number", params.scale)
     else:
-        chosen = METHODS[params.method]().estimate(evidence, params)
+        chosen = method_named(params.method)().estimate(evidence, params)
     estimates, refusals = [chosen], {}
     for name, method in METHODS.items():
         if name == chosen.method or not method.sets_units:
@@ -111,8 +117,34 @@ def find_scale(evidence: Evidence, params) -> tuple[ScaleEstimate, list[ScaleEst
     return chosen, estimates, refusals
 
 
-def disagreements(estimates) -> list[str]:
-    """Pairs of estimates that are more than 20 % apart, a sentence each."""
+def warnings(estimates, evidence: Evidence, shells, means) -> list[str]:
+    """What the user should look at, a sentence each.
+
+    Args:
+        estimates: The scale that counts, then the others.
+        evidence: What they were drawn from.
+        shells, means: Shell means of the absolute map (1/Å, e² per cell).
+    """
+    found = _disagreements(estimates)
+    if evidence.isotropic_removed and estimates[0].method != "none":
+        found.append("A radial background was subtracted before: the map lacks its isotropic part, and no Compton scattering was subtracted.")
+    negative = shells[means < 0]
+    if len(negative):
+        found.append(
+            f"The mean of the map is negative in {len(negative)} of {len(shells)} shells, first at |s| = {negative[0]:.2f} 1/Å. "
+            "The background or the scale is too large; check the plots."
+        )
+    if evidence.totals is not None:
+        worst = float(np.max(evidence.totals.overloaded_fraction()))
+        if worst > _OVERLOADED:
+            found.append(f"Up to {100 * worst:.2f} % of the pixels of an |s| bin are overloaded: the total scattering lacks their Bragg intensity.")
+    if evidence.theory is not None:
+        found += evidence.theory.composition.warnings()
+    return found
+
+
+def _disagreements(estimates) -> list[str]:
+    """Estimates that are more than 20 % from the one that counts, a sentence each."""
     scales = [e for e in estimates if e.method != "none"]
     found = []
     for other in scales[1:]:

@@ -77,7 +77,7 @@ class Theory:
 def interpolated(curve, s, step: float = 1e-3) -> np.ndarray:
     """Evaluate a curve of :class:`Theory` at many |s| (1/Å) by interpolation between points ``step`` apart.
 
-    Linear interpolation in 0.001 1/Å steps is good to 1e-6: these curves bend over 0.1 1/Å.
+    Linear interpolation in steps of 0.001 1/Å is good to 1e-5 of the largest value: these curves bend over 0.1 1/Å.
     """
     grid = np.arange(0.0, float(np.max(s, initial=0.0)) + 2 * step, step)
     return np.interp(s, grid, curve(grid))

@@ -53,6 +53,6 @@ class HighAngle(Method):
             "composition": params.composition_error / (1 + params.composition_error),
             "stills": bootstrap(totals, lambda values: k_at(values, low), params.n_bootstrap, params.seed),
         }
-        notes = ("The sampling error is unknown for a single still.",) if not np.isfinite(errors["stills"]) else ()
+        notes = ("The error by the sampling of orientations is unknown, and large for few stills.",) if not np.isfinite(errors["stills"]) else ()
         errors = {cause: error for cause, error in errors.items() if np.isfinite(error)}
         return ScaleEstimate(self.name, k, errors, (low, high), starts, curve, notes)

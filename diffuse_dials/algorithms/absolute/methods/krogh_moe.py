@@ -44,17 +44,23 @@ class KroghMoe(Method):
         k_at = _sum_rule(totals, theory)
         intensity = totals.intensity()
         k = k_at(intensity, s_max)
+        if not np.isfinite(k):
+            raise ValueError(
+                f"The integral of the total scattering to {s_max:.3f} 1/Å, or of its theory, is not positive: no scale. Check "
+                "composition and background, or use a larger s_max."
+            )
         limits = np.arange(0.30, totals.s_last + 1e-9, 0.01)
-        near = limits[(limits >= s_max - _SPREAD) & (limits <= s_max + _SPREAD)]
+        curve = np.array([k_at(intensity, limit) for limit in limits])
+        limits, curve = limits[np.isfinite(curve)], curve[np.isfinite(curve)]
+        near = np.abs(limits - s_max) <= _SPREAD + 1e-9
         errors = {
-            "truncation": max((abs(k_at(intensity, limit) / k - 1) for limit in near), default=0.0),
+            "truncation": float(np.max(np.abs(curve[near] / k - 1), initial=0.0)),
             "composition": abs(_sum_rule(totals, theory.with_composition(1 + params.composition_error))(intensity, s_max) / k - 1),
             "stills": bootstrap(totals, lambda values: k_at(values, s_max), params.n_bootstrap, params.seed),
         }
         if not np.isfinite(errors["stills"]):
-            del errors["stills"]
-            notes.append("A single still: the error by the sampling of orientations is unknown and may be large.")
-        curve = np.array([k_at(intensity, limit) for limit in limits])
+            notes.append("The error by the sampling of orientations is unknown, and large for few stills.")
+        errors = {cause: error for cause, error in errors.items() if np.isfinite(error)}
         return ScaleEstimate(self.name, k, errors, (totals.s_first, s_max), limits, curve, tuple(notes))
 
 
@@ -68,7 +74,7 @@ def _upper_limit(totals, s_max) -> float:
 
 
 def _sum_rule(totals, theory):
-    """A function from I_tot and s_max to K; what does not depend on I_tot is worked out once."""
+    """A function from I_tot and s_max to K (NaN where the sum rule has not converged); what does not depend on I_tot is worked out once."""
     shells = totals.shell_volume()
     volume = theory.composition.volume
     expected = np.cumsum(theory.total(totals.s) * shells) * volume - theory.forward
@@ -78,11 +84,6 @@ def _sum_rule(totals, theory):
         observed = np.cumsum(intensity * shells) * volume
         theoretical = float(np.interp(s_max, upper, expected))
         measured = float(np.interp(s_max, upper, observed))
-        if not (theoretical > 0 and measured > 0):
-            raise ValueError(
-                f"The sum rule up to {s_max:.3f} 1/Å gives {theoretical:.3g} e² for the composition and {measured:.3g} for the data: "
-                "no scale. Check composition and background, or use a larger s_max."
-            )
-        return measured / theoretical
+        return measured / theoretical if theoretical > 0 and measured > 0 else float("nan")
 
     return k

@@ -1,0 +1,216 @@
+"""The files of one run, told apart by what they hold and held against one another."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from cctbx import uctbx
+from dxtbx.model import ExperimentList
+
+from diffuse_dials.adapters.experiments import load_experiments
+from diffuse_dials.adapters.symmetry import parse_space_group, symbol
+from diffuse_dials.algorithms.absolute.totals import TotalScattering
+from diffuse_dials.algorithms.scaling.model import check_registered
+from diffuse_dials.io.records import load_grid_record
+from diffuse_dials.io.tables import Table, load_table
+from diffuse_dials.models.grid import GridRecord
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+_CELL_TOLERANCE = 1e-3  # relative
+_MERGED_COLUMNS = ("miller_index", "d", "intensity.scale.value", "intensity.scale.variance", "multiplicity")
+_RADIAL_COLUMNS = ("id", "s", "counts", "background", "response", "variance", "n_pixels", "n_overloaded")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What diffuse.scale, diffuse.grid and diffuse.extract left.
+
+    Attributes:
+        merged: Table of the map.
+        map_experiments: Its one experiment, with the super-cell crystal.
+        stills: Experiments with their scaling models.
+        scales: Inverse scale factor b of each still, by identifier.
+        radial: Table of the radial totals, or None.
+        record: grid.json.
+    """
+
+    merged: Table
+    map_experiments: ExperimentList
+    stills: ExperimentList
+    scales: dict[str, float]
+    radial: Table | None
+    record: GridRecord
+
+    @property
+    def unit_cell(self):
+        """Reference cell of the crystal, cctbx."""
+        return uctbx.unit_cell(self.record.unit_cell)
+
+    @property
+    def s(self) -> np.ndarray:
+        """|s| of the voxel centres, 1/Å."""
+        return 1 / self.merged["d"]
+
+    @property
+    def wavelength(self) -> float:
+        """Mean over the stills, Å."""
+        return float(np.mean([experiment.beam.get_wavelength() for experiment in self.stills]))
+
+    def space_group(self, wanted):
+        """The crystal's space group, translations included.
+
+        Args:
+            wanted: Symbol that the user gave, or None for that of the stills' crystals.
+        """
+        return parse_space_group(wanted) if wanted else self.stills[0].crystal.get_space_group()
+
+
+def load_inputs(experiment_files, reflection_files) -> Inputs:
+    """Read merged.expt, merged.refl, scaled.expt and radial_totals.refl, in any order.
+
+    Raises:
+        ValueError: If one is missing, given twice, or belongs to another run than the rest.
+    """
+    merged, radial = _tables(reflection_files)
+    map_experiments, stills = _experiments(experiment_files)
+    scales = {e.identifier: e.scaling_model.scale for e in stills}
+    record = load_grid_record(merged.path)
+    _check_cells(map_experiments, merged, stills, record, experiment_files)
+    if radial is not None:
+        _check_identifiers(radial, scales)
+    return Inputs(merged, map_experiments, stills, scales, radial, record)
+
+
+def _tables(names) -> tuple[Table, Table | None]:
+    merged = radial = None
+    for name in names:
+        table = load_table(name)
+        if "intensity.scale.value" in table:
+            merged = _only(merged, table, "merged map")
+        elif "s" in table and "response" in table:
+            radial = _only(radial, table, "set of radial totals")
+        else:
+            raise ValueError(f"{name} is neither a merged map nor radial totals. Give merged.refl of diffuse.scale and radial_totals.refl.")
+    if merged is None:
+        raise ValueError("No merged map was given. Give merged.expt and merged.refl, which diffuse.scale wrote.")
+    merged.require(_MERGED_COLUMNS, "diffuse.scale")
+    if radial is not None:
+        radial.require(_RADIAL_COLUMNS, "diffuse.extract or diffuse.grid")
+    return merged, radial
+
+
+def _only(first, second, what):
+    if first is not None:
+        raise ValueError(f"{first.path} and {second.path} are both a {what}. Give one.")
+    return second
+
+
+def _experiments(names) -> tuple[ExperimentList, ExperimentList]:
+    check_registered()
+    merged, scaled = [], []
+    for name in names:
+        experiments = load_experiments(name)
+        with_model = [e for e in experiments if e.scaling_model is not None]
+        if not with_model:
+            merged.append((name, experiments))
+        elif len(with_model) == len(experiments) and all(hasattr(e.scaling_model, "scale") for e in experiments):
+            scaled.append((name, experiments))
+        else:
+            raise ValueError(f"{name} has stills without a scale of diffuse.scale. Give the scaled.expt that diffuse.scale wrote.")
+    if len(merged) != 1 or len(scaled) != 1:
+        found = f"{len(merged)} without and {len(scaled)} with scaling models were given"
+        raise ValueError(f"One .expt of the map and one with the scales of the stills are needed; {found}. Give merged.expt and scaled.expt.")
+    name, experiments = merged[0]
+    if len(experiments) != 1 or experiments[0].crystal is None:
+        raise ValueError(f"{name} is not the experiment of a merged map. Give the merged.expt that diffuse.scale wrote.")
+    return experiments, scaled[0][1]
+
+
+def _check_cells(map_experiments, merged, stills, record, names) -> None:
+    """The super-cell of merged.expt, the d of merged.refl, grid.json and the stills must speak of one crystal."""
+    files = ", ".join(names)
+    cell = map_experiments[0].crystal.get_unit_cell()
+    expected = [edge * n for edge, n in zip(record.unit_cell, record.ndiv)] + list(record.unit_cell[3:])
+    if not np.allclose(cell.parameters(), expected, rtol=_CELL_TOLERANCE):
+        raise ValueError(
+            f"The super-cell {_text(cell.parameters())} of the map ({files}) is not the cell of grid.json times ndiv, {_text(expected)}. "
+            "Give the files of one run."
+        )
+    sample = slice(0, len(merged), max(1, len(merged) // 100))
+    d = np.array([cell.d(tuple(int(i) for i in index)) for index in merged["miller_index"][sample]])
+    if not np.allclose(d, merged["d"][sample], rtol=_CELL_TOLERANCE):
+        raise ValueError(f"The resolutions in {merged.path} do not fit the cell of the map's .expt ({files}). Give the pair that diffuse.scale wrote.")
+    volumes = np.array([e.crystal.get_unit_cell().volume() for e in stills])
+    ratio = float(np.median(volumes)) / uctbx.unit_cell(record.unit_cell).volume()
+    if not 0.8 < ratio < 1.25:
+        raise ValueError(
+            f"The stills' cells are {ratio:.2f} times as large as the map's. Give the scaled.expt and merged.expt of one run of diffuse.scale ({files})."
+        )
+
+
+def _text(cell) -> str:
+    return " ".join(f"{value:.2f}" for value in cell)
+
+
+def _check_identifiers(radial: Table, scales) -> None:
+    shared = set(radial.identifiers.values()) & set(scales)
+    if not shared:
+        raise ValueError(
+            f"{radial.path} and the scaled stills have no experiment in common ({len(radial.identifiers)} and {len(scales)}). "
+            "Give the radial_totals.refl of the run that was scaled."
+        )
+    missing = len(scales) - len(shared)
+    if missing:
+        logger.warning("WARNING: %d of %d scaled stills have no radial totals; the scale comes from the others.", missing, len(scales))
+    unused = len(radial.identifiers) - len(shared)
+    if unused:
+        logger.info("%d stills of %s were not scaled and are left out.", unused, radial.path)
+
+
+def total_scattering(inputs: Inputs, min_pixels: int) -> TotalScattering | None:
+    """The radial totals of the scaled stills on the scale of the map; None where there are no radial totals.
+
+    Stills are found by their identifiers, never by position.
+
+    Args:
+        inputs: The files.
+        min_pixels: Pixels that a bin needs.
+
+    Raises:
+        ValueError: If the bins do not fit grid.json.
+    """
+    radial = inputs.radial
+    if radial is None:
+        return None
+    ids = radial["id"]
+    known = {number: inputs.scales[name] for number, name in radial.identifiers.items() if name in inputs.scales}
+    used = np.isin(ids, list(known))
+    numbers, still = np.unique(ids[used], return_inverse=True)
+    scale = np.array([known[int(number)] for number in numbers])
+    return TotalScattering.from_rows(
+        still,
+        radial["s"][used],
+        (radial["counts"] - radial["background"])[used],
+        radial["response"][used] * scale[still],
+        radial["variance"][used],
+        radial["n_pixels"][used],
+        radial["n_overloaded"][used],
+        width=inputs.record.s_bin_width,
+        min_pixels=min_pixels,
+    )
+
+
+def describe(inputs: Inputs, space_group) -> None:
+    """Log what was read."""
+    cell = inputs.record.unit_cell
+    logger.info(
+        "Map of %d voxels, cell %s, space group %s, %d scaled stills, %.5f Å",
+        len(inputs.merged),
+        _text(cell),
+        symbol(space_group),
+        len(inputs.stills),
+        inputs.wavelength,
+    )

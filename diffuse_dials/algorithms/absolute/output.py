@@ -1,0 +1,82 @@
+"""What diffuse.absolute writes: columns, models in absolute units, and the summary."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+from dxtbx.model import ExperimentList
+
+from diffuse_dials.adapters.scattering import best_source
+from diffuse_dials.io.columns import COLUMNS
+
+
+def absolute_columns(merged, result) -> dict[str, np.ndarray]:
+    """All columns of merged.refl that we know, and the absolute intensities.
+
+    Args:
+        merged: Table of the merged map.
+        result: AbsoluteMap.
+    """
+    columns = {name: values for name, values in merged.columns.items() if name in COLUMNS}
+    columns["intensity.absolute.value"] = result.value
+    columns["intensity.absolute.variance"] = result.variance
+    columns["intensity.incoherent.value"] = result.incoherent
+    columns["intensity.coherent.value"] = result.coherent
+    return columns
+
+
+def absolute_models(stills, k: float) -> ExperimentList:
+    """The stills with scaling models that lead from counts to e² per cell.
+
+    A still's model b gives counts - background = b · response · I for I in the units of the map. With I = K (I_abs +
+    I_inc) the same counts are b' · response · (I_abs + I_inc), b' = b K (b/S with S = 1/K); Compton scattering stays
+    a column of the map, because the models have no additive terms.
+
+    Args:
+        stills: Experiments of scaled.expt; they are not changed.
+        k: K, units of the map per e².
+    """
+    converted = copy.deepcopy(stills)
+    for still in converted:
+        content = still.scaling_model.to_dict()
+        overall = content["scale"]
+        overall["parameters"] = [float(value) * k for value in overall["parameters"]]
+        if overall.get("est_standard_devs"):
+            overall["est_standard_devs"] = [float(value) * k for value in overall["est_standard_devs"]]
+        content["configuration_parameters"]["absolute_scale"] = k
+        still.scaling_model = type(still.scaling_model).from_dict(content)
+    return converted
+
+
+def summary(evidence, chosen, estimates, refusals, shells, means, compton_subtracted, warnings) -> dict:
+    """Content of diffuse.absolute.json."""
+    data = {
+        "method": chosen.method,
+        "k": chosen.k,
+        "relative_error_of_k": chosen.relative_error,
+        "units": "relative" if chosen.method == "none" else "electrons squared per unit cell",
+        "compton_subtracted": compton_subtracted,
+        "estimates": [estimate.to_dict() for estimate in estimates],
+        "cannot_run": refusals,
+        "map_shells": {"s": shells.tolist(), "mean_intensity": means.tolist()},
+        "warnings": warnings,
+    }
+    theory, totals = evidence.theory, evidence.totals
+    if theory is not None:
+        data["composition"] = theory.composition.to_dict()
+        data["wavelength_A"] = theory.wavelength
+        data["source_of_compton"] = best_source()
+    if theory is not None and totals is not None:
+        sigma = totals.sigma()
+        data["total_scattering"] = {
+            "s": totals.s.tolist(),
+            "measured": (totals.intensity() / chosen.k).tolist(),
+            "sigma": [None if np.isnan(v) else float(v / chosen.k) for v in sigma],
+            "theory": theory.total(totals.s).tolist(),
+            "sum_f0_squared": theory.coherent(totals.s).tolist(),
+            "bonds": theory.bonds(totals.s).tolist(),
+            "incoherent": theory.incoherent(totals.s).tolist(),
+            "overloaded_fraction": totals.overloaded_fraction().tolist(),
+        }
+    return data
