@@ -5,19 +5,15 @@ from __future__ import annotations
 import libtbx.phil
 
 from diffuse_dials.algorithms.masking.bragg import LatticeMask, PredictedMask, ShoeboxMask
-from diffuse_dials.algorithms.masking.pixels import DYNAMIC_PHIL
+from diffuse_dials.algorithms.masking.dynamic import DYNAMIC_PHIL
 from diffuse_dials.plugins import with_plugins
 
 BRAGG_MASKS = with_plugins("diffuse_dials.bragg_masks", (LatticeMask, PredictedMask, ShoeboxMask))
 
-phil_scope = libtbx.phil.parse(
-    f"""
-masking {{
+_EACH_STILL = f"""
   trusted_range = *panel none
     .type = choice
     .help = "panel: in each still, leave out pixels outside their panel's trusted range. none: use every value."
-  include scope diffuse_dials.adapters.generate_mask.phil_scope
-  {DYNAMIC_PHIL}
   bragg {{
     method = *{" ".join(BRAGG_MASKS)}
       .type = choice
@@ -25,6 +21,18 @@ masking {{
               ".refl. shoebox: pixels that the shoeboxes of the .refl mark as strong or foreground."
     {"".join(getattr(cls, "phil", "") for cls in BRAGG_MASKS.values())}
   }}
+"""
+
+# What is tested still by still: all that diffuse.extract and diffuse.grid need beside a mask file.
+extraction_phil_scope = libtbx.phil.parse(f"masking {{ {_EACH_STILL} }}")
+
+# All of it, for diffuse.make_mask.
+phil_scope = libtbx.phil.parse(
+    f"""
+masking {{
+  {_EACH_STILL}
+  include scope diffuse_dials.adapters.generate_mask.phil_scope
+  {DYNAMIC_PHIL}
 }}
 """,
     process_includes=True,

@@ -17,6 +17,7 @@ from dials.algorithms.shoebox import MaskCode
 from libtbx import Auto
 
 from diffuse_dials.adapters.panels import beam_direction
+from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.masking import spots
 
 # Pixels handled at a time: what fits the processor's cache runs several times faster than a whole panel.
@@ -106,7 +107,7 @@ half_mosaicity = Auto
         """
         _need_crystal(cls.name, experiment)
         crystal, beam = experiment.crystal, experiment.beam
-        a_matrix = np.array(crystal.get_A()).reshape(3, 3)
+        a_matrix = setting_matrix(experiment)
         metric = a_matrix.T @ a_matrix
         distances = distances_in_a_cell(metric)
         radius = None if params.radius is Auto or params.radius is None else params.radius

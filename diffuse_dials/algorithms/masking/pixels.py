@@ -1,15 +1,215 @@
-"""Pixels that no still should use."""
+"""The mask of pixels that no still shall use: what detector and user leave out, and what the images show to be bad."""
 
 from __future__ import annotations
 
-DYNAMIC_PHIL = """
-dynamic {
-  enabled = True
-    .type = bool
-    .help = "Find hot, dead and negative pixels by comparing them with their neighbours over many stills."
-  n_images = 60
-    .type = int(value_min=1)
-    .help = "Number of images read for it, spread evenly over those given; Auto: all. With fewer than three, hot pixels"
-            "cannot be told from Bragg spots and are left alone."
-}
-"""
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from libtbx import Auto
+
+from diffuse_dials.adapters import images
+from diffuse_dials.adapters.experiments import still_keys
+from diffuse_dials.adapters.generate_mask import regions_mask
+from diffuse_dials.adapters.panels import beam_direction, fingerprint, pixel_geometry
+from diffuse_dials.algorithms import parallel
+from diffuse_dials.algorithms.inputs import setting_matrix
+from diffuse_dials.algorithms.masking.bragg import LatticeMask
+from diffuse_dials.algorithms.masking.dynamic import Deviations, bad_pixels
+from diffuse_dials.io.masks import load_mask
+from diffuse_dials.kernels.sums import transform
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+_IMAGES_A_TASK = 4  # the same for any number of processes, so that sums are, to the last bit
+_PIXELS_A_TIME = 1 << 18  # whose scattering vectors are in memory together
+
+
+@dataclass(frozen=True)
+class Step:
+    """One reason to leave pixels out.
+
+    Attributes:
+        name: What it is, for the log.
+        masked: Pixels that it leaves out, whatever the others do.
+        newly: Those that no step before it left out.
+    """
+
+    name: str
+    masked: int
+    newly: int
+
+
+@dataclass(frozen=True)
+class PixelMask:
+    """A mask that holds for all stills.
+
+    Attributes:
+        mask: One bool array (slow, fast) per panel, True = use.
+        steps: What each step removed, in order.
+        bad: Positions of the pixels that the images show to be bad: ``{kind: int array (n, 3)}``, panel, slow, fast.
+        n_images: Images that were read to find them.
+    """
+
+    mask: tuple[np.ndarray, ...]
+    steps: tuple[Step, ...]
+    bad: dict[str, np.ndarray]
+    n_images: int
+
+    @property
+    def n_pixels(self) -> int:
+        return sum(panel.size for panel in self.mask)
+
+    @property
+    def n_used(self) -> int:
+        return sum(int(np.count_nonzero(panel)) for panel in self.mask)
+
+    def to_dict(self) -> dict:
+        """Numbers for the .json file."""
+        return {
+            "n_panels": len(self.mask),
+            "n_pixels": self.n_pixels,
+            "n_used": self.n_used,
+            "steps": [{"name": s.name, "masked": s.masked, "newly_masked": s.newly} for s in self.steps],
+            "n_images": self.n_images,
+            "bad_pixels": {kind: len(positions) for kind, positions in self.bad.items()},
+        }
+
+
+def make_pixel_mask(experiments, masking, mask_files=(), d_min=None, d_max=None, nproc: int = 1) -> PixelMask:
+    """Combine, by AND, all that makes a pixel useless in every still.
+
+    Args:
+        experiments: Stills, or images without crystals, of one detector.
+        masking: The ``masking`` extract of this package's PHIL scope.
+        mask_files: Masks to be combined with it (dials.generate_mask, diffuse.make_mask; Python 2 ones too).
+        d_min: High-resolution limit, Å; resolution is that of the first still. None: no limit.
+        d_max: Low-resolution limit, Å.
+        nproc: Processes that read images; the mask does not depend on it.
+
+    Returns:
+        The mask and how it came about.
+
+    Raises:
+        ValueError: If the detectors differ in their panels, a file or region does not fit them, an image cannot be
+            read, or no pixel is left.
+    """
+    check_same_panels(experiments)
+    shapes = images.panel_shapes(experiments[0].detector)
+    first = experiments[0]
+    parts = [("image set, image format and detector model", _static_mask(experiments))]
+    parts.append(("untrusted regions, borders and resolution", regions_mask(first.detector, first.beam, masking, d_min, d_max)))
+    parts.extend((f"mask file {name}", load_mask(name, shapes)) for name in mask_files)
+    mask = [np.ones(shape, dtype=bool) for shape in shapes]
+    steps = [_combine(mask, name, part) for name, part in parts]
+    bad, n_images = {}, 0
+    if masking.dynamic.enabled:
+        kinds, n_images = _find_bad_pixels(experiments, masking, tuple(mask), nproc)
+        for kind, panels in kinds.items():
+            bad[kind] = np.array([(i, *at) for i, panel in enumerate(panels) for at in np.argwhere(panel)], dtype=int).reshape(-1, 3)
+            steps.append(_combine(mask, f"{kind} in {n_images} image(s)", tuple(~panel for panel in panels)))
+    if not any(panel.any() for panel in mask):
+        raise ValueError("No pixel is left. Look at the table of steps with output.mask=None and loosen the one that takes all: " + "; ".join(f"{s.name} {s.masked}" for s in steps))
+    return PixelMask(tuple(mask), tuple(steps), bad, n_images)
+
+
+def check_same_panels(experiments) -> None:
+    """One mask serves detectors with the same panels only.
+
+    Raises:
+        ValueError: If number or sizes of the panels differ between stills.
+    """
+    shapes = images.panel_shapes(experiments[0].detector)
+    for number, experiment in enumerate(experiments):
+        other = images.panel_shapes(experiment.detector)
+        if other != shapes:
+            raise ValueError(
+                f"Still {number} has {len(other)} panel(s), the first of {other[0]} pixels, still 0 has {len(shapes)} of {shapes[0]}: "
+                "they are of different detectors. Run diffuse.make_mask once for each."
+            )
+
+
+def _combine(mask: list[np.ndarray], name: str, part) -> Step:
+    """AND ``part`` into ``mask``."""
+    before = sum(int(np.count_nonzero(panel)) for panel in mask)
+    for panel, other in zip(mask, part):
+        panel &= other
+    after = sum(int(np.count_nonzero(panel)) for panel in mask)
+    return Step(name, sum(int(np.count_nonzero(~panel)) for panel in part), before - after)
+
+
+def _static_mask(experiments) -> tuple[np.ndarray, ...]:
+    """What any of the image sets masks; images.static_mask hands out one object for all stills that share it."""
+    different = {}
+    for experiment in experiments:
+        static = images.static_mask(experiment)
+        different[id(static)] = static
+    return tuple(np.logical_and.reduce(panels) for panels in zip(*different.values()))
+
+
+def _find_bad_pixels(experiments, masking, use, nproc):
+    """Bad pixels by kind, one bool array per panel each, and the number of images read."""
+    by_image: dict[tuple[str, int], list[int]] = {}
+    for number, key in enumerate(still_keys(experiments)):
+        by_image.setdefault((key.image, key.index), []).append(number)
+    lattices = list(by_image.values())
+    wanted = len(lattices) if masking.dynamic.n_images is Auto else min(masking.dynamic.n_images, len(lattices))
+    chosen = [lattices[i] for i in np.linspace(0, len(lattices) - 1, wanted).round().astype(int)]
+    if wanted < 3:
+        logger.warning("%d image(s) are too few to tell hot pixels from Bragg spots: none is marked hot. Give three or more.", wanted)
+    if any(experiments[numbers[0]].crystal is None for numbers in chosen):
+        logger.warning("Without crystal models, spots that fall on the same pixels in image after image are taken for hot pixels.")
+    reader = _Reader(experiments, masking, use)
+    tasks = [chosen[i : i + _IMAGES_A_TASK] for i in range(0, len(chosen), _IMAGES_A_TASK)]
+    sums = [Deviations.zeros(panel.shape) for panel in use]
+    for found in parallel.each(reader, tasks, nproc, "bad pixels"):
+        for total, part in zip(sums, found):
+            total += part
+    kinds: dict[str, list[np.ndarray]] = {}
+    for total, panel in zip(sums, use):
+        for kind, pixels in bad_pixels(total, panel, masking.dynamic.significance, masking.dynamic.persistence).items():
+            kinds.setdefault(kind, []).append(pixels)
+    return kinds, wanted
+
+
+class _Reader:
+    """Reads a few images and sums their deviations; called in each process."""
+
+    def __init__(self, experiments, masking, use):
+        self._experiments, self._masking, self._use = experiments, masking, use
+        self._fingerprint, self._geometry = None, {}
+
+    def __call__(self, task) -> list[Deviations]:
+        sums = [Deviations.zeros(panel.shape) for panel in self._use]
+        for numbers in task:
+            experiment = self._experiments[numbers[0]]
+            crystals = [self._experiments[n] for n in numbers if self._experiments[n].crystal is not None]
+            lattices = [(LatticeMask.from_phil(self._masking.bragg, e), np.linalg.inv(setting_matrix(e))) for e in crystals]
+            for i, (raw, panel) in enumerate(zip(images.read_raw(experiment), experiment.detector)):
+                if self._masking.trusted_range == "none":
+                    trusted, overloaded = np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
+                else:
+                    trusted, overloaded = images.in_trusted_range(raw, panel)
+                use = self._use[i] & self._off_lattice(experiment, i, lattices)
+                sums[i].add_image(raw, trusted, overloaded, use, images.is_counter(panel))
+        return sums
+
+    def _off_lattice(self, experiment, panel: int, lattices) -> np.ndarray:
+        """Pixels near no lattice point of any crystal on the image, shape (slow, fast)."""
+        geometry = self._panel_geometry(experiment, panel)
+        off = np.ones(len(geometry.direction), dtype=bool)
+        for start in range(0, len(off) if lattices else 0, _PIXELS_A_TIME):
+            part = slice(start, start + _PIXELS_A_TIME)
+            s = geometry.s_vectors(experiment.beam.get_wavelength(), part)
+            for mask, inverse in lattices:
+                off[part] &= mask.keep(panel, geometry.shape, s, transform(inverse, s))
+        return off.reshape(geometry.shape)
+
+    def _panel_geometry(self, experiment, panel: int):
+        """Kept for the last detector only: stills with models of their own must not fill the memory."""
+        current = (fingerprint(experiment.detector), tuple(beam_direction(experiment.beam)))
+        if current != self._fingerprint:
+            self._fingerprint, self._geometry = current, {}
+        if panel not in self._geometry:
+            self._geometry[panel] = pixel_geometry(experiment.detector[panel], beam_direction(experiment.beam))
+        return self._geometry[panel]
