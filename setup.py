@@ -5,9 +5,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# No requirement on DIALS, dxtbx and cctbx: they come from conda or Debian. PyPI's dials is another.
+# No requirement on DIALS, dxtbx and cctbx: they come from conda or Debian, and PyPI's dials is another program.
 here = Path(__file__).resolve().parent
-version = re.search(r'^__version__ = "(.+)"$', (here / "diffuse_dials/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+version = re.search(r'^__version__ = "(.+)"$', (here / "diffuse_dials/__init__.py").read_text("utf-8"), re.M)[1]
 commands = ("make_mask", "extract", "grid", "scale", "absolute", "simulate", "compare")
 
 setup(
