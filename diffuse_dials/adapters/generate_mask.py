@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import dials.util.masking
 import libtbx.phil
 import numpy as np
 from dxtbx import flumpy
+from dxtbx.format.image import ImageBool
+
+from diffuse_dials.io.masks import to_flex
 
 # d_min and d_max are top-level parameters of our commands; the unit cell of ice would hide the crystal's.
 _ELSEWHERE = {"d_min", "d_max"}
@@ -90,3 +94,17 @@ def _check(params, detector) -> None:
             raise ValueError(f"untrusted.pixel={region.pixel} (slow, fast) is outside panel {panel} of {n_slow} x {n_fast} pixels.")
         if region.polygon is not None and (len(region.polygon) % 2 or len(region.polygon) < 6):
             raise ValueError("untrusted.polygon needs pairs of fast, slow coordinates, three or more of them.")
+
+
+def attach_mask(experiments, mask, path) -> None:
+    """Make the mask part of the image sets of ``experiments``, as dials.generate_mask does.
+
+    Args:
+        experiments: Changed: their image sets name the file, and hold the mask where they are used at once.
+        mask: One bool array (slow, fast) per panel, True = use.
+        path: Where the mask is; written into .expt files in full, so that they can be moved.
+    """
+    content = ImageBool(to_flex(mask))
+    for imageset in experiments.imagesets():
+        imageset.external_lookup.mask.data = content
+        imageset.external_lookup.mask.filename = str(Path(path).resolve())

@@ -177,7 +177,7 @@ class _Reader:
 
     def __init__(self, experiments, masking, use):
         self._experiments, self._masking, self._use = experiments, masking, use
-        self._fingerprint, self._geometry = None, {}
+        self._models, self._geometry = None, {}
 
     def __call__(self, task) -> list[Deviations]:
         sums = [Deviations.zeros(panel.shape) for panel in self._use]
@@ -185,31 +185,32 @@ class _Reader:
             experiment = self._experiments[numbers[0]]
             crystals = [self._experiments[n] for n in numbers if self._experiments[n].crystal is not None]
             lattices = [(LatticeMask.from_phil(self._masking.bragg, e), np.linalg.inv(setting_matrix(e))) for e in crystals]
+            if lattices:
+                self._keep_geometry_of(experiment)
             for i, (raw, panel) in enumerate(zip(images.read_raw(experiment), experiment.detector)):
                 if self._masking.trusted_range == "none":
                     trusted, overloaded = np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
                 else:
                     trusted, overloaded = images.in_trusted_range(raw, panel)
-                use = self._use[i] & self._off_lattice(experiment, i, lattices)
+                use = self._use[i] & self._off_lattice(experiment, i, lattices) if lattices else self._use[i]
                 sums[i].add_image(raw, trusted, overloaded, use, images.is_counter(panel))
         return sums
 
+    def _keep_geometry_of(self, experiment) -> None:
+        """For the last detector only: stills with models of their own must not fill the memory."""
+        models = (fingerprint(experiment.detector), tuple(beam_direction(experiment.beam)))
+        if models != self._models:
+            self._models, self._geometry = models, {}
+
     def _off_lattice(self, experiment, panel: int, lattices) -> np.ndarray:
         """Pixels near no lattice point of any crystal on the image, shape (slow, fast)."""
-        geometry = self._panel_geometry(experiment, panel)
+        if panel not in self._geometry:
+            self._geometry[panel] = pixel_geometry(experiment.detector[panel], beam_direction(experiment.beam))
+        geometry = self._geometry[panel]
         off = np.ones(len(geometry.direction), dtype=bool)
-        for start in range(0, len(off) if lattices else 0, _PIXELS_A_TIME):
+        for start in range(0, len(off), _PIXELS_A_TIME):
             part = slice(start, start + _PIXELS_A_TIME)
             s = geometry.s_vectors(experiment.beam.get_wavelength(), part)
             for mask, inverse in lattices:
                 off[part] &= mask.keep(panel, geometry.shape, s, transform(inverse, s))
         return off.reshape(geometry.shape)
-
-    def _panel_geometry(self, experiment, panel: int):
-        """Kept for the last detector only: stills with models of their own must not fill the memory."""
-        current = (fingerprint(experiment.detector), tuple(beam_direction(experiment.beam)))
-        if current != self._fingerprint:
-            self._fingerprint, self._geometry = current, {}
-        if panel not in self._geometry:
-            self._geometry[panel] = pixel_geometry(experiment.detector[panel], beam_direction(experiment.beam))
-        return self._geometry[panel]
