@@ -3,8 +3,9 @@
 Sources:
     f0                  cctbx.eltbx.xray_scattering.wk1995: Waasmaier & Kirfel (1995) Acta Cryst. A51, 416; x < 6 1/Å.
     f', f''             cctbx.eltbx.sasaki: Sasaki (1989) KEK Report 88-14.
-    S(x, Z)             Hubbell et al. (1975) J. Phys. Chem. Ref. Data 4, 471: xraylib's SF_Compt, else data/compton.csv,
-                        which holds its values for the elements of macromolecular crystals. cctbx has no such table.
+    S(x, Z)             Hubbell et al. (1975) J. Phys. Chem. Ref. Data 4, 471: xraylib's SF_Compt, else
+                        data/compton.csv, which holds its values for the elements of macromolecular crystals (cctbx has
+                        no such table).
     attenuation         xraylib's CS_Total, else cctbx.eltbx.attenuation_coefficient (NIST; differs by less than 2 %).
 
 Here ``s`` is |s1 - s0| = 1/d and ``x`` is sin(θ)/λ = s/2, both in 1/Å.
@@ -289,10 +290,13 @@ def attenuation(material: str, wavelength: float, *, density: float | None = Non
     elif density is not None:
         tabulated, atoms = density, {element_symbol(material): 1}
     else:
-        raise ValueError(f"There is no material {material!r} here. Use one of {', '.join(MATERIALS)}, or an element with its density.")
+        raise ValueError(
+            f"There is no material {material!r} here. Use one of {', '.join(MATERIALS)}, or an element with its "
+            "density."
+        )
     mass = {element: number * atomic_weight(element) for element, number in atoms.items()}
-    per_gram = sum(m * mass_attenuation(element, wavelength, source) for element, m in mass.items()) / sum(mass.values())
-    return 0.1 * per_gram * (density or tabulated)
+    total = sum(m * mass_attenuation(element, wavelength, source) for element, m in mass.items())
+    return 0.1 * total / sum(mass.values()) * (density or tabulated)
 
 
 def air_attenuation(

@@ -80,9 +80,8 @@ def run(args=None, phil=phil_scope):
         inputs = load_inputs(call.experiments, call.reflections)
         evidence = _evidence(inputs, params)
         chosen, estimates, refusals = scale.find_scale(evidence, params)
-        result = scale.absolute_map(
-            inputs.merged["intensity.scale.value"], inputs.merged["intensity.scale.variance"], inputs.s, chosen, evidence
-        )
+        relative, variance = (inputs.merged[f"intensity.scale.{name}"] for name in ("value", "variance"))
+        result = scale.absolute_map(relative, variance, inputs.s, chosen, evidence)
         _log_estimates(estimates, refusals)
         shells, means = scale.shell_means(result.value, inputs.s, inputs.merged["multiplicity"])
         warnings = [*chosen.notes, *scale.warnings(estimates, evidence, shells, means)]
@@ -95,7 +94,9 @@ def _take_models(params, others) -> None:
     """A model file may stand on the command line without the parameter's name."""
     for name in others:
         if not name.lower().endswith(_MODEL_SUFFIXES):
-            raise ValueError(f"{name} is no .expt, .refl or model file and no parameter of this command. See -h for what it takes.")
+            raise ValueError(
+                f"{name} is no .expt, .refl or model file and no parameter of this command. See -h for what it takes."
+            )
         if params.model:
             raise ValueError(f"{params.model} and {name} are both models. Give one.")
         params.model = name
@@ -106,12 +107,14 @@ def _evidence(inputs, params) -> Evidence:
     describe(inputs, space_group)
     totals = total_scattering(inputs, params.min_pixels)
     theory = None
-    optional = inputs.record.isotropic_removed or (params.scale is None and not scale.method_named(params.method).sets_units)
-    if not optional or params.model or params.sequence or params.formula:
+    stays_relative = params.scale is None and not scale.method_named(params.method).sets_units
+    needed = not (stays_relative or inputs.record.isotropic_removed)
+    if needed or params.model or params.sequence or params.formula:
         composition = composition_from_phil(params, inputs.unit_cell, space_group)
         logger.info("\nThe unit cell:")
         log_composition(composition)
-        theory = Theory(composition, inputs.wavelength, params.bonds, params.anomalous, params.detector == "integrating")
+        integrating = params.detector == "integrating"
+        theory = Theory(composition, inputs.wavelength, params.bonds, params.anomalous, integrating)
     return Evidence(theory, totals, inputs.record.isotropic_removed)
 
 
@@ -129,7 +132,8 @@ def _write(output, inputs, evidence, chosen, estimates, refusals, result, shells
     if output.json:
         write_json(summary(evidence, chosen, estimates, refusals, shells, means, compton, warnings), output.json)
     if output.html:
-        write_report(output.html, "diffuse.absolute", _sections(evidence, chosen, estimates, refusals, shells, means, compton, warnings))
+        sections = _sections(evidence, chosen, estimates, refusals, shells, means, compton, warnings)
+        write_report(output.html, "diffuse.absolute", sections)
     logger.info("\nWrote %s, %s and %s", output.experiments, output.reflections, output.models)
 
 

@@ -41,7 +41,10 @@ def estimates_section(estimates, refusals, expected) -> Section:
         )
     rows += [(name, "cannot run", "", reason, "", expected.get(name, "")) for name, reason in refusals.items()]
     headers = ("method", "K (map units per e²)", "error (%)", "its causes (%)", "|s| used (1/Å)", "usual error")
-    text = "Intensity in e² per cell = intensity of the map / K - Compton scattering. The error of K is common to all voxels and not part of their sigmas."
+    text = (
+        "Intensity in e² per cell = intensity of the map / K - Compton scattering. The error of K is common to all "
+        "voxels and not part of their sigmas."
+    )
     return Section("Absolute scale", text, headers, tuple(rows))
 
 
@@ -50,7 +53,8 @@ def composition_section(composition) -> Section:
     rows = [(e, composition.ordered.get(e, 0.0), n) for e, n in sorted(composition.all_atoms.items())]
     rows += [("electrons", composition.electrons_ordered, composition.electrons)]
     text = " ".join(composition.notes) + (
-        f" Macromolecules {composition.mass:.0f} Da, solvent {100 * composition.solvent_fraction:.1f} %, {composition.bulk_waters:.0f} bulk "
+        f" Macromolecules {composition.mass:.0f} Da, solvent {100 * composition.solvent_fraction:.1f} %, "
+        f"{composition.bulk_waters:.0f} bulk "
         f"waters, mean electron density {composition.mean_density:.3f} e/Å³."
     )
     rows = tuple((name, f"{a:.6g}", f"{b:.6g}") for name, a, b in rows)
@@ -75,7 +79,8 @@ def totals_section(totals, theory, k: float) -> Section:
     top = np.max(theory.total(totals.s)[totals.s > 0.1], initial=0)
     axes.set_ylim(0, 1.3 * max(top, np.percentile(values, 95)))
     axes.legend()
-    return Section("Total scattering", "All good pixels of the scaled stills; the Bragg mask plays no part here.", figure=figure)
+    text = "All good pixels of the scaled stills; the Bragg mask plays no part here."
+    return Section("Total scattering", text, figure=figure)
 
 
 def diffuse_section(s, means, theory, compton_subtracted: bool) -> Section:
@@ -92,7 +97,8 @@ def diffuse_section(s, means, theory, compton_subtracted: bool) -> Section:
         fine = np.linspace(0, max(s, default=0.1), 300)
         axes.plot(fine, theory.coherent(fine), "--", color="C1", label="Σf0², all atoms")
         axes.plot(fine, theory.incoherent(fine), ":", color="C2", label="Compton")
-        axes.set_ylim(min(0, np.min(means, initial=0)), 1.2 * max(np.max(means, initial=0), theory.coherent(max(s, default=0.1))))
+        top = max(np.max(means, initial=0), float(theory.coherent(max(s, default=0.1))))
+        axes.set_ylim(np.min(means, initial=0), 1.2 * top)
     axes.axhline(0, color="0.5", lw=0.5)
     axes.legend()
     text = "Compton scattering is subtracted." if compton_subtracted else "Compton scattering is not subtracted."

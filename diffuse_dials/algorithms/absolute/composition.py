@@ -55,8 +55,9 @@ absolute {
     .help = "Formula of what else is bound to one copy, hydrogens included, such as \\"Zn1 C3H8O3\\"."
   solvent = Auto
     .type = str
-    .help = "Bulk solvent. Auto: water (0.0334 molecules per cubic Angstrom) in the volume that macromolecule and explicit"
-            "waters leave. none: the cell holds what was given and no more. A number below 1: fraction of the cell's volume"
+    .help = "Bulk solvent. Auto: water (0.0334 molecules per cubic Angstrom) in the volume that macromolecule and"
+            "explicit waters leave. none: the cell holds what was given and no more. A number below 1: fraction of the cell's "
+            "volume"
             "that is bulk water. A number from 1 on: bulk water molecules per cell."
 }
 """
@@ -129,7 +130,8 @@ class Composition:
             )
         if not 0.15 <= self.solvent_fraction <= 0.90:
             found.append(
-                f"The macromolecules leave {100 * self.solvent_fraction:.0f} % of the cell to solvent; 25-80 % is usual. Check absolute.copies."
+                f"The macromolecules leave {100 * self.solvent_fraction:.0f} % of the cell to solvent; 25-80 % is "
+                "usual. Check absolute.copies."
             )
         return found
 
@@ -167,19 +169,24 @@ def composition_from_phil(params, unit_cell, space_group) -> Composition:
     given = [name for name in ("model", "sequence", "formula") if getattr(params, name)]
     if len(given) != 1:
         what = "No composition is given" if not given else f"{' and '.join(given)} are given together"
-        raise ValueError(f"{what}. Give one of absolute.model=model.pdb, absolute.sequence=protein.fasta and absolute.formula=\"C613 H951 ...\".")
+        raise ValueError(
+            f"{what}. Give one of absolute.model=model.pdb, absolute.sequence=protein.fasta and "
+            "absolute.formula=\"C613 H951 ...\"."
+        )
     order = space_group.order_z()
     waters, doubts = 0.0, ()
     if params.model:
         contents = read_model(params.model, unit_cell, space_group, params.disulfides)
-        ordered, bonds, mass, waters, order = contents.atoms, contents.bonds, contents.mass, contents.waters, contents.order
+        ordered, bonds, mass = contents.atoms, contents.bonds, contents.mass
+        waters, order = contents.waters, contents.order
         notes, doubts = list(contents.notes), contents.doubts
     elif params.sequence:
         chains = parse_sequence(_file_or_text(params.sequence))
         n_disulfides = params.disulfides if isinstance(params.disulfides, int) else 0
         ordered, bonds = chains_inventory(chains, n_disulfides, params.selenomethionine)
         mass = _mass(ordered)
-        notes = [f"{len(chains)} chain(s) of {', '.join(str(len(chain)) for chain in chains)} residues, {n_disulfides} disulfide(s)."]
+        lengths = ", ".join(str(len(chain)) for chain in chains)
+        notes = [f"{len(chains)} chain(s) of {lengths} residues, {n_disulfides} disulfide(s)."]
     else:
         ordered = parse_formula(params.formula)
         bonds, mass = typical_bonds(ordered), _mass(ordered)
@@ -193,7 +200,8 @@ def composition_from_phil(params, unit_cell, space_group) -> Composition:
     notes.append(f"{params.copies} per asymmetric unit x {order} operations = {copies} copies in the cell.")
     ordered = add(Counter(), ordered, copies)
     bonds = add(Counter(), bonds, copies)
-    return _with_solvent(params.solvent, ordered, bonds, copies * mass, copies * waters, unit_cell.volume(), notes, doubts)
+    volume = unit_cell.volume()
+    return _with_solvent(params.solvent, ordered, bonds, copies * mass, copies * waters, volume, notes, doubts)
 
 
 def _with_solvent(solvent, ordered, bonds, mass, waters, volume, notes, doubts) -> Composition:
@@ -209,13 +217,16 @@ def _with_solvent(solvent, ordered, bonds, mass, waters, volume, notes, doubts) 
         try:
             value = float(text)
         except ValueError:
-            raise ValueError(f"absolute.solvent={solvent} is none of Auto, none, a volume fraction and a number of waters.") from None
+            raise ValueError(
+                f"absolute.solvent={solvent} is none of Auto, none, a volume fraction and a number of waters."
+            ) from None
         if not value >= 0:
             raise ValueError(f"absolute.solvent={solvent} must not be negative.")
         bulk = WATER_DENSITY * volume * value if value < 1 else value
     everything = add(Counter(ordered), {"H": 2, "O": 1}, bulk)
     all_bonds = add(Counter(bonds), residue_bonds()["HOH"], bulk)
-    return Composition(dict(+ordered), dict(+everything), dict(+all_bonds), mass, bulk, volume, tuple(notes), tuple(doubts))
+    inventories = (dict(+part) for part in (ordered, everything, all_bonds))
+    return Composition(*inventories, mass, bulk, volume, tuple(notes), tuple(doubts))
 
 
 def _mass(atoms) -> float:

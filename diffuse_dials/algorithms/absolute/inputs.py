@@ -93,7 +93,10 @@ def _tables(names) -> tuple[Table, Table | None]:
         elif "s" in table and "response" in table:
             radial = _only(radial, table, "set of radial totals")
         else:
-            raise ValueError(f"{name} is neither a merged map nor radial totals. Give merged.refl of diffuse.scale and radial_totals.refl.")
+            raise ValueError(
+                f"{name} is neither a merged map nor radial totals. Give merged.refl of diffuse.scale and "
+                "radial_totals.refl."
+            )
     if merged is None:
         raise ValueError("No merged map was given. Give merged.expt and merged.refl, which diffuse.scale wrote.")
     merged.require(_MERGED_COLUMNS, "diffuse.scale")
@@ -119,13 +122,20 @@ def _experiments(names) -> tuple[ExperimentList, ExperimentList]:
         elif len(with_model) == len(experiments) and all(hasattr(e.scaling_model, "scale") for e in experiments):
             scaled.append((name, experiments))
         else:
-            raise ValueError(f"{name} has stills without a scale of diffuse.scale. Give the scaled.expt that diffuse.scale wrote.")
+            raise ValueError(
+                f"{name} has stills without a scale of diffuse.scale. Give the scaled.expt that diffuse.scale wrote."
+            )
     if len(merged) != 1 or len(scaled) != 1:
         found = f"{len(merged)} without and {len(scaled)} with scaling models were given"
-        raise ValueError(f"One .expt of the map and one with the scales of the stills are needed; {found}. Give merged.expt and scaled.expt.")
+        raise ValueError(
+            f"One .expt of the map and one with the scales of the stills are needed; {found}. Give merged.expt and "
+            "scaled.expt."
+        )
     name, experiments = merged[0]
     if len(experiments) != 1 or experiments[0].crystal is None:
-        raise ValueError(f"{name} is not the experiment of a merged map. Give the merged.expt that diffuse.scale wrote.")
+        raise ValueError(
+            f"{name} is not the experiment of a merged map. Give the merged.expt that diffuse.scale wrote."
+        )
     return experiments, scaled[0][1]
 
 
@@ -136,18 +146,23 @@ def _check_cells(map_experiments, merged, stills, record, names) -> None:
     expected = [edge * n for edge, n in zip(record.unit_cell, record.ndiv)] + list(record.unit_cell[3:])
     if not np.allclose(cell.parameters(), expected, rtol=_CELL_TOLERANCE):
         raise ValueError(
-            f"The super-cell {_text(cell.parameters())} of the map ({files}) is not the cell of grid.json times ndiv, {_text(expected)}. "
+            f"The super-cell {_text(cell.parameters())} of the map ({files}) is not the cell of grid.json times ndiv, "
+            f"{_text(expected)}. "
             "Give the files of one run."
         )
     sample = slice(0, len(merged), max(1, len(merged) // 100))
     d = np.array([cell.d(tuple(int(i) for i in index)) for index in merged["miller_index"][sample]])
     if not np.allclose(d, merged["d"][sample], rtol=_CELL_TOLERANCE):
-        raise ValueError(f"The resolutions in {merged.path} do not fit the cell of the map's .expt ({files}). Give the pair that diffuse.scale wrote.")
+        raise ValueError(
+            f"The resolutions in {merged.path} do not fit the cell of the map's .expt ({files}). Give the pair that "
+            "diffuse.scale wrote."
+        )
     volumes = np.array([e.crystal.get_unit_cell().volume() for e in stills])
     ratio = float(np.median(volumes)) / uctbx.unit_cell(record.unit_cell).volume()
     if not 0.8 < ratio < 1.25:
         raise ValueError(
-            f"The stills' cells are {ratio:.2f} times as large as the map's. Give the scaled.expt and merged.expt of one run of diffuse.scale ({files})."
+            f"The stills' cells are {ratio:.2f} times as large as the map's. Give the scaled.expt and merged.expt of "
+            f"one run of diffuse.scale ({files})."
         )
 
 
@@ -159,12 +174,13 @@ def _check_identifiers(radial: Table, scales) -> None:
     shared = set(radial.identifiers.values()) & set(scales)
     if not shared:
         raise ValueError(
-            f"{radial.path} and the scaled stills have no experiment in common ({len(radial.identifiers)} and {len(scales)}). "
+            f"{radial.path} and the scaled stills have no experiment in common ({len(radial.identifiers)} and "
+            f"{len(scales)}). "
             "Give the radial_totals.refl of the run that was scaled."
         )
     missing = len(scales) - len(shared)
     if missing:
-        logger.warning("WARNING: %d of %d scaled stills have no radial totals; the scale comes from the others.", missing, len(scales))
+        logger.warning("WARNING: %d of %d scaled stills have no radial totals and are left out.", missing, len(scales))
     unused = len(radial.identifiers) - len(shared)
     if unused:
         logger.info("%d stills of %s were not scaled and are left out.", unused, radial.path)

@@ -84,7 +84,15 @@ def read_model(path, unit_cell, space_group, disulfides=None) -> ModelContents:
         counted.chain(chain)
     counted.finish(disulfides)
     mass = sum(n * atomic_weight(e) for e, n in counted.heavy_and_hydrogen().items())
-    return ModelContents(counted.atoms, counted.bonds, mass, counted.waters, order, (*notes, *counted.notes), (*doubts, *counted.doubts))
+    return ModelContents(
+        counted.atoms,
+        counted.bonds,
+        mass,
+        counted.waters,
+        order,
+        (*notes, *counted.notes),
+        (*doubts, *counted.doubts),
+    )
 
 
 def _read(path):
@@ -115,7 +123,8 @@ def _symmetry(structure, unit_cell, space_group, path):
     except ValueError:
         return order, [], [f"{path} has the unknown space group {structure.spacegroup_hm!r}: the crystal's is taken."]
     if own != order:
-        return own, [f"{path} is in {structure.spacegroup_hm} ({own} operations), the crystal's space group has {order}: the model's own is taken."], []
+        name = structure.spacegroup_hm
+        return own, [f"{path} is in {name} ({own} operations), which is taken; the crystal's group has {order}."], []
     return own, [], []
 
 
@@ -133,8 +142,7 @@ class _Counter:
         self._expected = 0.0
         self._unknown: Counter = Counter()
         self._expected_bonds: Counter = Counter()  # to hydrogens that are added to other than amino acids
-        self._heavy: list = []  # atoms for distances: position, element, occupancy, altloc, is in a non-standard residue
-        self._hydrogens: list = []
+        self._placed: list = []  # (atom, is in a residue without table), for distances
         self._sulphurs: list = []
 
     def chain(self, chain) -> None:
@@ -202,7 +210,7 @@ class _Counter:
             self.atoms[_element(atom, self.path)] += atom.occ
 
     def _remember(self, atoms, other) -> None:
-        self._heavy += [(atom, other) for atom in atoms]
+        self._placed += [(atom, other) for atom in atoms]
 
     def finish(self, disulfides) -> None:
         """Close disulfides, add hydrogens that the file lacks, and bonds by distance."""
@@ -217,10 +225,14 @@ class _Counter:
             self.atoms["H"] += self._explicit
         else:
             self.atoms["H"] += max(self._expected, 0.0)
-            self.notes.append(f"{max(self._expected, 0.0):.0f} hydrogens were added to the amino acids of {self.path} by count.")
+            self.notes.append(
+                f"{max(self._expected, 0.0):.0f} hydrogens were added to the amino acids of {self.path} by count."
+            )
         if self._unknown:
             names = ", ".join(sorted(self._unknown))
-            self.doubts.append(f"No hydrogens could be added to {names}, which are in no table; give them with absolute.ligands=H...")
+            self.doubts.append(
+                f"No hydrogens could be added to {names}, which are in no table; give them with absolute.ligands=H..."
+            )
         self._bonds_by_distance()
         self.atoms, self.bonds = +self.atoms, +self.bonds
 
@@ -241,10 +253,10 @@ class _Counter:
         return total
 
     def _bonds_by_distance(self) -> None:
-        if not any(other for _, other in self._heavy):
+        if not any(other for _, other in self._placed):
             return
-        atoms = [atom for atom, _ in self._heavy]
-        others = np.array([other for _, other in self._heavy])
+        atoms = [atom for atom, _ in self._placed]
+        others = np.array([other for _, other in self._placed])
         positions = np.array([atom.pos.tolist() for atom in atoms])
         radii = np.array([atom.element.covalent_r for atom in atoms])
         pairs = cKDTree(positions).query_pairs(2 * radii.max() + _BOND_TOLERANCE, output_type="ndarray")
@@ -253,8 +265,8 @@ class _Counter:
         bonded = (lengths < radii[pairs].sum(axis=1) + _BOND_TOLERANCE) & (lengths > 0.4)
         for (i, j), length in zip(pairs[bonded], lengths[bonded]):
             if _together(atoms[i], atoms[j]):
-                kind = Bond(*sorted((_element(atoms[i], self.path), _element(atoms[j], self.path))), round(float(length), 2))
-                self.bonds[kind] += min(atoms[i].occ, atoms[j].occ)
+                elements = sorted(_element(atom, self.path) for atom in (atoms[i], atoms[j]))
+                self.bonds[Bond(*elements, round(float(length), 2))] += min(atoms[i].occ, atoms[j].occ)
 
 
 def _together(one, other) -> bool:
@@ -264,5 +276,7 @@ def _together(one, other) -> bool:
 
 def _element(atom, path) -> str:
     if atom.element.atomic_number == 0:
-        raise ValueError(f"Atom {atom.name} in {path} has no known element. Fill the element column (77-78) of the PDB file.")
+        raise ValueError(
+            f"Atom {atom.name} in {path} has no known element. Fill the element column (77-78) of the PDB file."
+        )
     return element_symbol(atom.element.name)

@@ -130,7 +130,9 @@ def chains_inventory(chains, disulfides: int = 0, selenomethionine: bool = False
         add(bonds, PEPTIDE_LINK, len(chain) - 1)
     cysteines = "".join(chains).count("C")
     if 2 * disulfides > cysteines:
-        raise ValueError(f"absolute.disulfides={disulfides} needs {2 * disulfides} cysteines; the sequence has {cysteines}.")
+        raise ValueError(
+            f"absolute.disulfides={disulfides} needs {2 * disulfides} cysteines; the sequence has {cysteines}."
+        )
     add(atoms, {"H": -2}, disulfides)
     add(bonds, DISULFIDE, disulfides)
     return +atoms, +bonds

@@ -19,8 +19,8 @@ phil_scope = libtbx.phil.parse(
 absolute {{
   method = {" ".join(("*" if i == 0 else "") + name for i, name in enumerate(METHODS))}
     .type = choice
-    .help = "How the scale is found. krogh_moe: sum rule of the total scattering. high_angle: total scattering in a window."
-            "none: relative units."
+    .help = "How the scale is found. krogh_moe: sum rule of the total scattering. high_angle: total scattering in a"
+            "window. none: relative units."
   scale = None
     .type = float(value_min=1e-300)
     .help = "K, units of the map per squared electron, if it is known: it replaces what the method finds."
@@ -127,17 +127,24 @@ def warnings(estimates, evidence: Evidence, shells, means) -> list[str]:
     """
     found = _disagreements(estimates)
     if evidence.isotropic_removed and estimates[0].method != "none":
-        found.append("A radial background was subtracted before: the map lacks its isotropic part, and no Compton scattering was subtracted.")
+        found.append(
+            "A radial background was subtracted before: the map lacks its isotropic part, and no Compton scattering "
+            "was subtracted."
+        )
     negative = shells[means < 0]
     if len(negative):
         found.append(
-            f"The mean of the map is negative in {len(negative)} of {len(shells)} shells, first at |s| = {negative[0]:.2f} 1/Å. "
+            f"The mean of the map is negative in {len(negative)} of {len(shells)} shells, first at |s| = "
+            f"{negative[0]:.2f} 1/Å. "
             "The background or the scale is too large; check the plots."
         )
     if evidence.totals is not None:
         worst = float(np.max(evidence.totals.overloaded_fraction()))
         if worst > _OVERLOADED:
-            found.append(f"Up to {100 * worst:.2f} % of the pixels of an |s| bin are overloaded: the total scattering lacks their Bragg intensity.")
+            found.append(
+                f"Up to {100 * worst:.2f} % of the pixels of an |s| bin are overloaded: the total scattering lacks "
+                "their Bragg intensity."
+            )
     if evidence.theory is not None:
         found += evidence.theory.composition.warnings()
     return found
@@ -158,7 +165,7 @@ def _disagreements(estimates) -> list[str]:
 
 
 def subtracts_compton(estimate: ScaleEstimate, evidence: Evidence) -> bool:
-    """Whether the map holds Compton scattering that can be subtracted: not after a radial background, nor without units."""
+    """Whether Compton scattering can be subtracted: not after a radial background, nor without units."""
     return estimate.method != "none" and not evidence.isotropic_removed and evidence.theory is not None
 
 
@@ -166,7 +173,8 @@ def absolute_map(intensity, variance, s, estimate: ScaleEstimate, evidence: Evid
     """The map in e² per cell.
 
     Args:
-        intensity, variance: Of the voxels, units of the map.
+        intensity, variance: Of the voxels, units of the map; a negative variance marks voxels without a
+            measurement, which stay 0 with that variance.
         s: |s| of the voxel centres, 1/Å.
         estimate: The scale.
         evidence: What the scale was drawn from; its theory gives Compton scattering.
@@ -178,7 +186,9 @@ def absolute_map(intensity, variance, s, estimate: ScaleEstimate, evidence: Evid
     subtract = subtracts_compton(estimate, evidence)
     incoherent = interpolated(theory.incoherent, s) if subtract else np.zeros(len(s))
     coherent = interpolated(theory.coherent, s) if theory is not None else np.full(len(s), np.nan)
-    return AbsoluteMap(intensity / estimate.k - incoherent, variance / estimate.k**2, incoherent, coherent)
+    measured = variance >= 0
+    value = np.where(measured, intensity / estimate.k - incoherent, 0.0)
+    return AbsoluteMap(value, np.where(measured, variance / estimate.k**2, variance), incoherent, coherent)
 
 
 def shell_means(values, s, multiplicity, width: float = 0.02) -> tuple[np.ndarray, np.ndarray]:

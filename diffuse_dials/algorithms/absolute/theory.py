@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,9 +69,7 @@ class Theory:
 
     def with_composition(self, factor: float) -> Theory:
         """The same with all atoms and bonds times ``factor``."""
-        return Theory(
-            self.composition.scaled(factor), self.wavelength, self.use_bonds, self.use_anomalous, self.energy_integrating
-        )
+        return replace(self, composition=self.composition.scaled(factor))
 
 
 def interpolated(curve, s, step: float = 1e-3) -> np.ndarray:

@@ -50,7 +50,10 @@ class TotalScattering:
         """
         number = np.floor(s / width).astype(int)
         if not len(s) or np.max(np.abs((number + 0.5) * width - s)) > 1e-3 * width:
-            raise ValueError(f"The |s| bins of the radial totals are not {width} 1/Å wide, as grid.json says. Give the files of one run.")
+            raise ValueError(
+                f"The |s| bins of the radial totals are not {width} 1/Å wide, as grid.json says. Give the files of one "
+                "run."
+            )
         n_stills, n_bins = int(still.max()) + 1, int(number.max()) + 1
         flat = still * n_bins + number
         table = lambda values: np.bincount(flat, values, n_stills * n_bins).reshape(n_stills, n_bins)  # noqa: E731
@@ -85,7 +88,8 @@ class TotalScattering:
         bins = np.flatnonzero(self.measured)
         if not len(bins):
             raise ValueError(
-                f"No |s| bin of the radial totals has {self.min_pixels} pixels. Use more stills, or lower absolute.min_pixels."
+                f"No |s| bin of the radial totals has {self.min_pixels} pixels. Use more stills, or lower "
+                "absolute.min_pixels."
             )
         return bins
 

@@ -41,7 +41,7 @@ def crystal(cell, symbol):
     ],
 )
 def test_a_sequence_gives_the_contents_of_the_cell(reference, name, symbol, copies, more):
-    """cell_contents.json: ordered atoms exact; waters to 5e-4, because its atomic weights differ by 1.5e-4 from cctbx's."""
+    """cell_contents.json: ordered atoms exact; waters to 5e-4, as its atomic weights differ by 1.5e-4 from cctbx's."""
     cell = contents(reference, name)
     lines = "\n".join(f"absolute.{line}" for line in more.split("\n") if line)
     params = parameters(f"absolute.sequence={cell['sequence']}\nabsolute.copies={copies}\n{lines}")
@@ -70,7 +70,8 @@ def test_all_bonds_of_bond_inventory_are_read(reference):
 def test_a_formula_gives_the_same_atoms(reference):
     cell = contents(reference)
     formula = " ".join(f"{e}{n}" for e, n in cell["chain_formula"].items())
-    found = composition_from_phil(parameters(f'absolute.formula="{formula}"\nabsolute.solvent=3148'), *crystal(cell, "P43212"))
+    params = parameters(f'absolute.formula="{formula}"\nabsolute.solvent=3148')
+    found = composition_from_phil(params, *crystal(cell, "P43212"))
     assert found.ordered == pytest.approx(cell["ordered_atoms"])
     assert found.all_atoms == pytest.approx(cell["all_atoms"])
     assert found.electrons == cell["electrons_all"]
@@ -86,7 +87,7 @@ def test_bulk_solvent_as_given(reference, solvent, waters):
     assert found.all_atoms["O"] - found.ordered["O"] == pytest.approx(waters, rel=1e-5)
 
 
-def write_peptide(path, sequence="GASCMW", waters=3, cell=(20, 20, 20, 90, 90, 90), symbol="P 21 21 21", occupancy=1.0, name=None):
+def write_peptide(path, sequence="GASCMW", waters=3, cell=(20, 20, 20, 90, 90, 90), symbol="P 21 21 21", occupancy=1.0):
     """A chain with all heavy atoms (at arbitrary places) and some waters."""
     structure = gemmi.Structure()
     structure.cell = gemmi.UnitCell(*cell)
@@ -95,14 +96,15 @@ def write_peptide(path, sequence="GASCMW", waters=3, cell=(20, 20, 20, 90, 90, 9
     number = 0
     for i, letter in enumerate(sequence):
         residue = gemmi.Residue()
-        residue.name, residue.seqid = name or THREE[letter], gemmi.SeqId(i + 1, " ")
+        residue.name, residue.seqid = THREE[letter], gemmi.SeqId(i + 1, " ")
         wanted = dict(HEAVY[letter])
         if i < len(sequence) - 1:
             wanted["O"] -= 1
         for element, n in wanted.items():
             for k in range(int(n) if element != "H" else 0):
                 atom = gemmi.Atom()
-                atom.name = "OXT" if (element, k) == ("O", 1) and i == len(sequence) - 1 and letter not in "ST" else f"{element}{k}"
+                last = i == len(sequence) - 1 and (element, k) == ("O", 1)
+                atom.name = "OXT" if last else f"{element}{k}"
                 atom.element, atom.occ = gemmi.Element(element), occupancy
                 number += 1
                 atom.pos = gemmi.Position(10.0 * number, 0, 0)
@@ -146,11 +148,14 @@ def test_occupancies_count(tmp_path):
 def test_explicit_water_takes_volume_from_the_bulk(tmp_path):
     """Volume left: V - 1.212 Å³/Da x mass - 30 Å³ per explicit water."""
     unit_cell, group = uctbx.unit_cell((20, 20, 20, 90, 90, 90)), sgtbx.space_group_info("P212121").group()
-    some = composition_from_phil(parameters(f"absolute.model={write_peptide(tmp_path / 'a.cif', waters=3)}"), unit_cell, group)
-    more = composition_from_phil(parameters(f"absolute.model={write_peptide(tmp_path / 'b.cif', waters=13)}"), unit_cell, group)
+
+    def with_waters(number):
+        path = write_peptide(tmp_path / f"{number}.cif", waters=number)
+        return composition_from_phil(parameters(f"absolute.model={path}"), unit_cell, group)
+
+    some, more = with_waters(3), with_waters(13)
     assert some.bulk_waters - more.bulk_waters == pytest.approx(0.0334 * 30 * 40)
-    full = composition_from_phil(parameters(f"absolute.model={write_peptide(tmp_path / 'c.cif', waters=90)}"), unit_cell, group)
-    assert full.bulk_waters == 0
+    assert with_waters(90).bulk_waters == 0
 
 
 def test_a_model_that_fills_the_cell_is_not_repeated(tmp_path):
@@ -191,9 +196,10 @@ def test_typical_bonds_of_a_formula_are_close_to_the_true_ones(reference):
 
 def test_implausible_contents_are_called_so(reference):
     cell = contents(reference)
-    found = composition_from_phil(parameters(f"absolute.sequence={cell['sequence']}\nabsolute.copies=4"), *crystal(cell, "P43212"))
-    assert any("copies" in warning for warning in found.warnings())
-    empty = composition_from_phil(parameters(f"absolute.sequence={cell['sequence']}\nabsolute.solvent=none"), *crystal(cell, "P43212"))
+    given = f"absolute.sequence={cell['sequence']}\n"
+    found = composition_from_phil(parameters(given + "absolute.copies=4"), *crystal(cell, "P43212"))
+    assert any("Check absolute.copies" in warning for warning in found.warnings())
+    empty = composition_from_phil(parameters(given + "absolute.solvent=none"), *crystal(cell, "P43212"))
     assert any("mean electron density is 0.26" in warning for warning in empty.warnings())
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from diffuse_dials.algorithms.absolute.theory import Theory
 from diffuse_dials.algorithms.absolute.totals import TotalScattering
 
+UNKNOWN_SAMPLING = "The error by the sampling of orientations is unknown, and large for few stills."
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -99,13 +101,20 @@ class Method:
             return
         if evidence.isotropic_removed:
             raise ValueError(
-                f"absolute.method={self.name} compares the total scattering with theory, but a radial background was subtracted and took "
-                "the crystal's isotropic scattering with it. Use absolute.method=none, absolute.scale=, or another background_method."
+                f"absolute.method={self.name} compares the total scattering with theory, but a radial background was "
+                "subtracted and took "
+                "the crystal's isotropic scattering with it. Use absolute.method=none, absolute.scale=, or another "
+                "background_method."
             )
         if evidence.totals is None:
-            raise ValueError(f"absolute.method={self.name} needs radial_totals.refl. Give the one that diffuse.extract wrote.")
+            raise ValueError(
+                f"absolute.method={self.name} needs radial_totals.refl. Give the one that diffuse.extract wrote."
+            )
         if evidence.theory is None:
-            raise ValueError(f"absolute.method={self.name} needs a composition. Give absolute.model=, absolute.sequence= or absolute.formula=.")
+            raise ValueError(
+                f"absolute.method={self.name} needs a composition. Give absolute.model=, absolute.sequence= or "
+                "absolute.formula=."
+            )
 
 
 def bootstrap(totals: TotalScattering, k_of, n: int, seed: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffuse_dials.algorithms.absolute.methods.base import Evidence, Method, ScaleEstimate, bootstrap
+from diffuse_dials.algorithms.absolute.methods.base import UNKNOWN_SAMPLING, Evidence, Method, ScaleEstimate, bootstrap
 
 _LOWEST = 0.30  # 1/Å: below, more than bonds is ordered
 _WINDOW = 0.30  # 1/Å: narrower windows follow the ripple of the bond distances
@@ -33,7 +33,8 @@ class HighAngle(Method):
             low = max(_LOWEST, high - _WINDOW, totals.s_first)
         if high - low < 0.1:
             raise ValueError(
-                f"The window for high_angle, {low:.3f} to {high:.3f} 1/Å, is narrower than 0.1 1/Å. Give absolute.high_angle.s_min, "
+                f"The window for high_angle, {low:.3f} to {high:.3f} 1/Å, is narrower than 0.1 1/Å. Give "
+                "absolute.high_angle.s_min, "
                 "or measure to higher angles."
             )
         expected = theory.total(totals.s)
@@ -53,6 +54,6 @@ class HighAngle(Method):
             "composition": params.composition_error / (1 + params.composition_error),
             "stills": bootstrap(totals, lambda values: k_at(values, low), params.n_bootstrap, params.seed),
         }
-        notes = ("The error by the sampling of orientations is unknown, and large for few stills.",) if not np.isfinite(errors["stills"]) else ()
+        notes = () if np.isfinite(errors["stills"]) else (UNKNOWN_SAMPLING,)
         errors = {cause: error for cause, error in errors.items() if np.isfinite(error)}
         return ScaleEstimate(self.name, k, errors, (low, high), starts, curve, notes)

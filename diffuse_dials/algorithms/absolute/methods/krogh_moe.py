@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffuse_dials.algorithms.absolute.methods.base import Evidence, Method, ScaleEstimate, bootstrap
+from diffuse_dials.algorithms.absolute.methods.base import UNKNOWN_SAMPLING, Evidence, Method, ScaleEstimate, bootstrap
 
 S_MAX_REFUSED = 0.40  # 1/Å
 S_MAX_DOUBTFUL = 0.45
@@ -32,34 +32,43 @@ class KroghMoe(Method):
         notes = []
         if s_max < S_MAX_REFUSED:
             raise ValueError(
-                f"The total scattering is used to |s| = {s_max:.3f} 1/Å (d = {1 / s_max:.2f} Å); Krogh-Moe's method needs {S_MAX_REFUSED} "
-                "and should have 0.45 (2.2 Å). Measure or extract to higher angles, or use absolute.method=high_angle or none."
+                f"The total scattering is used to |s| = {s_max:.3f} 1/Å (d = {1 / s_max:.2f} Å); Krogh-Moe's method "
+                f"needs {S_MAX_REFUSED} "
+                "and should have 0.45 (2.2 Å). Measure or extract to higher angles, or use absolute.method=high_angle "
+                "or none."
             )
         if s_max < S_MAX_DOUBTFUL:
             notes.append(f"The data end at {s_max:.3f} 1/Å; below {S_MAX_DOUBTFUL} the scale may be 7 % off and more.")
         if not theory.use_bonds:
-            notes.append("Without the bond term the scale of the map comes out 5 to 35 % too large, the more the lower s_max.")
+            notes.append(
+                "Without the bond term the scale of the map comes out 5 to 35 % too large, the more the lower s_max."
+            )
         if totals.s_first > 0.15:
-            notes.append(f"There are no data below {totals.s_first:.3f} 1/Å; the curve was continued, and K may be off by some per cent.")
+            notes.append(
+                f"There are no data below {totals.s_first:.3f} 1/Å; the curve was continued, and K may be off by some "
+                "per cent."
+            )
         k_at = _sum_rule(totals, theory)
         intensity = totals.intensity()
         k = k_at(intensity, s_max)
         if not np.isfinite(k):
             raise ValueError(
-                f"The integral of the total scattering to {s_max:.3f} 1/Å, or of its theory, is not positive: no scale. Check "
+                f"The integral of the total scattering to {s_max:.3f} 1/Å, or of its theory, is not positive: no "
+                "scale. Check "
                 "composition and background, or use a larger s_max."
             )
         limits = np.arange(0.30, totals.s_last + 1e-9, 0.01)
         curve = np.array([k_at(intensity, limit) for limit in limits])
         limits, curve = limits[np.isfinite(curve)], curve[np.isfinite(curve)]
         near = np.abs(limits - s_max) <= _SPREAD + 1e-9
+        k_if_larger = _sum_rule(totals, theory.with_composition(1 + params.composition_error))
         errors = {
             "truncation": float(np.max(np.abs(curve[near] / k - 1), initial=0.0)),
-            "composition": abs(_sum_rule(totals, theory.with_composition(1 + params.composition_error))(intensity, s_max) / k - 1),
+            "composition": abs(k_if_larger(intensity, s_max) / k - 1),
             "stills": bootstrap(totals, lambda values: k_at(values, s_max), params.n_bootstrap, params.seed),
         }
         if not np.isfinite(errors["stills"]):
-            notes.append("The error by the sampling of orientations is unknown, and large for few stills.")
+            notes.append(UNKNOWN_SAMPLING)
         errors = {cause: error for cause, error in errors.items() if np.isfinite(error)}
         return ScaleEstimate(self.name, k, errors, (totals.s_first, s_max), limits, curve, tuple(notes))
 
@@ -69,12 +78,17 @@ def _upper_limit(totals, s_max) -> float:
     if s_max is None:
         return totals.s_last
     if s_max > totals.s_last + totals.width / 2:
-        raise ValueError(f"absolute.s_max={s_max} is beyond the radial totals, which end at {totals.s_last:.3f} 1/Å. Lower it.")
+        raise ValueError(
+            f"absolute.s_max={s_max} is beyond the radial totals, which end at {totals.s_last:.3f} 1/Å. Lower it."
+        )
     return float(s_max)
 
 
 def _sum_rule(totals, theory):
-    """A function from I_tot and s_max to K (NaN where the sum rule has not converged); what does not depend on I_tot is worked out once."""
+    """A function from I_tot and s_max to K, NaN where an integral is not positive.
+
+    What does not depend on I_tot is worked out once.
+    """
     shells = totals.shell_volume()
     volume = theory.composition.volume
     expected = np.cumsum(theory.total(totals.s) * shells) * volume - theory.forward
