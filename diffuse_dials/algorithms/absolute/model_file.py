@@ -74,8 +74,9 @@ def read_model(path, unit_cell, space_group, disulfides=None) -> ModelContents:
     Raises:
         ValueError: If the file cannot be read, holds no atoms, or an unknown element.
     """
-    structure = _read(path)
-    order, notes, doubts = _symmetry(structure, unit_cell, space_group, path)
+    structure, notes = _read(path)
+    order, symmetry_notes, doubts = _symmetry(structure, unit_cell, space_group, path)
+    notes += symmetry_notes
     model = structure[0]
     if len(structure) > 1:
         notes.append(f"{path} holds {len(structure)} models; the first is taken.")
@@ -96,15 +97,29 @@ def read_model(path, unit_cell, space_group, disulfides=None) -> ModelContents:
 
 
 def _read(path):
+    """The structure, and notes on how it was read."""
     if not Path(path).is_file():
         raise ValueError(f"There is no file {path}. Check absolute.model.")
+    notes = []
     try:
         structure = gemmi.read_structure(str(path))
     except (RuntimeError, ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as a PDB or mmCIF model ({error}).") from None
+        structure = _read_old_format(path)
+        if structure is None:
+            raise ValueError(f"{path} cannot be read as a PDB or mmCIF model ({error}).") from None
+        notes.append(f"{path} has the PDB format of before 1996: elements are taken from the atoms' names.")
     if not len(structure) or not any(len(residue) for chain in structure[0] for residue in chain):
         raise ValueError(f"{path} holds no atoms. Give a PDB or mmCIF coordinate file.")
-    return structure
+    return structure, notes
+
+
+def _read_old_format(path):
+    """A PDB file with its code and line numbers in columns 73-80, where element and charge now are; else None."""
+    try:
+        lines = Path(path).read_text(encoding="ascii").splitlines()
+        return gemmi.read_pdb_string("\n".join(line[:72] for line in lines))
+    except (RuntimeError, ValueError, OSError):
+        return None
 
 
 def _symmetry(structure, unit_cell, space_group, path):

@@ -234,3 +234,16 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
 
 def test_fasta_files_hold_several_chains(tmp_path):
     assert residues.parse_sequence(">one\nGAS\nGAS*\n; remark\n>two\ngg\n") == ["GASGAS", "GG"]
+
+
+def test_a_pdb_file_of_before_1996_is_read(tmp_path):
+    """Columns 73-80 hold the entry's code and a line number, which is no element and charge."""
+    text = (
+        "CRYST1   20.000   20.000   20.000  90.00  90.00  90.00 P 1           1  1ABC  67\n"
+        "ATOM      1  N   GLY A   1       0.000   0.000   0.000  1.00 10.00      1ABC  68\n"
+        "ATOM      2  CA  GLY A   1       5.000   0.000   0.000  1.00 10.00      1ABC  69\n"
+    )
+    (tmp_path / "old.pdb").write_text(text)
+    found = read_model(tmp_path / "old.pdb", uctbx.unit_cell((20, 20, 20, 90, 90, 90)), sgtbx.space_group("P 1"))
+    assert {element: n for element, n in found.atoms.items() if element != "H"} == {"N": 1, "C": 1}
+    assert "before 1996" in " ".join(found.notes)
