@@ -39,6 +39,7 @@ BLOCK = 16  # pixels; a level is taken from a square of so many, small against s
 _BOUND = 4.0  # largest z that counts, where the level itself is below 4σ
 _REACH = 4  # pixels to either side that are neighbours in the end: 9 x 9, so that clusters of up to 4 x 9 are found
 _MIN_IMAGES = 3  # of which a hot pixel must be told from a Bragg spot
+_SPOTS = 2.5  # Bragg spots, each as bright as counts at most, that do not make a pixel hot however few the images are
 _HALF = 0.5  # a dead pixel has lost more than half of the level; a pixel untrusted in half of the images is untrusted
 
 
@@ -173,7 +174,8 @@ def bad_pixels(sums: Deviations, use, significance: float, persistence: float) -
         sums: Over all images.
         use: Pixels that no static mask leaves out, bool (slow, fast); others are not judged.
         significance: Standard deviations by which the mean z must differ from the neighbours'.
-        persistence: A hot pixel's mean z exceeds the neighbours' by this fraction of the bound.
+        persistence: A hot pixel's mean z exceeds the neighbours' by this fraction of the bound, and by more than
+            two Bragg spots bring about.
 
     Returns:
         ``{kind: bool array}``, True = bad: ``underload`` and ``overload`` (outside the trusted range in half of the
@@ -197,9 +199,11 @@ def bad_pixels(sums: Deviations, use, significance: float, persistence: float) -
     suspects = np.flatnonzero(judged & (np.abs(np.nan_to_num(mean)) > 0.5 * significance * noise))
     excess, scatter = _against_neighbours(mean, suspects)
     threshold = significance * np.maximum(scatter, noise.ravel()[suspects])
-    hot = (excess > np.maximum(threshold, persistence * bound.ravel()[suspects])) & (sums.n.ravel()[suspects] >= _MIN_IMAGES)
+    n_judged = sums.n.ravel()[suspects]
+    share = np.maximum(persistence, _SPOTS / np.maximum(n_judged, _MIN_IMAGES))
+    hot = (excess > np.maximum(threshold, share * bound.ravel()[suspects])) & (n_judged >= _MIN_IMAGES)
     low = excess < -np.maximum(threshold, _HALF * signal.ravel()[suspects])
-    negative = sums.negative.ravel()[suspects] > _HALF * sums.n.ravel()[suspects]
+    negative = sums.negative.ravel()[suspects] > _HALF * n_judged
     for kind, found in (("hot", hot), ("dead", low & ~negative), ("negative", low & negative)):
         kinds[kind].ravel()[suspects[found]] = True
     return kinds
