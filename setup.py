@@ -25,7 +25,7 @@ setup(
         "Topic :: Scientific/Engineering",
     ],
     python_requires=">=3.10",
-    install_requires=["numpy", "scipy"],
+    install_requires=["numpy", "scipy", "matplotlib", "tqdm", "gemmi"],
     # libtbx makes dispatchers also from a command_line folder inside a package: our commands are in cli
     packages=[*find_packages(include=["diffuse_dials", "diffuse_dials.*"]), "diffuse_dials.phil"],
     package_dir={"diffuse_dials": "diffuse_dials", "diffuse_dials.phil": "phil"},

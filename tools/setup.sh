@@ -84,4 +84,9 @@ END
 .venv/bin/python -m pip install -qq --disable-pip-version-check --no-build-isolation --no-deps --no-index -e . ||
     stop "pip could not install diffuse_dials into .venv: see above"
 .venv/bin/python -c 'import dxtbx.model, diffuse_dials' || stop "DIALS cannot be imported from .venv: see above"
+missing=
+for module in scipy matplotlib tqdm gemmi xraylib pytest xdist; do
+    .venv/bin/python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$module') is None)" || missing="$missing $module"
+done
+[ -z "$missing" ] || stop "the Python of this DIALS lacks$missing: conda env update -n <its name> -f environment.yml, then run this again"
 say "done: the commands are .venv/bin/diffuse.*"
