@@ -5,7 +5,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# No requirement on DIALS, dxtbx and cctbx: they come from conda or Debian, and PyPI's dials is another program.
+# No install_requires. DIALS, dxtbx and cctbx come from conda or Debian, and PyPI's dials is another program. For the
+# rest see environment.yml: DIALS 3.12 loads the scaling model through pkg_resources, which first looks for the metadata
+# of every requirement, and each DIALS program would stop where one has none (Debian's gemmi).
 here = Path(__file__).resolve().parent
 version = re.search(r'^__version__ = "(.+)"$', (here / "diffuse_dials/__init__.py").read_text("utf-8"), re.M)[1]
 commands = ("make_mask", "extract", "grid", "scale", "absolute", "simulate", "compare")
@@ -25,7 +27,6 @@ setup(
         "Topic :: Scientific/Engineering",
     ],
     python_requires=">=3.10",
-    install_requires=["numpy", "scipy", "matplotlib", "tqdm", "gemmi"],
     # libtbx makes dispatchers also from a command_line folder inside a package: our commands are in cli
     packages=[*find_packages(include=["diffuse_dials", "diffuse_dials.*"]), "diffuse_dials.phil"],
     package_dir={"diffuse_dials": "diffuse_dials", "diffuse_dials.phil": "phil"},
