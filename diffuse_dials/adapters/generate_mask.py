@@ -92,8 +92,8 @@ def _check(params, detector) -> None:
         n_fast, n_slow = detector[panel].get_image_size()
         if region.pixel is not None and not (region.pixel[0] < n_slow and region.pixel[1] < n_fast):
             raise ValueError(f"untrusted.pixel={region.pixel} (slow, fast) is outside panel {panel} of {n_slow} x {n_fast} pixels.")
-        if region.polygon is not None and (len(region.polygon) % 2 or len(region.polygon) < 6):
-            raise ValueError("untrusted.polygon needs pairs of fast, slow coordinates, three or more of them.")
+        if region.polygon is not None and (len(region.polygon) % 2 or len(region.polygon) < 8):
+            raise ValueError("untrusted.polygon needs pairs of fast, slow coordinates, four or more of them: DIALS takes no triangle.")
 
 
 def attach_mask(experiments, mask, path) -> None:

@@ -12,7 +12,7 @@ Examples:
 
   diffuse.make_mask integrated.expt untrusted.circle=532,495,24 untrusted.rectangle=0,44,0,1024 d_min=1.5
 
-  diffuse.make_mask a.expt b.expt input.mask=pixels_of_last_week.mask n_images=Auto mp.nproc=2
+  diffuse.make_mask a.expt b.expt mask=pixels_of_last_week.mask n_images=Auto mp.nproc=2
 
   diffuse.make_mask integrated.expt integrated.refl bragg.method=predicted output.bragg_masks=bragg_masks.pickle
 
@@ -42,6 +42,9 @@ from diffuse_dials.report.masks import mask_figure, save_figure
 
 logger = logging.getLogger(f"dials.{__name__}")
 
+SINGLE = ("hot", "dead", "negative")  # kinds of bad pixels that are worth a line each
+_HEADERS = ("Step", "masks (pixels)", "newly (pixels)", "newly (%)")
+
 phil_scope = libtbx.phil.parse(
     """
 d_min = None
@@ -59,7 +62,7 @@ input {
 include scope diffuse_dials.algorithms.masking.phil_scope
 include scope diffuse_dials.algorithms.parallel.phil_scope
 output {
-  mask = pixels.mask
+  pixel_mask = pixels.mask
     .type = path
     .help = "The mask: pickled tuple of flex.bool, one per panel, True = use."
   experiments = masked.expt
@@ -92,51 +95,65 @@ def run(args=None, phil=phil_scope):
     call = start(args, phil, __doc__, "diffuse.make_mask [options] integrated.expt [integrated.refl] [param=value] [file.phil]")
     params, output = call.params, call.params.output
     with user_errors():
-        if output.mask is None:
-            raise ValueError("output.mask=None leaves nothing to do. Give the name of the mask.")
+        if output.pixel_mask is None:
+            raise ValueError("output.pixel_mask=None leaves nothing to do. Give the name of the mask.")
         mask_files = [name for name in params.input.mask if name]
         _refuse_to_overwrite([*call.experiments, *call.reflections, *mask_files], output)
         experiments = _load(call.experiments)
         nproc = n_processes(params.mp)
-        pixels = make_pixel_mask(experiments, params.masking, mask_files, params.d_min, params.d_max, nproc)
-        headers = ("Step", "masks (pixels)", "newly (pixels)", "newly (%)")
-        rows = tuple((s.name, s.masked, s.newly, round(100 * s.newly / pixels.n_pixels, 3)) for s in pixels.steps)
-        logger.info("\n%s\n", tabulate(rows, headers))
-        logger.info("%d of %d pixels (%.2f %%) are left.", pixels.n_used, pixels.n_pixels, 100 * pixels.n_used / pixels.n_pixels)
-        for kind in ("hot", "dead", "negative"):
-            for panel, slow, fast in pixels.bad.get(kind, ())[:20]:
-                logger.debug("%s: panel %d, fast %d, slow %d", kind, panel, fast, slow)
-        save_mask(pixels.mask, output.mask)
-        logger.info("Wrote %s", output.mask)
-        record = {**pixels.to_dict(), "bad_pixel_positions": {k: v.tolist() for k, v in pixels.bad.items() if k in ("hot", "dead", "negative")}}
-        sections = [
-            Section(
-                "Pixels left out",
-                f"{pixels.n_used} of {pixels.n_pixels} pixels are left. 'newly' counts those that no step above had left out.",
-                headers,
-                rows,
-            )
-        ]
+        bragg = None
         if output.bragg_masks is not None:
             stills = load_stills(call.experiments, call.reflections, params.masking.bragg.method != "lattice")
-            masks, kept, described = bragg_masks(stills, params.masking.bragg, nproc)
-            save_pickle({name: to_flex(mask) for name, mask in masks.items()}, output.bragg_masks)
-            logger.info("Bragg masks (%s) keep %.1f to %.1f %% of the pixels of a still. Wrote %s", described["method"], 100 * min(kept), 100 * max(kept), output.bragg_masks)
-            record["bragg"] = {**described, "fraction_kept": dict(zip(masks, kept))}
-            sections.append(Section("Bragg masks", "", ("Still", "kept (%)"), tuple((name, 100 * f) for name, f in zip(masks, kept))))
-        if output.json is not None:
-            write_json(record, output.json)
-        if output.html is not None or output.png is not None:
-            figure = mask_figure(experiments[0], pixels)
-            sections.append(Section("Picture", "Masked pixels in colour over the first image; markers: single bad pixels.", figure=figure))
-            if output.html is not None:
-                write_report(output.html, "diffuse.make_mask", sections)
-            if output.png is not None:
-                save_figure(figure, output.png)
-        if output.experiments is not None:
-            attach_mask(experiments, pixels.mask, output.mask)
-            save_experiments(experiments, output.experiments)
-            logger.info("Wrote %s", output.experiments)
+            bragg = bragg_masks(stills, params.masking.bragg, nproc)
+        pixels = make_pixel_mask(experiments, params.masking, mask_files, params.d_min, params.d_max, nproc)
+        _log(pixels)
+        _write(output, experiments, pixels, bragg)
+
+
+def _log(pixels) -> None:
+    logger.info("\n%s\n", tabulate(_rows(pixels), _HEADERS))
+    logger.info("%d of %d pixels (%.2f %%) are left.", pixels.n_used, pixels.n_pixels, 100 * pixels.n_used / pixels.n_pixels)
+    for kind in SINGLE:
+        for panel, slow, fast in pixels.bad.get(kind, ()):
+            logger.debug("%s: panel %d, fast %d, slow %d", kind, panel, fast, slow)
+
+
+def _rows(pixels) -> tuple:
+    return tuple((s.name, s.masked, s.newly, round(100 * s.newly / pixels.n_pixels, 3)) for s in pixels.steps)
+
+
+def _write(output, experiments, pixels, bragg) -> None:
+    """All files that are wanted; what cannot be made has failed before."""
+    positions = {kind: found.tolist() for kind, found in pixels.bad.items() if kind in SINGLE}
+    record = {**pixels.to_dict(), "bad_pixel_positions": positions}
+    text = f"{pixels.n_used} of {pixels.n_pixels} pixels are left. 'newly' counts those that no step above had left out."
+    sections = [Section("Pixels left out", text, _HEADERS, _rows(pixels))]
+    save_mask(pixels.mask, output.pixel_mask)
+    written = [output.pixel_mask]
+    if bragg is not None:
+        masks, kept, described = bragg
+        save_pickle({name: to_flex(mask) for name, mask in masks.items()}, output.bragg_masks)
+        written.append(output.bragg_masks)
+        logger.info("Bragg masks (%s) keep %.1f to %.1f %% of the pixels of a still.", described["method"], 100 * min(kept), 100 * max(kept))
+        record["bragg"] = {**described, "fraction_kept": dict(zip(masks, kept))}
+        sections.append(Section("Bragg masks", "", ("Still", "kept (%)"), tuple((name, 100 * part) for name, part in zip(masks, kept))))
+    if output.json is not None:
+        write_json(record, output.json)
+        written.append(output.json)
+    if output.html is not None or output.png is not None:
+        figure = mask_figure(experiments[0], pixels)
+        sections.append(Section("Picture", "Masked pixels in colour over the first image; rings: single bad pixels.", figure=figure))
+        if output.html is not None:
+            write_report(output.html, "diffuse.make_mask", sections)
+            written.append(output.html)
+        if output.png is not None:
+            save_figure(figure, output.png)
+            written.append(output.png)
+    if output.experiments is not None:
+        attach_mask(experiments, pixels.mask, output.pixel_mask)
+        save_experiments(experiments, output.experiments)
+        written.append(output.experiments)
+    logger.info("Wrote %s", ", ".join(written))
 
 
 def _load(names) -> ExperimentList:
@@ -153,7 +170,7 @@ def _load(names) -> ExperimentList:
 def _refuse_to_overwrite(inputs, output) -> None:
     """An input is never changed: its name may not be an output's."""
     taken = {Path(name).resolve(): name for name in inputs}
-    for parameter in ("mask", "experiments", "bragg_masks", "json", "html", "png"):
+    for parameter in ("pixel_mask", "experiments", "bragg_masks", "json", "html", "png"):
         name = getattr(output, parameter)
         if name is not None and Path(name).resolve() in taken:
             raise ValueError(f"output.{parameter}={name} would replace an input of this run. Give it another name.")

@@ -122,7 +122,7 @@ half_mosaicity = Auto
         group = crystal.get_space_group()
         mask = cls(
             metric=metric,
-            centring=np.array([group.ltr(i).as_double() for i in range(1, group.n_ltr())]).reshape(-1, 3),
+            centring=np.array([group(i, 0, 0).t().as_double() for i in range(1, group.n_ltr())]).reshape(-1, 3),
             radius=radius,
             domain_size=domain_size,
             mosaicity=math.radians(half_mosaicity) / 2,
@@ -131,7 +131,7 @@ half_mosaicity = Auto
             radius_sigmas=params.radius_sigmas,
             largest=float(np.quantile(distances, params.largest_fraction)),
             panels=tuple(
-                (max(p.get_pixel_size()), np.array(p.get_normal()) / (p.get_directed_distance() or 1e-9))
+                (max(p.get_pixel_size()), np.array(p.get_normal()) / p.get_directed_distance())
                 for p in experiment.detector
             ),
             s0=beam_direction(beam) / wavelength,

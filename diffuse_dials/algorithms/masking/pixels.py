@@ -109,7 +109,7 @@ def make_pixel_mask(experiments, masking, mask_files=(), d_min=None, d_max=None,
             bad[kind] = np.array([(i, *at) for i, panel in enumerate(panels) for at in np.argwhere(panel)], dtype=int).reshape(-1, 3)
             steps.append(_combine(mask, f"{kind} in {n_images} image(s)", tuple(~panel for panel in panels)))
     if not any(panel.any() for panel in mask):
-        raise ValueError("No pixel is left. Look at the table of steps with output.mask=None and loosen the one that takes all: " + "; ".join(f"{s.name} {s.masked}" for s in steps))
+        raise ValueError("No pixel is left. Pixels that each step masks, of which loosen one: " + "; ".join(f"{s.name} {s.masked}" for s in steps))
     return PixelMask(tuple(mask), tuple(steps), bad, n_images)
 
 
@@ -127,6 +127,13 @@ def check_same_panels(experiments) -> None:
                 f"Still {number} has {len(other)} panel(s), the first of {other[0]} pixels, still 0 has {len(shapes)} of {shapes[0]}: "
                 "they are of different detectors. Run diffuse.make_mask once for each."
             )
+
+
+def trusted_values(raw: np.ndarray, panel, masking) -> tuple[np.ndarray, np.ndarray]:
+    """Which pixels of one still ``masking.trusted_range`` trusts, and which are overloaded; arrays of raw's shape."""
+    if masking.trusted_range in (None, "none"):  # PHIL makes None of a none that a user types
+        return np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
+    return images.in_trusted_range(raw, panel)
 
 
 def _combine(mask: list[np.ndarray], name: str, part) -> Step:
@@ -188,10 +195,7 @@ class _Reader:
             if lattices:
                 self._keep_geometry_of(experiment)
             for i, (raw, panel) in enumerate(zip(images.read_raw(experiment), experiment.detector)):
-                if self._masking.trusted_range == "none":
-                    trusted, overloaded = np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
-                else:
-                    trusted, overloaded = images.in_trusted_range(raw, panel)
+                trusted, overloaded = trusted_values(raw, panel, self._masking)
                 use = self._use[i] & self._off_lattice(experiment, i, lattices) if lattices else self._use[i]
                 sums[i].add_image(raw, trusted, overloaded, use, images.is_counter(panel))
         return sums

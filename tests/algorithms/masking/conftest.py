@@ -67,3 +67,20 @@ def write_stills(tmp_path):
         ])  # fmt: skip
 
     return write
+
+
+@pytest.fixture
+def make_still(rng):
+    """make_still(cell, space_group, **mosaic model) -> an experiment with a crystal and without an image."""
+
+    def make(cell, space_group, **mosaic):
+        crystal = crystal_at(random_orientation(rng), cell, space_group, **mosaic)
+        return Experiment(beam=BeamFactory.simple(1.0), detector=small_detector(), crystal=crystal)
+
+    return make
+
+
+@pytest.fixture
+def make_detector():
+    """make_detector(trusted_range) -> a flat panel that counts photons."""
+    return small_detector
