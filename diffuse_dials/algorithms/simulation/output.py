@@ -1,0 +1,199 @@
+"""The folder that a run leaves: images, blanks, the truth, and parameter files to process them with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from pathlib import Path
+
+import iotbx.phil
+import numpy as np
+from dxtbx.model import Crystal, Experiment, ExperimentList
+from dxtbx.model.experiment_list import ExperimentListFactory
+
+from diffuse_dials.adapters.experiments import name_stills, save_experiments, still_keys
+from diffuse_dials.adapters.symmetry import supercell_crystal, symbol
+from diffuse_dials.algorithms.parallel import each
+from diffuse_dials.algorithms.simulation.images import encode
+from diffuse_dials.algorithms.simulation.stills import Scene
+from diffuse_dials.algorithms.simulation.truth import true_map
+from diffuse_dials.io.atomic import replacing, write_text
+from diffuse_dials.io.masks import save_mask
+from diffuse_dials.io.tables import save_table
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+phil_scope = iotbx.phil.parse(
+    """
+output {
+  directory = .
+    .type = path
+    .help = "Folder of images/, blanks/ and all other files; made if it is not there."
+  overwrite = False
+    .type = bool
+    .help = "Replace the images of an earlier run; without it a folder that holds images is refused."
+}
+"""
+)
+
+_STILLS_PROCESS = """# Parameters of dials.stills_process for these images:
+#   dials.stills_process images/*.cbf stills_process.phil mp.nproc=2
+output.integration_pickle = None
+spotfinder {{
+  filter {{
+    min_spot_size = 2
+    d_min = {d_min:.2f}
+  }}
+  threshold {{
+    algorithm = dispersion
+    dispersion {{
+      gain = 1
+      global_threshold = {threshold:.0f}
+    }}
+  }}
+}}
+indexing {{
+  known_symmetry {{
+    space_group = {group}
+    unit_cell = {cell}
+  }}
+  stills.indexer = stills
+}}
+profile.gaussian_rs.centroid_definition = com
+prediction.d_min = {d_min:.2f}
+"""
+_MAKE_MASK = """# Parameters of diffuse.make_mask for these images: the beamstop's shadow.
+masking {{
+  untrusted {{
+    circle = {fast:.2f} {slow:.2f} {radius:.2f}
+  }}
+}}
+"""
+_CELL = ("a", "b", "c", "alpha", "beta", "gamma")
+
+
+def prepare_folder(params) -> Path:
+    """The output folder with images/ and blanks/, empty of images.
+
+    Args:
+        params: Extract of ``phil_scope``'s ``output``.
+
+    Raises:
+        ValueError: If there are images already and overwrite is not set, or the folder cannot be made.
+    """
+    folder = Path(params.directory)
+    try:
+        for name in ("images", "blanks"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            earlier = sorted((folder / name).glob("*.cbf"))
+            if earlier and not params.overwrite:
+                raise ValueError(f"{folder / name} holds {len(earlier)} images. Use another output.directory, or output.overwrite=True to replace them.")
+            for image in earlier:
+                image.unlink()
+    except OSError as error:
+        raise ValueError(f"Cannot make {folder}: {error.strerror}. Choose another output.directory.") from error
+    return folder
+
+
+def write_images(scene: Scene, folder: Path, nproc: int) -> tuple[list[dict], list[dict]]:
+    """Simulate and write all images.
+
+    Args:
+        scene: What they share.
+        folder: From :func:`prepare_folder`.
+        nproc: Processes.
+
+    Returns:
+        (stills, blanks): one row of truth_stills.csv each.
+    """
+    tasks = [(number, blank) for blank, n in ((False, scene.params.n_stills), (True, scene.params.n_blanks)) for number in range(n)]
+
+    def work(task):
+        shot = scene.shot(*task)
+        name = f"blanks/blank_{shot.number + 1:05d}.cbf" if shot.blank else f"images/still_{shot.number + 1:05d}.cbf"
+        counts = scene.counts(shot)
+        serial = shot.number + (scene.params.n_stills if shot.blank else 0)
+        with replacing(folder / name) as partial:
+            partial.write_bytes(encode(counts, scene.camera.header, serial, shot.exposure_time, Path(name).stem))
+        return _row(scene, shot, name, counts)
+
+    rows = list(each(work, tasks, nproc, "Simulating"))
+    return [row for row, (_, blank) in zip(rows, tasks) if not blank], [row for row, (_, blank) in zip(rows, tasks) if blank]
+
+
+def _row(scene, shot, name, counts) -> dict:
+    cell = Crystal(*_real_axes(shot.setting), space_group_symbol="P1").get_unit_cell().parameters()
+    row = {
+        "image": name,
+        "scale": shot.scale,
+        "exposure_time": shot.exposure_time,
+        "wavelength": scene.camera.header.wavelength,
+        "absolute_constant": scene.constant,
+        "background": shot.background,
+        "photons": int(counts.ravel()[scene.camera.good].sum()),
+    }
+    if not shot.blank:
+        row.update(zip(_CELL, cell))
+        row.update((f"A{i + 1}{j + 1}", shot.setting[i, j]) for i in range(3) for j in range(3))
+    return row
+
+
+def _real_axes(setting):
+    return (tuple(row) for row in np.linalg.inv(setting))
+
+
+def write_truth(scene: Scene, stills: list[dict], blanks: list[dict], folder: Path) -> None:
+    """Write truth.expt, truth.refl, truth_stills.expt, truth_stills.csv, truth_blanks.csv and truth_pixels.mask."""
+    params, camera, model = scene.params, scene.camera, scene.model
+    columns = true_map(scene.truth, model, params.truth, camera.header.wavelength)
+    save_table(columns, folder / "truth.refl")
+    detector = _detector(scene)
+    crystal = supercell_crystal(model.unit_cell.parameters(), params.truth.ndiv, model.space_group)
+    save_experiments(ExperimentList([Experiment(crystal=crystal, beam=camera.beam, detector=detector, identifier="truth")]), folder / "truth.expt")
+    for name, rows in (("truth_stills.csv", stills), ("truth_blanks.csv", blanks)):
+        if rows:
+            _write_csv(rows, folder / name)
+    if stills:
+        save_experiments(_true_stills(scene, stills, detector, folder), folder / "truth_stills.expt")
+    save_mask([camera.good.reshape(camera.header.shape)], folder / "truth_pixels.mask")
+    logger.info("Truth: %d voxels to %.2f Å", len(columns["d"]), params.truth.d_min)
+
+
+def _detector(scene):
+    from dxtbx.model import Detector
+
+    detector = Detector()
+    detector.add_panel(scene.camera.panel)
+    return detector
+
+
+def _true_stills(scene, stills, detector, folder):
+    experiments = ExperimentList()
+    for row in stills:
+        imported = ExperimentListFactory.from_filenames([str(folder / row["image"])])[0]
+        setting = np.array([[row[f"A{i}{j}"] for j in (1, 2, 3)] for i in (1, 2, 3)])
+        crystal = Crystal(*_real_axes(setting), space_group=scene.model.space_group)
+        experiments.append(Experiment(imageset=imported.imageset, beam=scene.camera.beam, detector=detector, crystal=crystal))
+    name_stills(experiments, still_keys(experiments))
+    return experiments
+
+
+def _write_csv(rows, path):
+    handle = io.StringIO()
+    writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: f"{value:.10g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows)
+    write_text(handle.getvalue(), path)
+
+
+def write_parameters(scene: Scene, folder: Path) -> None:
+    """Write stills_process.phil and make_mask.phil."""
+    model, header = scene.model, scene.camera.header
+    cell = " ".join(f"{x:g}" for x in model.unit_cell.parameters())
+    text = _STILLS_PROCESS.format(group=symbol(model.space_group).replace(" ", ""), cell=cell, d_min=1 / scene.camera.s.max(), threshold=5)
+    write_text(text, folder / "stills_process.phil")
+    radius = scene.params.detector.beamstop_radius / header.pixel_size
+    if radius:
+        fast, slow = header.beam_centre
+        write_text(_MAKE_MASK.format(fast=fast, slow=slow, radius=radius + 1), folder / "make_mask.phil")
