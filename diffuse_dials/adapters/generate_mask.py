@@ -1,4 +1,4 @@
-"""dials.generate_mask's own regions: its parameters, without those that a diffuse command has elsewhere, and its mask."""
+"""dials.generate_mask's own regions: its parameters, less those that a diffuse command has elsewhere, and its mask."""
 
 from __future__ import annotations
 
@@ -71,29 +71,32 @@ def regions_mask(detector, beam, params, d_min=None, d_max=None) -> tuple[np.nda
     full.ice_rings.filter, full.ice_rings.width = params.ice_rings.filter, params.ice_rings.width
     full.d_min, full.d_max = d_min, d_max
     _check(full, detector)
-    return tuple(flumpy.to_numpy(panel).copy() for panel in dials.util.masking.generate_mask(_Geometry(detector, beam), full))
+    masks = dials.util.masking.generate_mask(_Geometry(detector, beam), full)
+    return tuple(flumpy.to_numpy(panel).copy() for panel in masks)
 
 
 def _is_given(region) -> bool:
-    return any(value is not None for value in (region.panel, region.circle, region.rectangle, region.polygon, region.pixel))
+    given = (region.panel, region.circle, region.rectangle, region.polygon, region.pixel)
+    return any(value is not None for value in given)
 
 
 def _check(params, detector) -> None:
     """Hold the regions against the detector: DIALS passes over what it does not find, or fails with an assertion."""
     if params.d_min is not None and params.d_max is not None and params.d_min >= params.d_max:
-        raise ValueError(f"d_min={params.d_min:g} is not below d_max={params.d_max:g} Å. d_min is the high-resolution limit, the smaller one.")
+        raise ValueError(f"d_min={params.d_min:g} is not below d_max={params.d_max:g} Å. The smaller one is d_min.")
     for limits in params.resolution_range or ():
         if limits is not None and (len(limits) != 2 or limits[0] == limits[1]):
-            raise ValueError(f"resolution_range={limits} is no range. Give two different limits in Å, for example 3.93,3.87.")
+            raise ValueError(f"resolution_range={limits} is no range. Give two different limits in Å, as in 3.93,3.87.")
     for region in params.untrusted:
         panel = region.panel or 0
         if not 0 <= panel < len(detector):
             raise ValueError(f"untrusted.panel={panel}: the detector has {len(detector)} panel(s), numbered from 0.")
         n_fast, n_slow = detector[panel].get_image_size()
         if region.pixel is not None and not (region.pixel[0] < n_slow and region.pixel[1] < n_fast):
-            raise ValueError(f"untrusted.pixel={region.pixel} (slow, fast) is outside panel {panel} of {n_slow} x {n_fast} pixels.")
+            at = tuple(region.pixel)
+            raise ValueError(f"untrusted.pixel={at} (slow, fast) is outside panel {panel} ({n_slow} x {n_fast}).")
         if region.polygon is not None and (len(region.polygon) % 2 or len(region.polygon) < 8):
-            raise ValueError("untrusted.polygon needs pairs of fast, slow coordinates, four or more of them: DIALS takes no triangle.")
+            raise ValueError("untrusted.polygon needs pairs of fast, slow coordinates, four or more of them.")
 
 
 def attach_mask(experiments, mask, path) -> None:

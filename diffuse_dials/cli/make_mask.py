@@ -92,7 +92,8 @@ output {
 @show_mail_handle_errors()
 def run(args=None, phil=phil_scope):
     """Run diffuse.make_mask from the command line."""
-    call = start(args, phil, __doc__, "diffuse.make_mask [options] integrated.expt [integrated.refl] [param=value] [file.phil]")
+    usage = "diffuse.make_mask [options] integrated.expt [integrated.refl] [param=value] [file.phil]"
+    call = start(args, phil, __doc__, usage)
     params, output = call.params, call.params.output
     with user_errors():
         if output.pixel_mask is None:
@@ -112,7 +113,8 @@ def run(args=None, phil=phil_scope):
 
 def _log(pixels) -> None:
     logger.info("\n%s\n", tabulate(_rows(pixels), _HEADERS))
-    logger.info("%d of %d pixels (%.2f %%) are left.", pixels.n_used, pixels.n_pixels, 100 * pixels.n_used / pixels.n_pixels)
+    share = 100 * pixels.n_used / pixels.n_pixels
+    logger.info("%d of %d pixels (%.2f %%) are left.", pixels.n_used, pixels.n_pixels, share)
     for kind in SINGLE:
         for panel, slow, fast in pixels.bad.get(kind, ()):
             logger.debug("%s: panel %d, fast %d, slow %d", kind, panel, fast, slow)
@@ -126,7 +128,7 @@ def _write(output, experiments, pixels, bragg) -> None:
     """All files that are wanted; what cannot be made has failed before."""
     positions = {kind: found.tolist() for kind, found in pixels.bad.items() if kind in SINGLE}
     record = {**pixels.to_dict(), "bad_pixel_positions": positions}
-    text = f"{pixels.n_used} of {pixels.n_pixels} pixels are left. 'newly' counts those that no step above had left out."
+    text = f"{pixels.n_used} of {pixels.n_pixels} pixels are left; 'newly' counts those that no step above left out."
     sections = [Section("Pixels left out", text, _HEADERS, _rows(pixels))]
     save_mask(pixels.mask, output.pixel_mask)
     written = [output.pixel_mask]
@@ -134,15 +136,18 @@ def _write(output, experiments, pixels, bragg) -> None:
         masks, kept, described = bragg
         save_pickle({name: to_flex(mask) for name, mask in masks.items()}, output.bragg_masks)
         written.append(output.bragg_masks)
-        logger.info("Bragg masks (%s) keep %.1f to %.1f %% of the pixels of a still.", described["method"], 100 * min(kept), 100 * max(kept))
+        least, most = 100 * min(kept), 100 * max(kept)
+        logger.info("Bragg masks (%s) keep %.1f to %.1f %% of the pixels of a still.", described["method"], least, most)
         record["bragg"] = {**described, "fraction_kept": dict(zip(masks, kept))}
-        sections.append(Section("Bragg masks", "", ("Still", "kept (%)"), tuple((name, 100 * part) for name, part in zip(masks, kept))))
+        rows = tuple((name, 100 * part) for name, part in zip(masks, kept))
+        sections.append(Section("Bragg masks", "", ("Still", "kept (%)"), rows))
     if output.json is not None:
         write_json(record, output.json)
         written.append(output.json)
     if output.html is not None or output.png is not None:
         figure = mask_figure(experiments[0], pixels)
-        sections.append(Section("Picture", "Masked pixels in colour over the first image; rings: single bad pixels.", figure=figure))
+        text = "Masked pixels in colour over the first image; rings: single bad pixels."
+        sections.append(Section("Picture", text, figure=figure))
         if output.html is not None:
             write_report(output.html, "diffuse.make_mask", sections)
             written.append(output.html)
@@ -159,7 +164,7 @@ def _write(output, experiments, pixels, bragg) -> None:
 def _load(names) -> ExperimentList:
     """All experiments of the files, with identifiers; a crystal is not needed."""
     if not names:
-        raise ValueError("No .expt file was given. Give the integrated.expt of dials.stills_process or the imported.expt of dials.import.")
+        raise ValueError("No .expt file was given. Give that of dials.stills_process or of dials.import.")
     experiments = ExperimentList()
     for name in names:
         experiments.extend(load_experiments(name))

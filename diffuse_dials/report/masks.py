@@ -18,7 +18,7 @@ def mask_figure(experiment, pixels) -> Figure:
     """The mask in colour over an image, on a scale from the 1st to the 99th percentile of the pixels in use.
 
     One panel is shown in its pixel coordinates, as untrusted regions are given; several where they are in the
-    laboratory, seen along the beam's opposite direction (x to the right, y up, mm).
+    laboratory, x to the right and y up (mm).
 
     Args:
         experiment: Whose image is shown.
@@ -28,7 +28,8 @@ def mask_figure(experiment, pixels) -> Figure:
         ValueError: If the image cannot be read.
     """
     raw = images.read_raw(experiment)
-    used = np.concatenate([values[mask].ravel()[:: max(1, values.size // 50_000)] for values, mask in zip(raw, pixels.mask)])
+    sparse = [values[mask][:: max(1, values.size // 50_000)] for values, mask in zip(raw, pixels.mask)]
+    used = np.concatenate(sparse)
     low, high = np.percentile(used, (1, 99)) if len(used) else (0, 1)
     placed = len(raw) > 1
     places = [_placement(panel) if placed else Affine2D() for panel in experiment.detector]
@@ -47,9 +48,11 @@ def mask_figure(experiment, pixels) -> Figure:
         found = pixels.bad.get(kind, np.empty((0, 3), dtype=int))
         at = [places[panel].transform((fast + 0.5, slow + 0.5)) for panel, slow, fast in found[:3000]]
         x, y = np.array(at).reshape(-1, 2).T
-        axes.plot(x, y, "o", ms=5, mfc="none", mec=colour, mew=0.9, ls="none", rasterized=True, label=f"{kind} ({len(found)})")
+        label = f"{kind} ({len(found)})"
+        axes.plot(x, y, "o", ms=5, mfc="none", mec=colour, mew=0.9, ls="none", rasterized=True, label=label)
     corners = np.concatenate([
-        place.transform([(0, 0), (0, v.shape[0]), (v.shape[1], 0), (v.shape[1], v.shape[0])]) for v, place in zip(raw, places)
+        place.transform([(fast, slow) for fast in (0, values.shape[1]) for slow in (0, values.shape[0])])
+        for values, place in zip(raw, places)
     ])  # fmt: skip
     (x_0, y_0), (x_1, y_1) = corners.min(axis=0), corners.max(axis=0)
     axes.set(xlim=(x_0, x_1), ylim=(y_0, y_1) if placed else (y_1, y_0), aspect="equal")

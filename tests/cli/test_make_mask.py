@@ -125,7 +125,8 @@ def test_mistakes_end_in_one_line_and_a_status(files, arguments, message):
 
 def test_the_bad_column_and_the_hot_pixel_of_snase_are_found(shared_data, run_in_tmp_path):
     """Rectangles that the pack's mask.phil draws around them by hand; the stills come without that mask."""
-    experiments = ExperimentListFactory.from_json_file(str(shared_data("snase") / "integrated.expt"), check_format=False)
+    path = shared_data("snase") / "integrated.expt"
+    experiments = ExperimentListFactory.from_json_file(str(path), check_format=False)
     for imageset in experiments.imagesets():
         imageset.external_lookup.mask.filename = ""
     experiments.as_file("bare.expt")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import libtbx.phil
 
-from diffuse_dials.algorithms.masking.bragg import LatticeMask, PredictedMask, ShoeboxMask
+from diffuse_dials.algorithms.masking.bragg import LatticeMask
 from diffuse_dials.algorithms.masking.dynamic import DYNAMIC_PHIL
+from diffuse_dials.algorithms.masking.spot_masks import PredictedMask, ShoeboxMask
 from diffuse_dials.plugins import with_plugins
 
 BRAGG_MASKS = with_plugins("diffuse_dials.bragg_masks", (LatticeMask, PredictedMask, ShoeboxMask))
@@ -17,8 +18,8 @@ _EACH_STILL = f"""
   bragg {{
     method = *{" ".join(BRAGG_MASKS)}
       .type = choice
-      .help = "lattice: pixels near any reciprocal lattice point. predicted: spots that DIALS predicts, and those in the"
-              ".refl. shoebox: pixels that the shoeboxes of the .refl mark as strong or foreground."
+      .help = "lattice: pixels near any reciprocal lattice point. predicted: spots that DIALS predicts, and those in"
+              "the .refl. shoebox: pixels that the shoeboxes of the .refl mark as strong or foreground."
     {"".join(getattr(cls, "phil", "") for cls in BRAGG_MASKS.values())}
   }}
 """

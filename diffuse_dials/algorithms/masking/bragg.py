@@ -1,7 +1,7 @@
-"""Masks of Bragg spots: by distance from the reciprocal lattice, by predicted spots, by the spots found.
+"""Mask of Bragg spots by distance from the reciprocal lattice.
 
-Each class is a way that ``masking.bragg.method`` names. A mask tells which pixels pass it: True = use. Every lattice
-point near the Ewald sphere counts, not only those that were integrated: integrated.refl lacks spots on bad pixels.
+Every lattice point near the Ewald sphere counts, not only those that were integrated: integrated.refl lacks spots on
+bad pixels. Masks by predicted and found spots are in spot_masks.py. A mask tells which pixels pass it: True = use.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from dials.algorithms.shoebox import MaskCode
 from libtbx import Auto
 
 from diffuse_dials.adapters.panels import beam_direction
 from diffuse_dials.algorithms.inputs import setting_matrix
-from diffuse_dials.algorithms.masking import spots
 
 # Pixels handled at a time: what fits the processor's cache runs several times faster than a whole panel.
 _CHUNK = 16384
@@ -39,7 +37,7 @@ class LatticeMask:
 
         σ² = (0.4/D)² + (η|s|)² + σ_spot²,    σ_spot = max(σ_b/λ, point_spread x footprint)
 
-    (docs: lattice points are broadened by the domain size D and the rms mosaicity η; DIALS accepts predictions within
+    (lattice points are broadened by the domain size D and the rms mosaicity η; DIALS accepts predictions within
     |Δψ| < d/D + h/2, Sauter et al. (2014) Acta Cryst. D70, 3299, so η = h/2 for its half mosaicity h), σ_b the
     angular size of spots measured by DIALS's profile model, and the footprint of a pixel at distance r,
     pixel size/(λ r). It never grows beyond ``largest``, beyond which hardly a pixel would be left.
@@ -85,7 +83,7 @@ largest_fraction = 0.4
   .expert_level = 1
 point_spread = 0.7
   .type = float(value_min=0)
-  .help = "Smallest standard deviation of a spot on the detector (pixels), where no profile model measured a larger one."
+  .help = "Smallest standard deviation of a spot on the detector (pixels), where no profile model has a larger one."
   .expert_level = 1
 domain_size = Auto
   .type = float(value_min=1)
@@ -105,7 +103,7 @@ half_mosaicity = Auto
         Raises:
             ValueError: If the still has no crystal, or the radius given covers all reciprocal space.
         """
-        _need_crystal(cls.name, experiment)
+        need_crystal(cls.name, experiment)
         crystal, beam = experiment.crystal, experiment.beam
         a_matrix = setting_matrix(experiment)
         metric = a_matrix.T @ a_matrix
@@ -114,7 +112,8 @@ half_mosaicity = Auto
         if radius is not None and radius >= distances[-1]:
             raise ValueError(
                 f"masking.bragg.radius={radius:g} 1/Å leaves no pixel: no point of reciprocal space is farther than "
-                f"{distances[-1]:.3g} 1/Å from a lattice point of the cell {crystal.get_unit_cell()}. Give a smaller one."
+                f"{distances[-1]:.3g} 1/Å from a lattice point of the cell {crystal.get_unit_cell()}. "
+                "Give a smaller one."
             )
         domain_size, half_mosaicity = mosaic_model(crystal, params)
         sigma_b = experiment.profile.sigma_b(deg=False) if hasattr(experiment.profile, "sigma_b") else 0.0
@@ -138,8 +137,8 @@ half_mosaicity = Auto
         )
         if mask.limited_above() is not None:
             _warn_once(
-                f"Spots are so wide that radius=Auto is limited to {params.largest_fraction:.0%} of reciprocal space: the "
-                "voxels about lattice points may hold Bragg intensity. See masking.bragg.largest_fraction."
+                f"Spots are so wide that radius=Auto is limited to {params.largest_fraction:.0%} of reciprocal space: "
+                "the voxels about lattice points may hold Bragg intensity. See masking.bragg.largest_fraction."
             )
         return mask
 
@@ -208,109 +207,12 @@ half_mosaicity = Auto
         }
 
 
-@dataclass(frozen=True)
-class _SpotMask:
-    """Pixels painted per panel; what predicted and found spots have in common.
-
-    Attributes:
-        covered: ``{panel: bool array (slow, fast)}``, True = a spot covers the pixel; panels without spots are absent.
-        details: What describe() adds to the method.
-    """
-
-    covered: dict[int, np.ndarray]
-    details: dict
-    name: ClassVar[str] = ""
-
-    def keep(self, panel: int, shape, s: np.ndarray, hkl: np.ndarray) -> np.ndarray:
-        """Which pixels pass the mask; ``s`` and ``hkl`` are those of all pixels of the panel and are not needed.
-
-        Returns:
-            bool, shape (slow x fast,), True = use.
-        """
-        covered = self.covered.get(panel)
-        return np.ones(shape[0] * shape[1], dtype=bool) if covered is None else ~covered.ravel()
-
-    def describe(self) -> dict:
-        """Method and numbers for grid.json and the log."""
-        return {"method": self.name, **self.details}
-
-
-@dataclass(frozen=True)
-class PredictedMask(_SpotMask):
-    """Leaves out the spots that DIALS predicts for a crystal more mosaic than the still's, and those in the .refl."""
-
-    name: ClassVar[str] = "predicted"
-    phil: ClassVar[str] = """
-widen_mosaicity = 2
-  .type = float(value_min=1)
-  .help = "method=predicted predicts with the mosaicity and the inverse domain size multiplied by this."
-  .expert_level = 1
-widen_spots = 2
-  .type = float(value_min=1)
-  .help = "method=predicted multiplies the angular size of spots, which DIALS's profile model measured, by this."
-  .expert_level = 1
-spot_radius = 4
-  .type = float(value_min=0.5)
-  .help = "Radius (pixels) of predicted spots where the still has no profile model."
-  .expert_level = 1
-"""
-
-    @classmethod
-    def from_phil(cls, params, experiment, reflections=None) -> PredictedMask:
-        """From ``masking.bragg``; reflections given are masked too, where they were predicted.
-
-        Raises:
-            ValueError: If the still has no crystal, or the reflections have no predicted positions.
-        """
-        _need_crystal(cls.name, experiment)
-        domain_size, half_mosaicity = mosaic_model(experiment.crystal, params)
-        predictions, profiled = spots.predict(
-            experiment,
-            domain_size / params.widen_mosaicity,
-            half_mosaicity * params.widen_mosaicity,
-            params.widen_spots,
-        )
-        shapes = [panel.get_image_size()[::-1] for panel in experiment.detector]
-        if profiled:
-            covered = spots.paint_shoeboxes(predictions, shapes, MaskCode.Foreground)
-        else:
-            covered = spots.paint_discs(predictions, shapes, params.spot_radius)
-        n_spots = len(predictions)
-        if reflections is not None and len(reflections):
-            _need_columns(cls.name, reflections, ("panel", "xyzcal.px"))
-            given = spots.paint_discs(reflections, shapes, params.spot_radius)
-            covered = {i: covered[i] | given[i] if i in covered and i in given else covered.get(i, given.get(i)) for i in covered | given}
-        return cls(covered, {"n_predicted": n_spots, "widen_mosaicity": params.widen_mosaicity, "shape": "profile" if profiled else "disc"})
-
-
-@dataclass(frozen=True)
-class ShoeboxMask(_SpotMask):
-    """Leaves out pixels that spot finding or integration marked as strong or as foreground in their shoeboxes."""
-
-    name: ClassVar[str] = "shoebox"
-    phil: ClassVar[str] = ""
-
-    @classmethod
-    def from_phil(cls, params, experiment, reflections=None) -> ShoeboxMask:
-        """From the shoeboxes of the reflections.
-
-        Raises:
-            ValueError: If there are no reflections or they hold no shoeboxes.
-        """
-        if reflections is None:
-            raise ValueError("masking.bragg.method=shoebox needs the .refl file of the stills: give it, or use method=lattice.")
-        _need_columns(cls.name, reflections, ("panel", "shoebox"))
-        shapes = [panel.get_image_size()[::-1] for panel in experiment.detector]
-        covered = spots.paint_shoeboxes(reflections, shapes, MaskCode.Foreground | MaskCode.Strong)
-        return cls(covered, {"n_shoeboxes": len(reflections)})
-
-
 def mosaic_model(crystal, params) -> tuple[float, float]:
     """Domain size (Å) and half mosaicity (degrees): the parameters', else the crystal's, else 1000 Å and 0.1°."""
     values = []
-    for given, method, default, unit in (
-        (params.domain_size, "get_domain_size_ang", 1000.0, "Å"),
-        (params.half_mosaicity, "get_half_mosaicity_deg", 0.1, "°"),
+    for given, what, method, default, unit in (
+        (params.domain_size, "domain size", "get_domain_size_ang", 1000.0, "Å"),
+        (params.half_mosaicity, "mosaicity", "get_half_mosaicity_deg", 0.1, "°"),
     ):
         if given is not Auto and given is not None:
             values.append(float(given))
@@ -318,7 +220,7 @@ def mosaic_model(crystal, params) -> tuple[float, float]:
             values.append(float(getattr(crystal, method)()))
         else:
             _warn_once(
-                f"The crystal models have no {method[4:].rsplit('_', 1)[0].replace('_', ' ')}: Bragg masks take {default:g} {unit}. "
+                f"The crystal models have no {what}: Bragg masks take {default:g} {unit}. "
                 "Give masking.bragg.domain_size and half_mosaicity to change it."
             )
             values.append(default)
@@ -326,21 +228,15 @@ def mosaic_model(crystal, params) -> tuple[float, float]:
 
 
 def distances_in_a_cell(metric: np.ndarray, steps: int = 24) -> np.ndarray:
-    """Distances (Å⁻¹, ascending) of points spread evenly over a cell of the reciprocal lattice to its nearest corner."""
+    """Distances (Å⁻¹, ascending) of points spread over a cell of the reciprocal lattice to the nearest corner."""
     h = (np.arange(steps) + 0.5) / steps - 0.5
     points = np.stack(np.meshgrid(h, h, h, indexing="ij"), axis=-1).reshape(-1, 3)
     return np.sort(np.sqrt(np.einsum("ij,ij->i", points @ metric, points)))
 
 
-def _need_crystal(name, experiment) -> None:
+def need_crystal(name, experiment) -> None:
     if experiment.crystal is None:
-        raise ValueError(f"masking.bragg.method={name} needs the crystal of each still. Give the integrated.expt of dials.stills_process.")
-
-
-def _need_columns(name, reflections, columns) -> None:
-    missing = [c for c in columns if c not in reflections]
-    if missing:
         raise ValueError(
-            f"masking.bragg.method={name} needs the column {missing[0]} in the .refl file, which has none. Give indexed.refl, "
-            "or integrate with integration.debug.output=True integration.debug.separate_files=False, or use method=lattice."
+            f"masking.bragg.method={name} needs the crystal of each still. "
+            "Give the integrated.expt of dials.stills_process."
         )

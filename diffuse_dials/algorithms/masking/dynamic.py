@@ -26,7 +26,8 @@ dynamic {
     .help = "Number of images read for it, spread evenly over those given. Auto: all."
   significance = 6
     .type = float(value_min=3)
-    .help = "A pixel is bad only if its mean over the images differs from its neighbours' by so many standard deviations."
+    .help = "A pixel is bad only if its mean over the images differs from its neighbours' by so many standard"
+            "deviations."
     .expert_level = 1
   persistence = 0.3
     .type = float(value_min=0.05, value_max=1)
@@ -84,7 +85,8 @@ class Deviations:
             counter: Whether values are counts, so that their variance is their mean.
         """
         valid = trusted & use
-        floor = 0.3 if np.issubdtype(raw.dtype, np.integer) else np.finfo(np.float32).tiny  # rounding to integers has σ 0.29
+        # Rounding to integers has a σ of 0.29.
+        floor = 0.3 if np.issubdtype(raw.dtype, np.integer) else np.finfo(np.float32).tiny
         values = raw.astype(np.float32)
         level, sigma = block_levels(values, valid, counter, floor)
         signal = np.maximum(level, 0) / sigma
@@ -125,19 +127,21 @@ def block_levels(values, valid, counter: bool, floor: float) -> tuple[np.ndarray
     Returns:
         (level, σ), one per square, float32; σ > 0.
     """
-    squares, n = _squares(np.where(valid, values, np.inf)), None
-    squares = np.sort(squares, axis=-1)
-    n = np.isfinite(squares).sum(axis=-1)
+    squares = np.sort(_squares(np.where(valid, values, np.inf)), axis=-1)
+    inside = np.isfinite(squares)
+    n = inside.sum(axis=-1)
     enough = n >= BLOCK * BLOCK // 8
     if not enough.any():
         return np.zeros(n.shape, np.float32), np.ones(n.shape, np.float32)
     last = np.maximum(n - 1, 0)
-    lower, median, upper = (
-        np.where(n > 0, np.take_along_axis(squares, (last * q).astype(int)[..., None], axis=-1)[..., 0], 0) for q in (0.25, 0.5, 0.75)
-    )
+
+    def quantile(q):
+        values = np.take_along_axis(squares, (last * q).astype(int)[..., None], axis=-1)[..., 0]
+        return np.where(n > 0, values, 0)
+
+    lower, median, upper = quantile(0.25), quantile(0.5), quantile(0.75)
     sigma = np.maximum((upper - lower) / 1.349, floor)
     room = 5 * np.maximum(sigma, np.sqrt(np.maximum(median, 0))) + 2 if counter else 5 * sigma
-    inside = np.isfinite(squares)
     drawn_in = np.clip(squares, (median - room)[..., None], (median + room)[..., None])
     level = np.where(inside, drawn_in, 0).sum(axis=-1) / np.maximum(n, 1)
     if counter:
@@ -164,7 +168,8 @@ def _interpolation(n: int) -> np.ndarray:
     n_blocks = -(-n // BLOCK)
     edges = np.minimum(np.arange(n_blocks + 1) * BLOCK, n)
     centres = (edges[1:] + edges[:-1]) / 2
-    return np.stack([np.interp(np.arange(n) + 0.5, centres, row) for row in np.eye(n_blocks)], axis=1).astype(np.float32)
+    at = np.arange(n) + 0.5
+    return np.stack([np.interp(at, centres, row) for row in np.eye(n_blocks)], axis=1).astype(np.float32)
 
 
 def bad_pixels(sums: Deviations, use, significance: float, persistence: float) -> dict[str, np.ndarray]:
@@ -227,7 +232,8 @@ def _against_neighbours(mean, pixels) -> tuple[np.ndarray, np.ndarray]:
         count = np.isfinite(around).sum(axis=1)
         centre = _median(around, count)
         excess[part] = own - centre
-        scatter[part] = np.where(count >= (width * width - 1) // 4, 1.4826 * _median(np.abs(around - centre[:, None]), count), np.inf)
+        deviation = 1.4826 * _median(np.abs(around - centre[:, None]), count)
+        scatter[part] = np.where(count >= (width * width - 1) // 4, deviation, np.inf)
     return excess, scatter
 
 

@@ -97,19 +97,24 @@ def make_pixel_mask(experiments, masking, mask_files=(), d_min=None, d_max=None,
     check_same_panels(experiments)
     shapes = images.panel_shapes(experiments[0].detector)
     first = experiments[0]
-    parts = [("image set, image format and detector model", _static_mask(experiments))]
-    parts.append(("untrusted regions, borders and resolution", regions_mask(first.detector, first.beam, masking, d_min, d_max)))
-    parts.extend((f"mask file {name}", load_mask(name, shapes)) for name in mask_files)
+    regions = regions_mask(first.detector, first.beam, masking, d_min, d_max)
+    parts = [
+        ("image set, image format and detector model", _static_mask(experiments)),
+        ("untrusted regions, borders and resolution", regions),
+        *((f"mask file {name}", load_mask(name, shapes)) for name in mask_files),
+    ]
     mask = [np.ones(shape, dtype=bool) for shape in shapes]
     steps = [_combine(mask, name, part) for name, part in parts]
     bad, n_images = {}, 0
     if masking.dynamic.enabled:
         kinds, n_images = _find_bad_pixels(experiments, masking, tuple(mask), nproc)
         for kind, panels in kinds.items():
-            bad[kind] = np.array([(i, *at) for i, panel in enumerate(panels) for at in np.argwhere(panel)], dtype=int).reshape(-1, 3)
+            found = [np.insert(np.argwhere(panel), 0, i, axis=1) for i, panel in enumerate(panels)]
+            bad[kind] = np.concatenate(found)
             steps.append(_combine(mask, f"{kind} in {n_images} image(s)", tuple(~panel for panel in panels)))
     if not any(panel.any() for panel in mask):
-        raise ValueError("No pixel is left. Pixels that each step masks, of which loosen one: " + "; ".join(f"{s.name} {s.masked}" for s in steps))
+        numbers = "; ".join(f"{s.name} {s.masked}" for s in steps)
+        raise ValueError(f"No pixel is left. Loosen one of the steps, which mask so many pixels: {numbers}.")
     return PixelMask(tuple(mask), tuple(steps), bad, n_images)
 
 
@@ -124,8 +129,8 @@ def check_same_panels(experiments) -> None:
         other = images.panel_shapes(experiment.detector)
         if other != shapes:
             raise ValueError(
-                f"Still {number} has {len(other)} panel(s), the first of {other[0]} pixels, still 0 has {len(shapes)} of {shapes[0]}: "
-                "they are of different detectors. Run diffuse.make_mask once for each."
+                f"Still {number} has {len(other)} panel(s), the first of {other[0]} pixels, still 0 has {len(shapes)} "
+                f"of {shapes[0]}: they are of different detectors. Run diffuse.make_mask once for each."
             )
 
 
@@ -163,9 +168,9 @@ def _find_bad_pixels(experiments, masking, use, nproc):
     wanted = len(lattices) if masking.dynamic.n_images is Auto else min(masking.dynamic.n_images, len(lattices))
     chosen = [lattices[i] for i in np.linspace(0, len(lattices) - 1, wanted).round().astype(int)]
     if wanted < 3:
-        logger.warning("%d image(s) are too few to tell hot pixels from Bragg spots: none is marked hot. Give three or more.", wanted)
+        logger.warning("%d image(s) are too few to tell hot pixels from Bragg spots: give three or more.", wanted)
     if any(experiments[numbers[0]].crystal is None for numbers in chosen):
-        logger.warning("Without crystal models, spots that fall on the same pixels in image after image are taken for hot pixels.")
+        logger.warning("Without crystals, spots on the same pixels in image after image are taken for hot pixels.")
     reader = _Reader(experiments, masking, use)
     tasks = [chosen[i : i + _IMAGES_A_TASK] for i in range(0, len(chosen), _IMAGES_A_TASK)]
     sums = [Deviations.zeros(panel.shape) for panel in use]
@@ -190,8 +195,9 @@ class _Reader:
         sums = [Deviations.zeros(panel.shape) for panel in self._use]
         for numbers in task:
             experiment = self._experiments[numbers[0]]
-            crystals = [self._experiments[n] for n in numbers if self._experiments[n].crystal is not None]
-            lattices = [(LatticeMask.from_phil(self._masking.bragg, e), np.linalg.inv(setting_matrix(e))) for e in crystals]
+            indexed = [self._experiments[n] for n in numbers if self._experiments[n].crystal is not None]
+            options = self._masking.bragg
+            lattices = [(LatticeMask.from_phil(options, e), np.linalg.inv(setting_matrix(e))) for e in indexed]
             if lattices:
                 self._keep_geometry_of(experiment)
             for i, (raw, panel) in enumerate(zip(images.read_raw(experiment), experiment.detector)):

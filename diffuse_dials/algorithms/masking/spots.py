@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 from dials.array_family import flex
 from dxtbx import flumpy
@@ -26,9 +24,10 @@ def predict(experiment, domain_size: float, half_mosaicity: float, widen_spots: 
     crystal = MosaicCrystalSauter2014(experiment.crystal)
     crystal.set_domain_size_ang(domain_size)
     crystal.set_half_mosaicity_deg(half_mosaicity)
-    profile = copy.deepcopy(experiment.profile) if hasattr(experiment.profile, "sigma_b") else None
+    profile = experiment.profile if hasattr(experiment.profile, "sigma_b") else None
     if profile is not None:
-        profile = type(profile)(None, profile.n_sigma(), widen_spots * profile.sigma_b(deg=True), profile.sigma_m(deg=True), deg=True)
+        sigma_b, sigma_m = widen_spots * profile.sigma_b(deg=True), profile.sigma_m(deg=True)
+        profile = type(profile)(None, profile.n_sigma(), sigma_b, sigma_m, deg=True)
     still = Experiment(beam=experiment.beam, detector=experiment.detector, crystal=crystal, profile=profile)
     stills = ExperimentList([still])
     predictions = flex.reflection_table.from_predictions_multi(stills)
@@ -61,7 +60,8 @@ def paint_shoeboxes(reflections, shapes, code: int) -> dict[int, np.ndarray]:
             continue
         marked = ((flumpy.to_numpy(shoebox.mask).astype(np.int64) & int(code)) != 0).any(axis=0)
         target = covered.setdefault(panel, np.zeros(shapes[panel], dtype=bool))
-        target[low[0] : high[0], low[1] : high[1]] |= marked[low[0] - slow_0 : high[0] - slow_0, low[1] - fast_0 : high[1] - fast_0]
+        marked = marked[low[0] - slow_0 : high[0] - slow_0, low[1] - fast_0 : high[1] - fast_0]
+        target[low[0] : high[0], low[1] : high[1]] |= marked
     return covered
 
 

@@ -27,11 +27,11 @@ def small_detector(trusted_range=(-1, 1_000_000), sensor="PAD", shape=SHAPE, dis
     return DetectorFactory.simple(sensor, distance, centre, "+x", "-y", (pixel, pixel), (fast, slow), trusted_range)
 
 
-def crystal_at(orientation, cell=(40, 50, 60, 90, 90, 90), space_group="P 21 21 21", half_mosaicity=0.1, domain_size=1000.0):
+def crystal_at(orientation, cell=(40, 50, 60, 90, 90, 90), group="P 21 21 21", half_mosaicity=0.1, domain_size=1000):
     """A mosaic crystal with U = ``orientation``."""
     b_matrix = np.array(unit_cell(cell).fractionalization_matrix()).reshape(3, 3).T
     a, b, c = np.linalg.inv(orientation @ b_matrix)
-    crystal = MosaicCrystalSauter2014(a.tolist(), b.tolist(), c.tolist(), space_group)
+    crystal = MosaicCrystalSauter2014(a.tolist(), b.tolist(), c.tolist(), group)
     crystal.set_half_mosaicity_deg(half_mosaicity)
     crystal.set_domain_size_ang(domain_size)
     return crystal

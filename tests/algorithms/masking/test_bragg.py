@@ -16,7 +16,8 @@ from libtbx.phil import parse
 from diffuse_dials.adapters.panels import beam_direction, pixel_geometry
 from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.masking import BRAGG_MASKS, extraction_phil_scope, phil_scope
-from diffuse_dials.algorithms.masking.bragg import LatticeMask, PredictedMask, ShoeboxMask, distances_in_a_cell
+from diffuse_dials.algorithms.masking.bragg import LatticeMask, distances_in_a_cell
+from diffuse_dials.algorithms.masking.spot_masks import PredictedMask, ShoeboxMask
 from diffuse_dials.algorithms.masking.spots import paint_shoeboxes
 
 
@@ -186,7 +187,8 @@ def test_the_shoebox_mask_is_the_foreground_of_the_shoeboxes(snase):
 def test_shoeboxes_are_clipped_at_the_edge_of_the_panel():
     table = flex.reflection_table()
     table["panel"] = flex.size_t([0, 0])
-    table["shoebox"] = flex.shoebox(table["panel"], flex.int6([(-2, 3, 8, 12, 0, 1), (20, 25, 0, 4, 0, 1)]), allocate=True)
+    boxes = flex.int6([(-2, 3, 8, 12, 0, 1), (20, 25, 0, 4, 0, 1)])
+    table["shoebox"] = flex.shoebox(table["panel"], boxes, allocate=True)
     for shoebox in table["shoebox"]:
         shoebox.mask.as_1d().fill(int(MaskCode.Foreground))
     covered = paint_shoeboxes(table, [(10, 12)], MaskCode.Foreground)[0]
@@ -195,7 +197,10 @@ def test_shoeboxes_are_clipped_at_the_edge_of_the_panel():
     np.testing.assert_array_equal(covered, expected)
 
 
-@pytest.mark.parametrize("reflections, message", [(None, "needs the .refl"), (flex.reflection_table(), "needs the column")])
+@pytest.mark.parametrize("reflections, message", [
+    (None, "needs the .refl"),
+    (flex.reflection_table(), "needs the column"),
+])  # fmt: skip
 def test_the_shoebox_mask_says_what_it_lacks(snase, reflections, message):
     with pytest.raises(ValueError, match=message):
         ShoeboxMask.from_phil(options(), snase[0], reflections)

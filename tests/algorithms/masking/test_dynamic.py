@@ -35,7 +35,7 @@ def scattered(rng, n, shape=SHAPE):
 
 @pytest.mark.parametrize(("level", "n_images"), [(3.5, 60), (20.0, 60), (400.0, 10)])
 def test_hot_and_dead_pixels_are_found_and_good_ones_kept(rng, level, n_images):
-    """5 times the neighbours or nothing at all, 100 expected counts or more in all: the simulated truth is recovered."""
+    """5 times the neighbours or nothing at all, 100 expected counts or more: the simulated truth is recovered."""
     expected = ring(SHAPE, level)
     assert expected.min() * n_images >= 100
     hot, dead = scattered(rng, 40), scattered(rng, 40)
@@ -110,8 +110,9 @@ def test_negative_values_of_an_integrating_detector_are_data(rng):
 
 
 def test_noise_of_a_ccd_is_taken_from_the_images(rng):
-    """Variance/mean is 0.3 here: a dead pixel at 30 % of the level is found, a Poisson model would call all noise small."""
-    images = [rng.normal(ring(SHAPE, 1000.0), np.sqrt(0.3 * ring(SHAPE, 1000.0))).round().astype(np.int32) for _ in range(6)]
+    """Variance/mean is 0.3 here; a pixel at 30 % of the level counts as dead."""
+    level = ring(SHAPE, 1000.0)
+    images = [rng.normal(level, np.sqrt(0.3 * level)).round().astype(np.int32) for _ in range(6)]
     for raw in images:
         raw[120, 90] = 0.3 * raw[120, 90]
     kinds = judge(images, counter=False, trusted_range=(1, 65000))
