@@ -6,8 +6,9 @@ For given u the maximum of Σ u [(C - G) ln(b I) - b R I] solves
 
     I_v = Σ_i u (C - G) / Σ_i u b R        b_i = Σ_v u (C - G) / Σ_v u R I_v        gauge: mean(b) = 1
 
-which for G = 0 is exact Poisson maximum likelihood. I_ref is the mean of the merged map over a resolution shell: a
-weight that knew an observation's own counts would bias the result (Neyman's χ²); this one leaves both sums unbiased.
+which for G = 0 is exact Poisson maximum likelihood. A weight that knew an observation's own counts, or the noise of
+its own background, would bias the result (Neyman's χ²). So I_ref is the mean of the merged map over a resolution shell
+and V a smooth model, response x factor of the still x factor of the shell: both sums stay unbiased.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Scales:
         esd_method: "full" (Schur complement of the map's parameters) or "diagonal" (scales taken one by one).
         weight: u of each observation, shape (n,).
         reference: I_ref of each voxel, shape (n_voxels,).
+        added_variance: V of each observation by the smooth model, shape (n,), photons².
         n_cycles: Cycles needed.
         last_change: Largest relative change of a scale in the last cycle.
     """
@@ -58,6 +60,7 @@ class Scales:
     esd_method: str
     weight: np.ndarray
     reference: np.ndarray
+    added_variance: np.ndarray
     n_cycles: int
     last_change: float
 
@@ -120,8 +123,31 @@ def refine_scales(
     nan = np.where(present, 0.0, np.nan)
     scale = np.exp(beta) + nan
     return Scales(
-        scale, np.sqrt(variance) + nan, method, problem.weights_of_all(scale), problem.reference, cycle, change
-    )
+        scale, np.sqrt(variance) + nan, method, problem.weights_of_all(scale), problem.reference, problem.added_of_all,
+        cycle, change,
+    )  # fmt: skip
+
+
+def smooth_added_variance(observations: Observations, shell: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """V of each observation: response x factor of its still x factor of its shell, factors from totals.
+
+    Args:
+        observations: Sums per (voxel, still).
+        shell: Resolution shell of each voxel, shape (n_voxels,), int.
+        part: Observations that the totals are taken over, shape (n,), bool.
+
+    Returns:
+        Shape (n,), photons², nowhere negative.
+    """
+    shells, n = shell[observations.voxel], int(shell.max()) + 1
+    added, response = part * observations.added_variance, part * observations.response
+    of_shell = _ratio(np.bincount(shells, added, n), np.bincount(shells, response, n))
+    of_still = _ratio(observations.sum_by_still(added), observations.sum_by_still(response * of_shell[shells]))
+    return observations.response * of_shell[shells] * of_still[observations.still]
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.maximum(np.divide(a, b, out=np.zeros_like(a), where=b > 0), 0)
 
 
 def unconnected_stills(observations: Observations, use: np.ndarray) -> np.ndarray:
@@ -149,7 +175,8 @@ class _Problem:
         self.observations, self.shell, self.part = observations, shell, part
         self.voxel, self.still = observations.voxel[part], observations.still[part]
         self.response, self.signal = observations.response[part], observations.signal[part]
-        self.added = observations.added_variance[part]
+        self.added_of_all = smooth_added_variance(observations, shell, part)
+        self.added = self.added_of_all[part]
         self.reference = np.ones(observations.n_voxels)
         self.weight = np.ones(len(self.voxel))
         starts = np.searchsorted(self.voxel, np.arange(observations.n_voxels + 1))
@@ -194,7 +221,7 @@ class _Problem:
         """u of every observation, those of voxels that the scaling left out too."""
         observations = self.observations
         b = np.nan_to_num(scale, nan=1.0)[observations.still]
-        return _weights(b * observations.response * self.reference[observations.voxel], observations.added_variance)
+        return _weights(b * observations.response * self.reference[observations.voxel], self.added_of_all)
 
     def _map(self, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """I and Σ u b R of each voxel (1 where it has no observation)."""

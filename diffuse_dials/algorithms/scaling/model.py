@@ -45,9 +45,14 @@ class DiffuseScalingModel(ScalingModelBase):
         return cls({"scale": component}, {"corrections": ["scale"], **configuration}, is_scaled=True)
 
     @classmethod
+    def initial(cls) -> DiffuseScalingModel:
+        """The model before refinement: scale 1."""
+        return cls({"scale": SCALE_COMPONENTS["scale"].initial()}, {"corrections": ["scale"]})
+
+    @classmethod
     def from_data(cls, params, experiment, reflection_table) -> DiffuseScalingModel:
         """The model before refinement; DIALS's factory calls it with its own parameters."""
-        model = cls({"scale": SCALE_COMPONENTS["scale"].initial()}, {"corrections": ["scale"]})
+        model = cls.initial()
         model.update(params)
         return model
 

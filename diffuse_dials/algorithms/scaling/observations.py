@@ -54,9 +54,9 @@ class Observations:
         """Variance that the crystal's photons do not cause, shape (n,), photons².
 
         The background's own Poisson noise G, and what ``variance`` holds beyond the counts: the noise of a
-        subtracted background and of the detector. Nothing of it depends on the observation's own photons.
+        subtracted background and of the detector. As noisy as the background itself where that was measured.
         """
-        return np.maximum(self.background + (self.variance - self.counts), 0)
+        return self.background + (self.variance - self.counts)
 
     def sum_by_voxel(self, values: np.ndarray) -> np.ndarray:
         """Totals of ``values`` (n,) over the stills of each voxel, shape (n_voxels,)."""

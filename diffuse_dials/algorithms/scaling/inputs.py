@@ -1,0 +1,130 @@
+"""What diffuse.grid wrote, read and held together: stills, sums and the record of the grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from dxtbx.model import ExperimentList
+
+from diffuse_dials.adapters.experiments import StillKey, load_experiments, name_stills, still_keys
+from diffuse_dials.io.columns import GRIDDED
+from diffuse_dials.io.records import load_grid_record
+from diffuse_dials.io.stills import StillsTable
+from diffuse_dials.io.tables import Table, load_table
+from diffuse_dials.models.grid import GridRecord
+from diffuse_dials.models.sums import VoxelSums
+
+_SUMS = ("counts", "background", "response", "variance")
+
+
+@dataclass(frozen=True)
+class Gridded:
+    """Gridded stills.
+
+    Attributes:
+        experiments: One per still, each with an identifier.
+        keys: What names each, in the same order.
+        sums: Rows of all .refl files; ``still`` is the position in ``experiments``.
+        record: The grid that all share.
+        stills: What stills.csv holds of them.
+    """
+
+    experiments: ExperimentList
+    keys: tuple[StillKey, ...]
+    sums: VoxelSums
+    record: GridRecord
+    stills: StillsTable
+
+
+def load_gridded(experiment_files, reflection_files) -> Gridded:
+    """Read one or several pairs of files of diffuse.grid; rows and stills are linked by identifier.
+
+    Args:
+        experiment_files: Names of .expt files.
+        reflection_files: Names of .refl files, each with its grid.json beside it.
+
+    Raises:
+        ValueError: If files are missing, do not belong together, lack columns, or were gridded differently.
+    """
+    if not experiment_files or not reflection_files:
+        missing = ".refl" if experiment_files else ".expt"
+        raise ValueError(f"No {missing} file was given. Give gridded.expt and gridded.refl of diffuse.grid.")
+    experiments = ExperimentList()
+    for name in experiment_files:
+        experiments.extend(load_experiments(name))
+    keys = still_keys(experiments)
+    name_stills(experiments, keys)
+    number = {identifier: i for i, identifier in enumerate(experiments.identifiers())}
+    parts, owner, stills = [], {}, StillsTable()
+    record = load_grid_record(reflection_files[0])
+    for name in reflection_files:
+        record = _common_record(record, load_grid_record(name), reflection_files[0], name)
+        stills.rows.update(StillsTable.beside(name).rows)
+        sums = read_sums(load_table(name, GRIDDED, "diffuse.grid"), number, ", ".join(experiment_files))
+        for still in np.unique(sums.still):
+            if owner.setdefault(still, name) != name:
+                raise ValueError(f"{keys[still].label} has rows in {owner[still]} and in {name}. Give each still once.")
+        parts.append(sums)
+    return Gridded(experiments, tuple(keys), _concatenate(parts), record, stills)
+
+
+def read_sums(table: Table, number: dict[str, int], experiment_files: str) -> VoxelSums:
+    """Rows of gridded.refl.
+
+    Args:
+        table: The file's columns.
+        number: Position of each experiment, by identifier.
+        experiment_files: Named in messages.
+
+    Raises:
+        ValueError: If rows refer to an experiment that is not there, or hold what no sum can be.
+    """
+    ids, inverse = np.unique(table["id"], return_inverse=True)
+    unnamed = [int(i) for i in ids if i not in table.identifiers]
+    if unnamed:
+        raise ValueError(f"{table.path} has rows of id {unnamed[0]} without an experiment identifier. Run diffuse.grid again.")
+    for i in ids:
+        if table.identifiers[i] not in number:
+            raise ValueError(
+                f"{table.path} refers to experiment {table.identifiers[i]}, which {experiment_files} does not hold. "
+                "Give the .expt and .refl that one run of diffuse.grid wrote together."
+            )
+    for name in _SUMS:
+        if not np.all(np.isfinite(table[name])):
+            raise ValueError(f"{table.path} has values in column {name} that are no numbers. Run diffuse.grid again.")
+    if np.any(table["response"] <= 0):
+        raise ValueError(f"{table.path} has rows with a response of 0 or less. Check the corrections and run diffuse.grid again.")
+    still = np.array([number[table.identifiers[i]] for i in ids], dtype=np.int32)[inverse]
+    position = table["xyzobs.px.value"][:, :2] if "xyzobs.px.value" in table else None
+    return VoxelSums(
+        still, table["miller_index"], table["asu_miller_index"], table["panel"].astype(np.int32), table["bragg"],
+        *(table[name] for name in _SUMS), table["n_pixels"], position,
+    )  # fmt: skip
+
+
+def _concatenate(parts: list[VoxelSums]) -> VoxelSums:
+    """All rows; mean positions only if every file has them."""
+    if len(parts) == 1:
+        return parts[0]
+    if any(part.position is None for part in parts):
+        parts = [replace(part, position=None) for part in parts]
+    return VoxelSums.concatenate(parts)
+
+
+def _common_record(first: GridRecord, other: GridRecord, first_name: str, name: str) -> GridRecord:
+    """``first``, if ``other`` describes the same grid and the same contents of the sums."""
+    same = ("ndiv", "space_group", "laue_group", "cell_policy", "isotropic_removed", "corrections")
+    differs = [field for field in same if getattr(first, field) != getattr(other, field)]
+    if not np.allclose(first.unit_cell, other.unit_cell, rtol=1e-6):
+        differs.append("unit_cell")
+    if differs:
+        raise ValueError(
+            f"The grid.json beside {first_name} and beside {name} differ in {', '.join(differs)}. "
+            "Grid all stills in one run of diffuse.grid, or with the same parameters and grid.unit_cell."
+        )
+    return replace(
+        first,
+        ambiguous=first.ambiguous or other.ambiguous,
+        rms_delta_hkl=max(first.rms_delta_hkl, other.rms_delta_hkl),
+    )

@@ -1,0 +1,142 @@
+"""Pictures of a map and its statistics, as matplotlib Figures (no pyplot, so nothing global and no display)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from diffuse_dials.io.atomic import replacing
+
+PLANES = {"hk0": 2, "h0l": 1, "0kl": 0}
+_AXES = "hkl"
+
+
+@dataclass(frozen=True)
+class VoxelFrame:
+    """What it takes to draw voxels: the grid and its symmetry.
+
+    Attributes:
+        ndiv: Voxels from one lattice point to the next.
+        b_matrix: Columns a*, b*, c*, shape (3, 3), 1/Å.
+        operators: Integer matrices of the Laue group, shape (order, 3, 3); n' = n R.
+    """
+
+    ndiv: tuple[int, int, int]
+    b_matrix: np.ndarray
+    operators: np.ndarray
+
+
+def save_png(figure: Figure, path) -> None:
+    """Write a picture, complete or not at all."""
+    with replacing(path) as partial:
+        FigureCanvasAgg(figure).print_png(str(partial))
+
+
+def correlations(d_min, series: dict[str, np.ndarray], title: str) -> Figure:
+    """Correlation coefficients by shell.
+
+    Args:
+        d_min: High-resolution limit of each shell, shape (n,), Å.
+        series: Values by label, each of shape (n,).
+        title: Of the plot.
+    """
+    figure, axes = _new(title, "1/d (1/Å)", "correlation")
+    for label, values in series.items():
+        axes.plot(1 / np.asarray(d_min), values, "o-", label=label)
+    axes.axhline(0, color="0.7", lw=0.8)
+    axes.set_ylim(min(-0.05, *(np.nanmin(v, initial=0) for v in series.values())), 1.02)
+    axes.legend(frameon=False)
+    return figure
+
+
+def by_shell(d_min, values, label: str, title: str) -> Figure:
+    """One number by resolution shell; arguments as in :func:`correlations`."""
+    figure, axes = _new(title, "1/d (1/Å)", label)
+    axes.plot(1 / np.asarray(d_min), values, "o-")
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def scales(scale: np.ndarray, esd: np.ndarray) -> Figure:
+    """Scale of each still with its standard uncertainty, in the order of the experiment list."""
+    figure, axes = _new("Scale of each still", "still", "inverse scale factor b")
+    axes.errorbar(np.arange(len(scale)), scale, esd, fmt="o", ms=3, lw=0.8)
+    axes.axhline(1, color="0.7", lw=0.8)
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+def sections(maps: dict[str, np.ndarray], index: np.ndarray, frame: VoxelFrame, planes=("hk0", "h0l"), signed=True) -> Figure:
+    """Planes through the origin of reciprocal space, symmetry mates filled in; one row per plane, one column per map.
+
+    Args:
+        maps: Values by title, each of shape (n,); NaN is left white. All share the colours of the last.
+        index: Voxels, shape (n, 3).
+        frame: Grid and symmetry.
+        planes: Names of planes, of ``PLANES``.
+        signed: Whether the values scatter about zero (isotropic part removed).
+    """
+    figure = Figure(figsize=(4.4 * len(maps) + 0.8, 4.2 * len(planes)), layout="constrained")
+    rows = figure.subplots(len(planes), len(maps), squeeze=False)
+    for row, plane in zip(rows, planes):
+        images = [_section(index, values, frame, PLANES[plane]) for values in maps.values()]
+        low, high = _limits(images[-1][2], signed)
+        for axes, title, (x, y, image) in zip(row, maps, images):
+            mesh = axes.pcolormesh(
+                x, y, np.ma.masked_invalid(image), cmap="RdBu_r" if signed else "viridis", vmin=low, vmax=high,
+                rasterized=True,
+            )  # fmt: skip
+            axes.set_aspect("equal")
+            axes.set_title(f"{title}, {plane}")
+            first, second = (name for i, name in enumerate(_AXES) if i != PLANES[plane])
+            axes.set_xlabel(f"along {first} (1/Å)")
+            axes.set_ylabel(f"normal to {first}, towards {second} (1/Å)")
+        figure.colorbar(mesh, ax=list(row), shrink=0.8)
+    return figure
+
+
+def _section(index, values, frame: VoxelFrame, axis: int):
+    """Corner coordinates (1/Å) and image of the plane n[axis] = 0."""
+    good = np.isfinite(values)
+    index, values = index[good].astype(np.int64), values[good]
+    first, second = (i for i in range(3) if i != axis)
+    planes = []
+    for operator in frame.operators:
+        moved = index @ operator
+        inside = moved[:, axis] == 0
+        planes.append((moved[inside][:, [first, second]], values[inside]))
+    points = np.concatenate([p for p, _ in planes])
+    size = np.abs(points).max(axis=0, initial=1)
+    image = np.full(2 * size + 1, np.nan)
+    for place, value in planes:
+        image[tuple((place + size).T)] = value
+    a = frame.b_matrix[:, first] / frame.ndiv[first]
+    b = frame.b_matrix[:, second] / frame.ndiv[second]
+    along = np.array([a @ a, a @ b]) / np.linalg.norm(a)
+    across = np.linalg.norm(np.cross(a, b)) / np.linalg.norm(a)
+    u, v = np.meshgrid(*(np.arange(-n, n + 2) - 0.5 for n in size), indexing="ij")
+    return u * along[0] + v * along[1], v * across, image
+
+
+def _limits(image: np.ndarray, signed: bool) -> tuple[float, float]:
+    """Colour limits from quantiles, so that single noisy voxels do not set them."""
+    seen = image[np.isfinite(image)]
+    if not len(seen):
+        return -1.0, 1.0
+    if signed:
+        high = float(np.quantile(np.abs(seen), 0.98)) or 1.0
+        return -high, high
+    low, high = (float(q) for q in np.quantile(seen, [0.01, 0.99]))
+    return low, high if high > low else low + 1
+
+
+def _new(title: str, x: str, y: str):
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes

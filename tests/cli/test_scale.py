@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from cctbx import sgtbx
+from dials.util import Sorry
+from dxtbx.model import DetectorFactory
+from dxtbx.model.experiment_list import ExperimentListFactory
+
+from diffuse_dials.adapters.experiments import load_experiments, save_experiments
+from diffuse_dials.adapters.symmetry import map_to_asu
+from diffuse_dials.algorithms.scaling import symmetry
+from diffuse_dials.algorithms.scaling.model import check_registered
+from diffuse_dials.cli.scale import run
+from diffuse_dials.io.columns import MERGED, SCALED
+from diffuse_dials.io.records import load_grid_record, save_grid_record
+from diffuse_dials.io.tables import load_table, save_table
+from diffuse_dials.models.grid import GridRecord
+
+N_STILLS = 12
+RECORD = GridRecord(
+    (40.0, 40.0, 60.0, 90.0, 90.0, 90.0), "given", (3, 3, 3), "P 43 21 2", "P 4/m m m", 3.0, None, "own", 0.0, False,
+    (), 0.005,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    """The command needs the entry point that an installation makes."""
+    try:
+        check_registered()
+    except ValueError:
+        pytest.skip("diffuse_dials is not installed in this DIALS (make setup)")
+
+
+def experiments_of(n):
+    """Stills of images that need not be there."""
+    beam = {"direction": [0.0, 0.0, 1.0], "wavelength": 1.0, "divergence": 0.0, "sigma_divergence": 0.0,
+            "polarization_normal": [0.0, 1.0, 0.0], "polarization_fraction": 0.5, "flux": 0.0, "transmission": 1.0}  # fmt: skip
+    detector = DetectorFactory.simple("SENSOR_PAD", 150.0, (10.0, 10.0), "+x", "-y", (0.2, 0.2), (100, 100))
+    imageset = {"__id__": "ImageSet", "mask": None, "gain": None, "pedestal": None, "dx": None, "dy": None, "params": {}}
+    content = {
+        "__id__": "ExperimentList",
+        "experiment": [{"__id__": "Experiment", "identifier": f"still-{i}", "beam": 0, "detector": 0, "imageset": i} for i in range(n)],
+        "imageset": [{**imageset, "images": [f"image_{i:04d}.cbf"]} for i in range(n)],
+        "beam": [beam], "detector": [detector.to_dict()], "goniometer": [], "scan": [], "crystal": [], "profile": [], "scaling_model": [],
+    }  # fmt: skip
+    return ExperimentListFactory.from_dict(content, check_format=False)
+
+
+def write_gridded(folder, rng, stills=range(N_STILLS), record=RECORD, name="gridded", spot=500.0, dark=()):
+    """Files of diffuse.grid with 50 photons per sum of unit scale; returns the true scales of all stills."""
+    stills = list(stills)
+    scale = np.exp(np.linspace(np.log(0.3), np.log(3), N_STILLS))
+    asu = symmetry.unique_voxels(record, 3.0)
+    s = np.linalg.norm(symmetry.reciprocal_vectors(asu, record), axis=1)
+    intensity = 50 * np.exp(-2 * s**2) * (1 + 0.3 * np.sin(7.0 * np.arange(len(asu))))
+    voxel = np.concatenate([rng.permutation(len(asu))[: len(asu) // 3] for _ in stills])
+    number = np.repeat(np.arange(len(stills)), len(asu) // 3)
+    response = rng.uniform(0.5, 1.5, len(voxel))
+    counts = rng.poisson(scale[stills][number] * response * intensity[voxel]).astype(float)
+    counts[np.isin(number, list(dark))] = 0
+    bragg = np.all(asu[voxel] % 3 == 0, axis=1)
+    counts[bragg] += spot
+    operators = symmetry.laue_operators(record)
+    index = np.einsum("ni,nij->nj", asu[voxel], operators[rng.integers(0, len(operators), len(voxel))]).astype(np.int32)
+    columns = {
+        "id": number, "miller_index": index, "asu_miller_index": asu[voxel], "panel": number * 0, "bragg": bragg,
+        "counts": counts, "background": counts * 0, "response": response, "variance": counts, "n_pixels": number * 0 + 4,
+    }  # fmt: skip
+    group = sgtbx.space_group_info(record.space_group).group()
+    assert np.array_equal(map_to_asu(index, group), asu[voxel])
+    experiments = experiments_of(N_STILLS)
+    save_experiments(experiments, folder / f"{name}.expt")
+    identifiers = {i: f"still-{still}" for i, still in enumerate(stills)}
+    save_table(columns, folder / f"{name}.refl", identifiers)
+    save_grid_record(record, folder / "grid.json")
+    return scale
+
+
+@pytest.fixture
+def gridded(run_in_tmp_path, rng):
+    return write_gridded(run_in_tmp_path, rng)
+
+
+def stills_csv(path="stills.csv"):
+    with open(path, newline="") as handle:
+        return {line["identifier"]: line for line in csv.DictReader(handle)}
+
+
+def refused(*args):
+    """The one line that the command ends with."""
+    with pytest.raises(Sorry) as raised:
+        run(list(args))
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def test_scales_are_recovered_and_every_output_is_written(gridded):
+    """Simulated truth: relative errors of the scales within 5 standard uncertainties."""
+    run(["gridded.expt", "gridded.refl"])
+    experiments = load_experiments("scaled.expt")
+    found = np.array([e.scaling_model.scale for e in experiments])
+    esd = np.array([e.scaling_model.scale_esd for e in experiments])
+    assert np.all(np.abs(found - gridded / gridded.mean()) < 5 * esd)
+    assert np.all(esd < 0.02 * found)
+    scaled = load_table("scaled.refl", SCALED)
+    assert scaled["inverse_scale_factor"] == pytest.approx(found[scaled["id"]])
+    lines = stills_csv()
+    assert [float(lines[f"still-{i}"]["scale"]) for i in range(N_STILLS)] == pytest.approx(found, rel=1e-9)
+    assert {line["status"] for line in lines.values()} == {"ok"}
+    summary = json.loads(open("diffuse.scale.json").read())
+    assert summary["overall"]["cc_half"] > 0.6 and summary["overall"]["completeness"] > 0.95
+    assert summary["overall"]["chi_square"] == pytest.approx(1, abs=0.05)
+    assert summary["stills"]["image_0000.cbf:0:0"]["scale"] == pytest.approx(found[0])
+    page = open("diffuse.scale.html").read()
+    assert page.count("<svg") == 4 and "CC½" in page
+    assert load_grid_record("merged.refl") == RECORD
+
+
+def test_the_map_is_the_truth_with_the_lattice_points_apart(gridded):
+    """Against the simulated intensities: pulls of mean 0 and width 1."""
+    run(["gridded.expt", "gridded.refl"])
+    merged = load_table("merged.refl", MERGED)
+    assert set(MERGED) == set(merged.columns)
+    index = merged["miller_index"]
+    assert np.all(np.lexsort(index.T[::-1]) == np.arange(len(index)))
+    assert np.array_equal(merged["lattice_point"], np.all(index % 3 == 0, axis=1))
+    asu = symmetry.unique_voxels(RECORD, 3.0)
+    s = np.linalg.norm(symmetry.reciprocal_vectors(asu, RECORD), axis=1)
+    truth = 50 * np.exp(-2 * s**2) * (1 + 0.3 * np.sin(7.0 * np.arange(len(asu)))) * gridded.mean()
+    truth = {tuple(n): value for n, value in zip(asu.tolist(), truth)}
+    good = ~merged["lattice_point"]
+    expected = np.array([truth[tuple(n)] for n in index[good].tolist()])
+    assert merged["intensity.scale.value"][good].mean() == pytest.approx(expected.mean(), rel=0.01)
+    variance = merged["intensity.scale.variance"][good]
+    enough = expected**2 > 20 * variance
+    pull = (merged["intensity.scale.value"][good] - expected)[enough] / np.sqrt(variance[enough])
+    assert pull.std() == pytest.approx(1, abs=0.1)
+    # all pixels of a lattice point are under the Bragg mask: measured with them, not without
+    lattice = ~good
+    assert np.all(merged["multiplicity"][lattice] == 0) and np.all(merged["intensity.scale.variance"][lattice] == -1)
+    assert np.all(merged["intensity.all.value"][lattice] > 0)
+    assert merged["d"] == pytest.approx(1 / np.linalg.norm(merged["rlp"], axis=1))
+    assert merged["hkl"] == pytest.approx(index / 3)
+
+
+def test_the_merged_pair_works_in_dials(gridded):
+    """Predicted positions of the super-cell's reflections are the voxels' centres; dials.show lists both models."""
+    run(["gridded.expt", "gridded.refl"])
+    (experiment,) = load_experiments("merged.expt")
+    merged = load_table("merged.refl")
+    a = np.array(experiment.crystal.get_A()).reshape(3, 3)
+    assert merged["rlp"] == pytest.approx(merged["miller_index"] @ a.T, abs=1e-12)
+    assert str(experiment.crystal.get_space_group().info()) == "P 4 2 2"
+    code = "import diffuse_dials, sys\nfrom dials.command_line.show import run\nrun(sys.argv[1:])"
+    shown = subprocess.run(
+        [sys.executable, "-c", code, "scaled.expt", "merged.refl"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "type : diffuse" in shown and "intensity.half1.value" in shown
+
+
+def test_pairs_of_files_are_scaled_together(run_in_tmp_path, rng):
+    """Two runs of diffuse.grid with one grid: as if it had been one."""
+    for name, stills in (("first", range(5)), ("second", range(5, N_STILLS))):
+        scale = write_gridded(run_in_tmp_path, rng, stills, name=name)
+        experiments = load_experiments(f"{name}.expt")
+        save_experiments(experiments[stills.start : stills.stop], f"{name}.expt")
+    run(["first.expt", "second.expt", "second.refl", "first.refl"])
+    found = np.array([e.scaling_model.scale for e in load_experiments("scaled.expt")])
+    assert found == pytest.approx(scale / scale.mean(), rel=0.05)
+
+
+def test_a_still_without_photons_is_left_out_and_says_why(run_in_tmp_path, rng):
+    write_gridded(run_in_tmp_path, rng, range(N_STILLS - 1), dark=[3], spot=0.0)
+    (run_in_tmp_path / "stills.csv").write_text(
+        "identifier,status,reason,jet\nstill-3,ok,,left\nstill-11,failed,image is missing,right\n"
+    )
+    run(["gridded.expt", "gridded.refl"])
+    experiments = load_experiments("scaled.expt")
+    assert list(experiments.identifiers()) == [f"still-{i}" for i in (0, 1, 2, 4, 5, 6, 7, 8, 9, 10)]
+    scaled = load_table("scaled.refl")
+    assert sorted(scaled.identifiers.values()) == sorted(experiments.identifiers())
+    lines = stills_csv()
+    assert lines["still-3"]["status"] == "failed" and lines["still-3"]["reason"] == "it holds no photons"
+    assert lines["still-11"]["reason"] == "image is missing" and lines["still-11"]["jet"] == "right"
+
+
+def test_outputs_in_another_folder_take_the_grid_along(gridded, tmp_path):
+    names = ("experiments=s.expt", "reflections=s.refl", "merged_experiments=m.expt", "merged_reflections=m.refl")
+    before = (tmp_path / "grid.json").read_bytes()
+    run(["gridded.expt", "gridded.refl", *(f"output.{name.replace('=', '=out/')}" for name in names)])
+    assert (tmp_path / "out" / "grid.json").is_file() and (tmp_path / "grid.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ("resolution_smoother=3", "same |s|"),
+        ("scale.panel=True", "one parameter per still"),
+        ("scale.spatial=True", "one parameter per still"),
+        ("scale.additive=True", "one parameter per still"),
+        ("experimental_scale_model=True", "one parameter per still"),
+    ],
+)
+def test_what_the_model_does_not_have_is_refused(gridded, option, words):
+    assert words in refused("gridded.expt", "gridded.refl", option)
+
+
+def test_ambiguous_indexing_is_refused_unless_the_user_knows_better(run_in_tmp_path, rng):
+    from dataclasses import replace
+
+    record = replace(RECORD, space_group="P 43", laue_group="P 4/m", ambiguous=True, reindexing_operators=("k,h,-l",))
+    write_gridded(run_in_tmp_path, rng, record=record)
+    assert "k,h,-l" in refused("gridded.expt", "gridded.refl")
+    run(["gridded.expt", "gridded.refl", "assume_consistent_indexing=True"])
+    (experiment,) = load_experiments("merged.expt")
+    assert str(experiment.crystal.get_space_group().info()) == "P 4"
+
+
+def test_a_table_of_other_stills_is_refused(gridded, tmp_path):
+    table = load_table("gridded.refl")
+    save_table(table.columns, "other.refl", {i: f"elsewhere-{i}" for i in table.identifiers})
+    assert "other.refl refers to experiment elsewhere-0" in refused("gridded.expt", "other.refl")
+
+
+def test_a_table_without_the_columns_is_refused(gridded):
+    table = load_table("gridded.refl")
+    del table.columns["response"]
+    save_table(table.columns, "short.refl", table.identifiers)
+    assert "no column response" in refused("gridded.expt", "short.refl")
+
+
+def test_an_empty_table_is_refused(gridded):
+    table = load_table("gridded.refl")
+    save_table({name: values[:0] for name, values in table.columns.items()}, "empty.refl", table.identifiers)
+    assert "empty.refl is empty" in refused("gridded.expt", "empty.refl")
+
+
+def test_a_missing_file_or_grid_is_refused(gridded, tmp_path):
+    assert "No .refl file" in refused("gridded.expt")
+    (tmp_path / "grid.json").unlink()
+    assert "no grid.json" in refused("gridded.expt", "gridded.refl")
+
+
+def test_stills_that_do_not_overlap_are_named(gridded):
+    table = load_table("gridded.refl")
+    index = table["asu_miller_index"]
+    apart = index[:, 2] % 2 == 1
+    keep = np.where(table["id"] == 4, apart, ~apart)
+    save_table({name: values[keep] for name, values in table.columns.items()}, "apart.refl", table.identifiers)
+    message = refused("gridded.expt", "apart.refl")
+    assert "1 of 12 stills share no voxel" in message and "image_0004.cbf" in message
+
+
+def test_files_of_different_grids_are_refused(run_in_tmp_path, rng):
+    from dataclasses import replace
+
+    for name, record in (("a", RECORD), ("b", replace(RECORD, unit_cell=(40.4, 40.4, 60.0, 90.0, 90.0, 90.0)))):
+        (run_in_tmp_path / name).mkdir()
+        write_gridded(run_in_tmp_path / name, rng, record=record)
+    assert "unit_cell" in refused("a/gridded.expt", "a/gridded.refl", "b/gridded.refl")
