@@ -45,7 +45,7 @@ class StillsTable:
         return cls.read(found) if found.is_file() else cls()
 
     def update(self, identifier: str, **values) -> None:
-        """Set values of one still; floats are written with ten digits."""
+        """Set values of one still; floats are written with 13 digits."""
         row = self.rows.setdefault(identifier, {"identifier": identifier})
         row.update({name: _text(value) for name, value in values.items()})
 
@@ -62,4 +62,4 @@ class StillsTable:
 def _text(value) -> str:
     if value is None:
         return ""
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    return f"{value:.13g}" if isinstance(value, float) else str(value)

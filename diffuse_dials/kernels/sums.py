@@ -19,17 +19,27 @@ def transform(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return np.stack([row[0] * x + row[1] * y + row[2] * z for row in np.asarray(matrix, dtype=float)], axis=1)
 
 
+_BITS = 20
+_HALF = 1 << (_BITS - 1)
+
+
 def pack(index: np.ndarray) -> np.ndarray:
-    """One int64 code per voxel index, shape (n,); |index| < 2**20. Codes sort as the indices do."""
-    shifted = index.astype(np.int64) + (1 << 20)
-    return (shifted[:, 0] << 42) | (shifted[:, 1] << 21) | shifted[:, 2]
+    """One int64 code per voxel index, shape (n,), of 60 bits. Codes sort as the indices do.
+
+    Raises:
+        ValueError: If an index does not fit into 20 bits.
+    """
+    if len(index) and not (-_HALF <= index.min() and index.max() < _HALF):
+        raise ValueError(f"Voxel indices reach {np.abs(index).max()}, the limit is {_HALF - 1}. Use a smaller ndiv or a larger d_min.")
+    shifted = index.astype(np.int64) + _HALF
+    return (shifted[:, 0] << 2 * _BITS) | (shifted[:, 1] << _BITS) | shifted[:, 2]
 
 
 def unpack(code: np.ndarray) -> np.ndarray:
     """The voxel indices of ``pack``'s codes, shape (n, 3), int32."""
-    mask = (1 << 21) - 1
-    parts = np.stack([code >> 42, (code >> 21) & mask, code & mask], axis=1)
-    return (parts - (1 << 20)).astype(np.int32)
+    mask = (1 << _BITS) - 1
+    parts = np.stack([code >> 2 * _BITS, (code >> _BITS) & mask, code & mask], axis=1)
+    return (parts - _HALF).astype(np.int32)
 
 
 def group_sums(code: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:

@@ -15,7 +15,7 @@ class GridRecord:
         unit_cell: Reference cell a, b, c (Å), α, β, γ (degrees).
         unit_cell_origin: How it was made, in words.
         ndiv: Voxels from one lattice point to the next along a*, b*, c*.
-        space_group: Hermann-Mauguin symbol of the crystal, DIALS's form.
+        space_group: Hermann-Mauguin symbol of the crystals, or what grid.laue_group gave in its place.
         laue_group: Hermann-Mauguin symbol of the group whose symmetry the map has.
         d_min: High-resolution limit, Å; None is the corner of the detector.
         d_max: Low-resolution limit, Å; None is the beamstop.

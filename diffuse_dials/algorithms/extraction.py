@@ -1,0 +1,372 @@
+"""One still → its pixels: counts, background, response and scattering vectors, and its radial totals."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import libtbx.phil
+import numpy as np
+from libtbx import Auto
+
+from diffuse_dials.adapters import images
+from diffuse_dials.adapters.experiments import load_experiments
+from diffuse_dials.adapters.panels import beam_direction, fingerprint, pixel_geometry
+from diffuse_dials.algorithms.background import BACKGROUNDS
+from diffuse_dials.algorithms.corrections import choose_corrections, log_corrections, total_response
+from diffuse_dials.algorithms.inputs import Stills, setting_matrix
+from diffuse_dials.algorithms.masking import BRAGG_MASKS
+from diffuse_dials.io.masks import load_mask
+from diffuse_dials.kernels.sums import transform
+from diffuse_dials.models.geometry import PixelGeometry
+from diffuse_dials.models.sums import RadialTotals
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+S_BIN_WIDTH = 0.005  # 1/Å: fine against the fall-off of scattering, coarse against a pixel
+
+phil_scope = libtbx.phil.parse(
+    """
+d_min = None
+  .type = float(value_min=0.1)
+  .help = "High-resolution limit of the map (Å). None: the corner of the detector."
+d_max = None
+  .type = float(value_min=0.1)
+  .help = "Low-resolution limit of the map (Å). None: the beamstop."
+input {
+  mask = None
+    .type = path
+    .multiple = True
+    .help = "Mask of pixels (dials.generate_mask, diffuse.make_mask), True = use. Several are combined by AND."
+  background = None
+    .type = path
+    .multiple = True
+    .help = "Blank exposures: an .expt without crystals (dials.import). They are scaled to each still by exposure time."
+}
+extraction {
+  pixel_step = 1
+    .type = int(value_min=1)
+    .help = "Read every n-th pixel along both directions of the detector. The rest is left out, nothing is summed."
+  lattices = *first refuse
+    .type = choice
+    .help = "Images with several lattices: the diffuse pixels are used once, with the first lattice's orientation"
+            "(the spots of all are masked), or the run stops."
+  skip_failed = False
+    .type = bool
+    .help = "Go on without stills whose image is missing or broken; stills.csv names each and why."
+}
+include scope diffuse_dials.algorithms.masking.extraction_phil_scope
+include scope diffuse_dials.algorithms.corrections.phil_scope
+include scope diffuse_dials.algorithms.background.phil_scope
+""",
+    process_includes=True,
+)
+
+
+@dataclass(frozen=True)
+class PanelPixels:
+    """The pixels of one panel of one still that pass everything but the Bragg mask.
+
+    Attributes:
+        panel: Number of the panel.
+        position: Fast and slow coordinate of the pixel centres, shape (n, 2).
+        s: Scattering vectors in the laboratory, shape (n, 3), 1/Å.
+        counts, background: Photons, shape (n,).
+        response: Ω·P·ε·T·t, shape (n,), sr s.
+        variance: Of counts - background, shape (n,), photons².
+        bragg: True: removed by the Bragg mask, shape (n,).
+    """
+
+    panel: int
+    position: np.ndarray
+    s: np.ndarray
+    counts: np.ndarray
+    background: np.ndarray
+    response: np.ndarray
+    variance: np.ndarray
+    bragg: np.ndarray
+
+
+@dataclass(frozen=True)
+class StillMeasurement:
+    """What one still measured.
+
+    Attributes:
+        pixels: One entry per panel that has any.
+        totals: Radial totals, Bragg pixels included.
+        exposure_time: s.
+        time_stamp: Seconds since 1970, None if unknown.
+        n_accepted: Pixels that pass the Bragg mask too.
+    """
+
+    pixels: tuple[PanelPixels, ...]
+    totals: RadialTotals
+    exposure_time: float
+    time_stamp: float | None
+    n_accepted: int
+
+
+@dataclass
+class _Panel:
+    """What stills of equal geometry and wavelength share on one panel."""
+
+    geometry: PixelGeometry
+    wavelength: float
+    response: np.ndarray
+    s_length: np.ndarray
+    s_bin: np.ndarray
+
+
+class Measurement:
+    """Measures stills one by one; set up once, then used by every worker.
+
+    Attributes:
+        record: What the sums contain, for grid.json: corrections, background, masks.
+    """
+
+    def __init__(self, params, stills: Stills):
+        """Prepare what all stills share and check what can be checked before the first image.
+
+        Args:
+            params: Extract of this module's ``phil_scope``.
+            stills: The stills to be measured.
+
+        Raises:
+            ValueError: For parameters that contradict each other, missing files, or a correction with
+                ``apply=True`` that cannot be worked out.
+        """
+        if params.d_min is not None and params.d_max is not None and params.d_min >= params.d_max:
+            raise ValueError(f"d_min={params.d_min:g} must be smaller than d_max={params.d_max:g} (both in Å).")
+        self._params = params
+        self._stills = stills
+        self._fingerprints: dict[int, str] = {}
+        self._panels: OrderedDict = OrderedDict()
+        self._masks: dict = {}
+        self._mask_files = [name for name in params.input.mask if name]
+        first = stills.experiments[0]
+        self._shapes = images.panel_shapes(first.detector)
+        for number, experiment in enumerate(stills.experiments):
+            if images.panel_shapes(experiment.detector) != self._shapes:
+                raise ValueError(f"The detector of {stills.keys[number].image} has other panels than that of {stills.keys[0].image}. Process each detector by itself.")
+        several = [n for n in range(len(stills)) if stills.keys[n].lattice]
+        if several and params.extraction.lattices == "refuse":
+            raise ValueError(f"{len(several)} images have more than one lattice, the first {stills.keys[several[0]].image}. Say extraction.lattices=first to use them.")
+        _, corrections = choose_corrections(params.corrections, first)
+        self._exposures = self._exposure_times()
+        self._background = self._choose_background()
+        self.record = {
+            "corrections": {
+                **corrections,
+                "exposure_time": self._exposure_record,
+                "gain": {"applied": True, "value": "panel" if params.corrections.gain is Auto else params.corrections.gain},
+            },
+            "background": self._background.describe(),
+            "masks": {
+                "files": list(self._mask_files),
+                "trusted_range": params.masking.trusted_range,
+                "bragg": self._bragg_mask(0).describe(),
+                "pixel_step": params.extraction.pixel_step,
+            },
+        }
+        logger.info("Corrections:")
+        log_corrections(self.record["corrections"])
+        logger.info("Background: %s", ", ".join(f"{k} {v}" for k, v in self.record["background"].items()))
+
+    def uses(self, number: int) -> bool:
+        """Whether still ``number`` is measured: of several lattices on an image only the first."""
+        return self._stills.keys[number].lattice == 0
+
+    def measure(self, number: int) -> StillMeasurement:
+        """Measure one still.
+
+        Args:
+            number: Its position in the experiment list.
+
+        Raises:
+            ValueError: If its image cannot be read, or no pixel is left.
+        """
+        experiment = self._stills.experiments[number]
+        raw = images.read_raw(experiment)
+        exposure, time_stamp = self._exposures[number]
+        bragg_masks = [self._bragg_mask(lattice) for lattice in self._stills.same_image(number)]
+        inverses = [np.linalg.inv(setting_matrix(self._stills.experiments[i])) for i in self._stills.same_image(number)]
+        pixels, totals = [], []
+        for panel, mask in enumerate(self._mask(experiment)):
+            shared = self._panel(experiment, panel)
+            photons = self._photons(raw[panel], experiment, panel)
+            good, overloaded = self._good(raw[panel], experiment.detector[panel], mask)
+            background, background_variance, known = self._background.at(panel, exposure)
+            if known is not None:
+                good &= known
+            selected = np.flatnonzero(good)
+            columns = _columns(selected, photons, background, background_variance, shared.response * exposure)
+            totals.append(_radial_totals(number, panel, shared.s_bin, selected, columns, overloaded & mask.ravel()))
+            inside = self._within_resolution(shared.s_length[selected])
+            selected, columns = selected[inside], [column[inside] for column in columns]
+            if not len(selected):
+                continue
+            s = shared.geometry.s_vectors(shared.wavelength)
+            passes = np.ones(len(s), dtype=bool)
+            for bragg_mask, inverse in zip(bragg_masks, inverses):
+                passes &= bragg_mask.keep(panel, mask.shape, s, transform(inverse, s))
+            pixels.append(PanelPixels(panel, _centres(selected, mask.shape[1]), s[selected], *columns, ~passes[selected]))
+        n_accepted = sum(int(np.count_nonzero(~p.bragg)) for p in pixels)
+        if not n_accepted:
+            raise ValueError(f"No pixel of {self._stills.keys[number].image} passes the masks and the resolution limits. Look at the mask, d_min, d_max and masking.bragg.")
+        return StillMeasurement(tuple(pixels), RadialTotals.concatenate(totals), exposure, time_stamp, n_accepted)
+
+    def _photons(self, raw, experiment, panel) -> np.ndarray:
+        gain_map, pedestal_map = images.lookup_maps(experiment)
+        gain = None if self._params.corrections.gain is Auto else self._params.corrections.gain
+        if gain is None and gain_map is not None:
+            gain = 1.0
+        pedestal = 0.0 if pedestal_map is None else pedestal_map[panel]
+        photons = images.to_photons(raw, experiment.detector[panel], gain, pedestal)
+        if self._params.corrections.gain is Auto and gain_map is not None:
+            photons = photons / gain_map[panel]
+        return photons.ravel()
+
+    def _good(self, raw, panel, mask) -> tuple[np.ndarray, np.ndarray]:
+        step = self._params.extraction.pixel_step
+        if self._params.masking.trusted_range == "none":
+            trusted, overloaded = np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
+        else:
+            trusted, overloaded = images.in_trusted_range(raw, panel)
+        good = trusted & mask
+        if step > 1:
+            sampled = np.zeros(raw.shape, dtype=bool)
+            sampled[step // 2 :: step, step // 2 :: step] = True
+            good &= sampled
+            overloaded = overloaded & sampled
+        return good.ravel(), overloaded.ravel()
+
+    def _mask(self, experiment) -> tuple[np.ndarray, ...]:
+        """What masks every still of this imageset: its own static mask and the files given, combined by AND."""
+        static = images.static_mask(experiment)
+        if id(static) not in self._masks:
+            combined = [mask.copy() for mask in static]
+            for name in self._mask_files:
+                combined = [a & b for a, b in zip(combined, load_mask(name, self._shapes))]
+            # The static mask is kept beside its product, so that its id is not given to another.
+            self._masks[id(static)] = (static, tuple(combined))
+        return self._masks[id(static)][1]
+
+    def _panel(self, experiment, panel: int) -> _Panel:
+        """Geometry and response of a panel, made again only when the models or the wavelength change."""
+        detector = experiment.detector
+        if id(detector) not in self._fingerprints:
+            self._fingerprints[id(detector)] = fingerprint(detector)
+        s0 = beam_direction(experiment.beam)
+        polarization = (experiment.beam.get_polarization_fraction(), tuple(experiment.beam.get_polarization_normal()))
+        key = (self._fingerprints[id(detector)], tuple(np.round(s0, 12)), polarization, panel)
+        wavelength = experiment.beam.get_wavelength()
+        shared = self._panels.get(key)
+        if shared is None or shared.wavelength != wavelength:
+            geometry = pixel_geometry(detector[panel], s0) if shared is None else shared.geometry
+            corrections, _ = choose_corrections(self._params.corrections, experiment)
+            s_length = geometry.s_lengths(wavelength)
+            shared = _Panel(
+                geometry,
+                wavelength,
+                total_response(corrections, panel, geometry, wavelength),
+                s_length,
+                np.floor(s_length / S_BIN_WIDTH).astype(np.int32),
+            )
+            self._panels[key] = shared
+            while len(self._panels) > 2 * len(self._shapes):  # stills with models of their own must not fill the memory
+                self._panels.popitem(last=False)
+        return shared
+
+    def _within_resolution(self, s_length: np.ndarray) -> np.ndarray:
+        inside = s_length > 0
+        if self._params.d_min is not None:
+            inside &= s_length <= 1 / self._params.d_min
+        if self._params.d_max is not None:
+            inside &= s_length >= 1 / self._params.d_max
+        return inside
+
+    def _bragg_mask(self, number: int):
+        experiment = self._stills.experiments[number]
+        options = self._params.masking.bragg
+        return BRAGG_MASKS[options.method].from_phil(options, experiment, self._stills.reflections.get(experiment.identifier))
+
+    def _exposure_times(self) -> list[tuple[float, float | None]]:
+        """Exposure time and time stamp of each still; 1 s for all where no image says it."""
+        given = self._params.corrections.exposure_time
+        headers = []
+        for number in range(len(self._stills)):
+            try:
+                headers.append(images.header(self._stills.experiments[number]))
+            except ValueError:
+                if not self._params.extraction.skip_failed:
+                    raise
+                headers.append((given if given is not Auto else 1.0, None))  # never used: measuring it fails as well
+        if given is not Auto:
+            self._exposure_record = {"applied": True, "value_s": given}
+            return [(given, stamp) for _, stamp in headers]
+        unknown = [number for number, (exposure, _) in enumerate(headers) if exposure is None]
+        if unknown and len(unknown) < len(headers):
+            raise ValueError(f"{self._stills.keys[unknown[0]].image} has no exposure time, other stills have one. Give corrections.exposure_time, if all are equal.")
+        if unknown:
+            self._exposure_record = {"applied": False, "reason": "no image has an exposure time; 1 s was taken for all"}
+            return [(1.0, stamp) for _, stamp in headers]
+        times = [exposure for exposure, _ in headers]
+        self._exposure_record = {"applied": True, "source": "images", "min_s": min(times), "max_s": max(times)}
+        return headers
+
+    def _choose_background(self):
+        params = self._params
+        files = [name for name in params.input.background if name]
+        method = params.background_method
+        if files and method == "none":
+            method = "image"
+        if files and method != "image":
+            raise ValueError(f"input.background={files[0]} goes with background_method=image, not {method}. Leave one of them out.")
+        values = getattr(params.background, method, None) if hasattr(params, "background") else None
+        return BACKGROUNDS[method].from_phil(values, files, self._blanks)
+
+    def _blanks(self, file):
+        """Photons, good pixels (arrays per panel) and exposure time of each image of an .expt of blanks."""
+        given = self._params.corrections.exposure_time
+        for experiment in load_experiments(file):
+            if images.panel_shapes(experiment.detector) != self._shapes:
+                raise ValueError(f"The blanks of {file} were taken with another detector than the stills. Give blanks of the same detector.")
+            raw = images.read_raw(experiment)
+            good, photons = [], []
+            for panel, mask in enumerate(images.static_mask(experiment)):
+                trusted, _ = images.in_trusted_range(raw[panel], experiment.detector[panel])
+                good.append((trusted & mask).ravel())
+                photons.append(self._photons(raw[panel], experiment, panel))
+            yield tuple(photons), tuple(good), images.header(experiment)[0] if given is Auto else given
+
+
+def _centres(pixel: np.ndarray, n_fast: int) -> np.ndarray:
+    """Fast and slow coordinate of pixel centres, shape (n, 2)."""
+    slow, fast = np.divmod(pixel, n_fast)
+    return np.stack([fast + 0.5, slow + 0.5], axis=1)
+
+
+def _columns(selected, photons, background, background_variance, response) -> list[np.ndarray]:
+    """counts, background, response and variance of the selected pixels."""
+    counts = photons[selected]
+    b = np.broadcast_to(background, photons.shape)[selected]
+    v = np.broadcast_to(background_variance, photons.shape)[selected]
+    # A photon counter's variance is its expectation, of which the counts are the estimate that stays unbiased in
+    # sums; an integrating detector's pixel below zero has no less noise than one at zero.
+    return [counts, b, response[selected], np.maximum(counts, 0) + v]
+
+
+def _radial_totals(number, panel, s_bin, selected, columns, overloaded) -> RadialTotals:
+    """Sums over the |s| bins of one panel, in ascending order of |s|; bins without a good pixel are left out."""
+    bins = s_bin[selected]
+    length = int(s_bin.max(initial=0)) + 1
+    n_pixels = np.bincount(bins, minlength=length)
+    n_overloaded = np.bincount(s_bin[overloaded], minlength=length)
+    hit = np.flatnonzero(n_pixels + n_overloaded)
+    sums = [np.bincount(bins, weights=column, minlength=length)[hit] for column in columns]
+    full = np.full(len(hit), 1, dtype=np.int32)
+    return RadialTotals(
+        full * number, full * panel, (hit + 0.5) * S_BIN_WIDTH, *sums,
+        n_pixels[hit].astype(np.int32), n_overloaded[hit].astype(np.int32),
+    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""Integrated stills as the commands receive them: several .expt and .refl files that belong together."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from dials.array_family import flex
+from dxtbx.model import ExperimentList
+
+from diffuse_dials.adapters.experiments import StillKey, load_experiments, name_stills, still_keys
+from diffuse_dials.io.tables import load_flex
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+
+@dataclass(frozen=True)
+class Stills:
+    """Integrated stills.
+
+    Attributes:
+        experiments: One per (image, lattice), each with an identifier and a crystal.
+        keys: What names each, in the same order.
+        reflections: Table of each still that has one, by identifier.
+    """
+
+    experiments: ExperimentList
+    keys: tuple[StillKey, ...]
+    reflections: dict[str, flex.reflection_table]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def same_image(self, number: int) -> list[int]:
+        """Numbers of all stills (lattices) on the image of still ``number``, itself included."""
+        key = self.keys[number]
+        return [i for i, other in enumerate(self.keys) if (other.image, other.index) == (key.image, key.index)]
+
+
+def load_stills(experiment_files, reflection_files, read_reflections: bool = True) -> Stills:
+    """Read integrated stills and hold the tables against them.
+
+    Args:
+        experiment_files: Names of .expt files.
+        reflection_files: Names of .refl files; tables and experiments are linked by identifier.
+        read_reflections: Whether the tables are needed; if not they are only checked.
+
+    Returns:
+        The stills, in the order of the files.
+
+    Raises:
+        ValueError: If a file cannot be read, an experiment has no crystal, no image or stands there twice, or a
+            table belongs to none of the experiments.
+    """
+    if not experiment_files:
+        raise ValueError("No .expt file was given. Give the integrated.expt that dials.stills_process wrote.")
+    experiments = ExperimentList()
+    for name in experiment_files:
+        loaded = load_experiments(name)
+        if any(experiment.crystal is None for experiment in loaded):
+            raise ValueError(f"{name} has experiments without a crystal. Give the integrated.expt that dials.stills_process wrote.")
+        experiments.extend(loaded)
+    keys = still_keys(experiments)
+    name_stills(experiments, keys)
+    _refuse_duplicates(experiments, keys)
+    found = {}
+    for name in reflection_files:
+        found.update(_tables_of(name, experiments, len(experiment_files) == len(reflection_files) == 1))
+    if reflection_files:
+        without = [i for i in experiments.identifiers() if i not in found]
+        if without:
+            raise ValueError(f"{len(without)} of {len(experiments)} stills, the first {without[0]}, have no reflections in {', '.join(reflection_files)}. Give the .expt and .refl files that one run of dials.stills_process wrote together.")
+    return Stills(experiments, tuple(keys), found if read_reflections else {})
+
+
+def _tables_of(name: str, experiments: ExperimentList, only_pair: bool) -> dict[str, flex.reflection_table]:
+    table = load_flex(name)
+    if not len(table):
+        raise ValueError(f"{name} is empty. Check the log of dials.stills_process.")
+    for column in ("id", "miller_index"):
+        if column not in table:
+            raise ValueError(f"{name} has no column {column}. Give the integrated.refl that dials.stills_process wrote.")
+    names = dict(zip(table.experiment_identifiers().keys(), table.experiment_identifiers().values()))
+    if not names and only_pair and flex.max(table["id"]) < len(experiments):
+        names = dict(enumerate(experiments.identifiers()))  # written by a program that sets no identifiers
+    known = set(experiments.identifiers())
+    strangers = [identifier for identifier in names.values() if identifier not in known]
+    if strangers or not names:
+        what = f"refers to experiment {strangers[0]}, which none of the .expt files holds" if strangers else "has no experiment identifiers"
+        raise ValueError(f"{name} {what}. Give the .expt and .refl files that one run of dials.stills_process wrote together.")
+    ids = table["id"]
+    return {identifier: table.select(ids == number) for number, identifier in names.items()}
+
+
+def _refuse_duplicates(experiments: ExperimentList, keys: list[StillKey]) -> None:
+    """The same lattice on the same image, given twice, would count every photon twice."""
+    by_image: dict[tuple[str, int], list[int]] = {}
+    for number, key in enumerate(keys):
+        by_image.setdefault((key.image, key.index), []).append(number)
+    for (image, index), numbers in by_image.items():
+        for i, first in enumerate(numbers):
+            for second in numbers[i + 1 :]:
+                if np.allclose(setting_matrix(experiments[first]), setting_matrix(experiments[second]), rtol=0, atol=1e-9):
+                    raise ValueError(f"Image {index} of {image} was given twice with the same lattice. Give each .expt file once.")
+
+
+def setting_matrix(experiment) -> np.ndarray:
+    """A = U B of a still, shape (3, 3), 1/Å: s = A h in the laboratory."""
+    crystal = experiment.crystal
+    a = crystal.get_A_at_scan_point(0) if crystal.num_scan_points > 0 else crystal.get_A()
+    return np.array(a).reshape(3, 3)

@@ -1,0 +1,81 @@
+"""Measure the diffuse scattering of stills, pixel by pixel.
+
+Reads integrated stills (dials.stills_process) and their images. Each pixel that passes the masks becomes a row
+with its photons, the background, its response (solid angle x polarization x efficiency x transmission x exposure
+time) and its scattering vector; pixels under the Bragg mask are kept and flagged. Divide nothing: that comes last.
+
+Examples:
+
+  diffuse.extract integrated.expt integrated.refl mask=pixels.mask d_min=1.8
+
+  diffuse.extract idx-*_integrated.expt idx-*_integrated.refl background=blank.expt mp.nproc=2
+
+diffuse.grid does the same straight from the images, without writing pixels: use it for many stills.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import libtbx.phil
+from dials.util import show_mail_handle_errors
+
+from diffuse_dials.adapters.experiments import save_experiments
+from diffuse_dials.algorithms import pipeline
+from diffuse_dials.algorithms.extraction import Measurement
+from diffuse_dials.algorithms.inputs import load_stills
+from diffuse_dials.algorithms.parallel import n_processes
+from diffuse_dials.cli.startup import start, user_errors
+from diffuse_dials.io.atomic import write_json
+from diffuse_dials.io.stills import StillsTable
+from diffuse_dials.io.tables import save_table
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+phil_scope = libtbx.phil.parse(
+    """
+include scope diffuse_dials.algorithms.extraction.phil_scope
+include scope diffuse_dials.algorithms.parallel.phil_scope
+output {
+  experiments = extracted.expt
+    .type = path
+    .help = "The stills."
+  reflections = extracted.refl
+    .type = path
+    .help = "The pixels: extracted_00000.refl and so on, a block of stills to a file."
+  radial_totals = radial_totals.refl
+    .type = path
+    .help = "Sums by |s| of all good pixels, Bragg spots included, for diffuse.absolute."
+  stills = stills.csv
+    .type = path
+    .help = "One line per still. Columns that you added to a file of this name are kept."
+  json = extracted.json
+    .type = path
+    .help = "What the pixels contain: corrections, background, masks. diffuse.grid reads it."
+  log = diffuse.extract.log
+    .type = path
+}
+""",
+    process_includes=True,
+)
+
+
+@show_mail_handle_errors()
+def run(args=None, phil=phil_scope):
+    """Run diffuse.extract from the command line."""
+    call = start(args, phil, __doc__, "diffuse.extract [options] integrated.expt integrated.refl [param=value] [file.phil]")
+    params = call.params
+    with user_errors():
+        needs_tables = params.masking.bragg.method != "lattice"
+        stills = load_stills(call.experiments, call.reflections, needs_tables)
+        measurement = Measurement(params, stills)
+        names, totals, outcomes = pipeline.extract_to_files(params, stills, measurement, n_processes(params.mp))
+        pipeline.log_outcomes(outcomes, stills)
+        identifiers = dict(enumerate(stills.experiments.identifiers()))
+        save_table(pipeline.radial_columns(totals), params.output.radial_totals, identifiers)
+        table = StillsTable.beside(params.output.stills)
+        pipeline.update_stills(table, stills, outcomes)
+        table.write(params.output.stills)
+        write_json({**pipeline.contents_record(measurement.record), "d_min": params.d_min, "d_max": params.d_max}, params.output.json)
+        save_experiments(stills.experiments, params.output.experiments)
+        logger.info("Wrote %s and %s", params.output.experiments, f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0])
