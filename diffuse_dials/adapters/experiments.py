@@ -10,7 +10,11 @@ from pathlib import Path
 from dxtbx.model import ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 
+from diffuse_dials.adapters.entry_points import register_scaling_model
 from diffuse_dials.io.atomic import replacing
+
+# In a bare checkout nothing else tells DIALS of the model, and it would read scaled.expt without it, silently.
+register_scaling_model()
 
 
 @dataclass(frozen=True)

@@ -370,3 +370,10 @@ def _radial_totals(number, panel, s_bin, selected, columns, overloaded) -> Radia
         full * number, full * panel, (hit + 0.5) * S_BIN_WIDTH, *sums,
         n_pixels[hit].astype(np.int32), n_overloaded[hit].astype(np.int32),
     )  # fmt: skip
+
+
+def corner_resolution(experiment) -> float:
+    """Resolution (Å) of the pixel with the largest |s|: the limit of a map for which none is given."""
+    s0 = beam_direction(experiment.beam)
+    wavelength = experiment.beam.get_wavelength()
+    return 1 / max(float(pixel_geometry(panel, s0).s_lengths(wavelength).max()) for panel in experiment.detector)

@@ -171,6 +171,11 @@ def _block_name(name: str, number: int) -> str:
     return str(path.with_name(f"{path.stem}_{number:05d}{path.suffix}"))
 
 
+def is_block(name: str) -> bool:
+    """Whether a .refl has the name that diffuse.extract gives its files: ..._00000.refl and so on."""
+    return re.search(r"_\d{5}\.refl$", name) is not None
+
+
 def _remove_stale(name: str, written: set[str]) -> None:
     path = Path(name)
     pattern = re.compile(re.escape(path.stem) + r"_\d{5}" + re.escape(path.suffix))

@@ -182,7 +182,8 @@ def map_statistics(
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two half maps and their anisotropic parts, at the voxels that both measured; isotropic parts are each half's own."""
+    """Two half maps and their anisotropic parts, at the voxels that both measured; isotropic parts are each half's "
+    "own."""
 
     both: np.ndarray
     total: tuple[np.ndarray, np.ndarray]

@@ -93,14 +93,14 @@ def run(args=None, phil=phil_scope):
 
 
 def _contents_of_extracted(call) -> dict | None:
-    """The record beside diffuse.extract's files, if that is what was given; it makes the parameters of images moot."""
-    if not call.reflections:
+    """The record beside diffuse.extract's files, if those were given: then no image is opened."""
+    if not any(pipeline.is_block(name) for name in call.reflections):
         return None
     path = Path(call.reflections[0]).parent / "extracted.json"
-    if not all(pipeline.is_extracted(name) for name in call.reflections):
-        return None
     if not path.is_file():
-        raise ValueError(f"There is no extracted.json beside {call.reflections[0]}. Keep it in the folder of the files that diffuse.extract wrote.")
+        raise ValueError(
+            f"There is no extracted.json beside {call.reflections[0]}. Keep it in the folder of the files that diffuse.extract wrote."
+        )
     contents = json.loads(path.read_text(encoding="utf-8"))
     for name in ("d_min", "d_max"):
         limit, wanted = contents.pop(name), getattr(call.params, name)

@@ -185,8 +185,10 @@ def _sections(gridded, scaled, counted, statistics: MapStatistics, scale, esd) -
     return [
         Section(
             "Statistics by resolution shell",
-            f"{len(scale)} stills, {len(counted)} voxels of the asymmetric unit. Scales come from all stills; CC½ is between maps of "
-            "random halves of them, the isotropic part of each half taken out of it (CC½ total: left in, and inflated by the fall-off).",
+            f"{len(scale)} stills, {len(counted)} voxels of the asymmetric unit. Scales come from all stills; CC½ is "
+            "between maps of "
+            "random halves of them, the isotropic part of each half taken out of it (CC½ total: left in, and "
+            "inflated by the fall-off).",
             statistics.headers,
             tuple(statistics.rows()),
             plots.correlations(d_min, series, "Correlation of random half maps"),
@@ -196,7 +198,8 @@ def _sections(gridded, scaled, counted, statistics: MapStatistics, scale, esd) -
         Section("Stills left out", "" if failed else "None.", ("still", "reason"), tuple(failed)),
         Section(
             "Sections of the map",
-            "Isotropic part removed, symmetry mates filled in, voxels with lattice points left out where the statistics do so.",
+            "Isotropic part removed, symmetry mates filled in, voxels with lattice points left out where the "
+            "statistics do so.",
             figure=plots.sections({"anisotropic part": anisotropic}, counted.index, frame),
         ),
     ]

@@ -21,7 +21,8 @@ def counted_voxels(merged: DiffuseMap, exclude_lattice_points: bool) -> DiffuseM
     counted = merged.intensity.measured & ~(merged.lattice_point & exclude_lattice_points)
     if not counted.any():
         raise ValueError(
-            f"None of the {len(merged)} voxels is part of the diffuse map: all hold lattice points or lie under the Bragg mask. "
+            f"None of the {len(merged)} voxels is part of the diffuse map: all hold lattice points or lie under the "
+            "Bragg mask. "
             "Use a smaller masking.bragg.radius or a larger grid.ndiv, or set merging.exclude_lattice_points=False."
         )
     return merged.select(counted)

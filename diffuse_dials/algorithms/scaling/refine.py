@@ -99,7 +99,8 @@ def check_options(params) -> None:
     """
     if params.resolution_smoother:
         raise ValueError(
-            f"scale.resolution_smoother={params.resolution_smoother}: a factor over |s| shared by all stills cannot be determined, "
+            f"scale.resolution_smoother={params.resolution_smoother}: a factor over |s| shared by all stills cannot "
+            "be determined, "
             "because all observations of a voxel have the same |s| and the map takes up any such factor. Leave it at 0."
         )
     for name in ("panel", "spatial", "additive", "experimental_scale_model"):
@@ -118,8 +119,10 @@ def check_indexing(gridded: Gridded, params) -> None:
     operators = " and ".join(gridded.record.reindexing_operators)
     if not params.assume_consistent_indexing:
         raise ValueError(
-            f"The lattice can be indexed in other ways ({operators}) that give another map, so stills indexed one by one are a mixture. "
-            "Make them agree (dials.cosym) and grid again; if they agree already, set scale.assume_consistent_indexing=True."
+            f"The lattice can be indexed in other ways ({operators}) that give another map, so stills indexed one by "
+            "one are a mixture. "
+            "Make them agree (dials.cosym) and grid again; if they agree already, set "
+            "scale.assume_consistent_indexing=True."
         )
     logger.warning("The indexing is taken to be consistent, as demanded; the lattice also allows %s.", operators)
 
