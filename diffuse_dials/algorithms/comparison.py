@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import libtbx.phil
 import numpy as np
@@ -123,12 +121,12 @@ class Comparison:
 
     def rows(self) -> list[tuple]:
         """Rows of the table, the last overall."""
-        return [
-            (f"{name}{a.d_max:.2f} - {a.d_min:.2f}", a.n_voxels)
-            + tuple(f"{x:.3f}" for x in (a.cc, a.cc_anisotropic, a.slope, a.slope_anisotropic, a.mean_ratio, a.chi_square))
-            + (a.n_chi_square,)
-            for name, a in [*(("", shell) for shell in self.shells), ("all ", self.overall)]
-        ]
+        rows = []
+        for name, a in [*(("", shell) for shell in self.shells), ("all ", self.overall)]:
+            numbers = (a.cc, a.cc_anisotropic, a.slope, a.slope_anisotropic, a.mean_ratio, a.chi_square)
+            limits = f"{name}{a.d_max:.2f} - {a.d_min:.2f}"
+            rows.append((limits, a.n_voxels, *(f"{x:.3f}" for x in numbers), a.n_chi_square))
+        return rows
 
 
 def compare_maps(table: Table, truth: Table, record: GridRecord, params) -> Comparison:
@@ -152,13 +150,19 @@ def compare_maps(table: Table, truth: Table, record: GridRecord, params) -> Comp
     keep &= s <= (1 / params.d_min if params.d_min else np.inf)
     keep &= s >= (1 / params.d_max if params.d_max else 0)
     if not keep.any():
-        raise ValueError(f"No voxel of {table.path} is left to compare with {truth.path}. Check d_min, d_max and exclude_lattice_points.")
+        raise ValueError(
+            f"No voxel of {table.path} is left to compare with {truth.path}. Check d_min, d_max and "
+            "exclude_lattice_points."
+        )
     value, variance, truth_value, index, s = value[keep], variance[keep], truth_value[keep], index[keep], s[keep]
     free = params.compare.free_scale
     free = names != ("absolute", "absolute") if free is None or not isinstance(free, bool) else free
     scale = _slope(value, truth_value) if free else 1.0
     if not scale > 0:
-        raise ValueError(f"{table.path} and {truth.path} are not correlated (slope {scale:.3g}): no common scale. Check that they belong together.")
+        raise ValueError(
+            f"{table.path} and {truth.path} are not correlated (slope {scale:.3g}): no common scale. Check that they "
+            "belong together."
+        )
     value, variance = value / scale, variance / scale**2
     orbits = orbit_sizes(index, record)
     anisotropic = value - isotropic_part(s, value, orbits)
@@ -197,7 +201,10 @@ def _columns(table: Table, truth: Table, wanted: str) -> tuple[str, str]:
     for one, kind in zip((table, truth), found):
         if kind is None:
             columns = " or ".join(f"intensity.{kind}.value" for kind in kinds)
-            raise ValueError(f"{one.path} has no column {columns}. Give the .refl that diffuse.scale, diffuse.absolute or diffuse.simulate wrote.")
+            raise ValueError(
+                f"{one.path} has no column {columns}. Give the .refl that diffuse.scale, diffuse.absolute or "
+                "diffuse.simulate wrote."
+            )
     return tuple(found)
 
 
@@ -220,7 +227,9 @@ def _common(table: Table, truth: Table, names) -> tuple[np.ndarray, ...]:
     first, second = np.flatnonzero(measured), np.flatnonzero(truth_measured)
     _, i, j = np.intersect1d(codes[0][first], codes[1][second], assume_unique=True, return_indices=True)
     if not len(i):
-        raise ValueError(f"{table.path} and {truth.path} have no voxel in common. Give two maps of one grid and symmetry.")
+        raise ValueError(
+            f"{table.path} and {truth.path} have no voxel in common. Give two maps of one grid and symmetry."
+        )
     i, j = first[i], second[j]
     value, other = table[f"intensity.{names[0]}.value"][i], truth[f"intensity.{names[1]}.value"][j]
     return value, variance[i], other, table["miller_index"][i]
@@ -233,73 +242,3 @@ def _slope(y: np.ndarray, x: np.ndarray) -> float:
 
 def _ratio(a: float, b: float) -> float:
     return float(a / b) if b != 0 else float("nan")
-
-
-@dataclass(frozen=True)
-class ScaleAgreement:
-    """Scales of stills held against true ones.
-
-    Attributes:
-        n_stills: Stills in both tables that have a scale.
-        n_missing: Stills of the truth that have none.
-        factor: Mean of scale over truth, by which the scales were divided.
-        rms_relative_error: rms of scale/(factor x truth) - 1.
-        worst: Largest of these, absolute.
-        worst_still: The image of that still.
-    """
-
-    n_stills: int
-    n_missing: int
-    factor: float
-    rms_relative_error: float
-    worst: float
-    worst_still: str
-
-
-def compare_scales(scaled_file, truth_file) -> ScaleAgreement:
-    """Compare per-still scales; stills are found by the image's file name, and by index where both tables have one.
-
-    Raises:
-        ValueError: If a file is missing or lacks columns, an image stands twice, or none is in both.
-    """
-    scaled, truth = _read_scales(scaled_file), _read_scales(truth_file)
-    if not all(len(key) == 2 for key in [*scaled, *truth]):
-        scaled, truth = _without_index(scaled, scaled_file), _without_index(truth, truth_file)
-    common = [key for key in truth if scaled.get(key) and truth[key]]
-    if not common:
-        raise ValueError(f"{scaled_file} and {truth_file} have no image with a scale in common. Give the stills.csv of the same images.")
-    ratio = np.array([scaled[key] / truth[key] for key in common])
-    factor = float(ratio.mean())
-    error = ratio / factor - 1
-    worst = int(np.argmax(np.abs(error)))
-    return ScaleAgreement(
-        len(common), len(truth) - len(common), factor, float(np.sqrt(np.mean(error**2))), float(abs(error[worst])), common[worst][0]
-    )
-
-
-def _read_scales(path) -> dict[tuple, float | None]:
-    if not Path(path).is_file():
-        raise ValueError(f"There is no file {path}. Check the name and the folder.")
-    scales = {}
-    with open(path, newline="", encoding="utf-8") as handle:
-        reader = csv.DictReader(handle)
-        missing = {"image", "scale"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}. It needs image and scale.")
-        for line in reader:
-            index = (int(line["index"]),) if (line.get("index") or "").strip().isdigit() else ()
-            key = (Path(line["image"]).name, *index)
-            if key in scales:
-                raise ValueError(f"{path} has the image {key[0]} more than once. Keep one line per image.")
-            try:
-                scales[key] = float(line["scale"]) if (line["scale"] or "").strip() else None
-            except ValueError:
-                raise ValueError(f"{path}: the scale {line['scale']!r} of {key[0]} is no number.") from None
-    return scales
-
-
-def _without_index(scales: dict, path) -> dict:
-    bare = {key[:1]: value for key, value in scales.items()}
-    if len(bare) < len(scales):
-        raise ValueError(f"{path} has several stills of one file, which the other table does not number. Give both a column index.")
-    return bare

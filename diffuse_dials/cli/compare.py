@@ -17,11 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import libtbx.phil
-import numpy as np
 from dials.util import show_mail_handle_errors, tabulate
 
 from diffuse_dials.adapters.symmetry import fractionalization
-from diffuse_dials.algorithms.comparison import Comparison, compare_maps, compare_scales
+from diffuse_dials.algorithms.comparison import Comparison, compare_maps
+from diffuse_dials.algorithms.scaling.agreement import compare_scales
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
@@ -65,14 +65,16 @@ def run(args=None, phil=phil_scope):
         first, second = (load_table(name) for name in call.reflections)
         record = _record(*call.reflections)
         comparison = compare_maps(first, second, record, params)
-        logger.info("Scale of the map over the truth: %.6g; columns: %s of the map, %s of the truth", comparison.scale, *comparison.column)
+        logger.info("Map: intensity.%s.value, truth: intensity.%s.value", *comparison.column)
+        logger.info("The map was divided by %.6g", comparison.scale)
         logger.info("\n%s", tabulate(comparison.rows(), headers=comparison.headers, disable_numparse=True))
         result = comparison.to_dict()
         if params.stills.truth:
             scales = compare_scales(params.stills.scaled, params.stills.truth)
             logger.info(
                 "Scales of %d stills (%d missing): rms relative error %.3f %%, worst %.3f %% (%s)",
-                scales.n_stills, scales.n_missing, 100 * scales.rms_relative_error, 100 * scales.worst, scales.worst_still,
+                scales.n_stills, scales.n_missing, 100 * scales.rms_relative_error, 100 * scales.worst,
+                scales.worst_still,
             )  # fmt: skip
             result["stills"] = asdict(scales)
         if params.output.json:
@@ -90,7 +92,10 @@ def _record(first: str, second: str) -> GridRecord:
         differs = [name for name in ("ndiv", "laue_group") if getattr(record, name) != getattr(other, name)]
         if differs:
             name = differs[0]
-            raise ValueError(f"{first} has {name} {getattr(record, name)}, {second} has {getattr(other, name)}. Give two maps of one grid.")
+            raise ValueError(
+                f"{first} has {name} {getattr(record, name)}, {second} has {getattr(other, name)}. Give two maps of "
+                "one grid."
+            )
     return record
 
 
@@ -100,4 +105,4 @@ def _picture(comparison: Comparison, record: GridRecord, isotropic_part: bool):
         maps = {"map": comparison.value, "truth": comparison.truth}
     else:
         maps = {"map, anisotropic": comparison.anisotropic, "truth, anisotropic": comparison.truth_anisotropic}
-    return plots.sections({name: np.asarray(values) for name, values in maps.items()}, comparison.index, frame, signed=not isotropic_part)
+    return plots.sections(maps, comparison.index, frame, signed=not isotropic_part)

@@ -78,6 +78,13 @@ output {
 )
 
 
+_EXPLANATION = (
+    "Scales come from all stills; CC½ correlates maps of random halves of the stills, averaged over the splits, "
+    "after the "
+    "isotropic part of each half was taken out of it. CC½ total leaves it in, and the fall-off inflates it."
+)
+
+
 @show_mail_handle_errors()
 def run(args=None, phil=phil_scope):
     """Run diffuse.scale from the command line."""
@@ -93,11 +100,12 @@ def run(args=None, phil=phil_scope):
         counted = counted_voxels(merged, excluded)
         statistics, chi_square = quality(counted, scaled, gridded.record, excluded, params.statistics.n_shells)
         logger.info("\n%s", tabulate(statistics.rows(), headers=statistics.headers, disable_numparse=True))
-        logger.info("Scales come from all stills; CC½ correlates maps of random halves of them, less each one's shell means, averaged over %d splits.", len(splits))
+        logger.info("%s", _EXPLANATION)
         _write_stills(gridded, scaled, chi_square, params.output)
         _write_map(gridded, merged, params.output, call.reflections)
         _write_summary(gridded, scaled, counted, statistics, chi_square, params)
-        logger.info("Wrote %s, %s, %s and %s", params.output.experiments, params.output.reflections, params.output.merged_experiments, params.output.merged_reflections)
+        logger.info("Wrote %s and %s", params.output.experiments, params.output.reflections)
+        logger.info("Wrote %s and %s", params.output.merged_experiments, params.output.merged_reflections)
 
 
 def _write_stills(gridded: Gridded, scaled: ScaledStills, chi_square: np.ndarray, output) -> None:
@@ -178,6 +186,7 @@ def _sections(gridded, scaled, counted, statistics: MapStatistics, scale, esd) -
         "CC½, anisotropic part": np.array([shell.cc_half for shell in statistics.shells]),
         "CC½, total": np.array([shell.cc_half_total for shell in statistics.shells]),
     }
+    multiplicity = [shell.multiplicity for shell in statistics.shells]
     orbits = symmetry.orbit_sizes(counted.index, record)
     anisotropic = counted.intensity.value - isotropic_part(counted.s, counted.intensity.value, orbits)
     frame = plots.VoxelFrame(record.ndiv, fractionalization(record.unit_cell), symmetry.laue_operators(record))
@@ -185,15 +194,12 @@ def _sections(gridded, scaled, counted, statistics: MapStatistics, scale, esd) -
     return [
         Section(
             "Statistics by resolution shell",
-            f"{len(scale)} stills, {len(counted)} voxels of the asymmetric unit. Scales come from all stills; CC½ is "
-            "between maps of "
-            "random halves of them, the isotropic part of each half taken out of it (CC½ total: left in, and "
-            "inflated by the fall-off).",
+            f"{len(scale)} stills, {len(counted)} voxels of the asymmetric unit. {_EXPLANATION}",
             statistics.headers,
             tuple(statistics.rows()),
             plots.correlations(d_min, series, "Correlation of random half maps"),
         ),
-        Section("Multiplicity", figure=plots.by_shell(d_min, [s.multiplicity for s in statistics.shells], "stills per voxel", "Multiplicity")),
+        Section("Multiplicity", figure=plots.by_shell(d_min, multiplicity, "stills per voxel", "Multiplicity")),
         Section("Scales", "Error bars: counting statistics only.", figure=plots.scales(scale, esd)),
         Section("Stills left out", "" if failed else "None.", ("still", "reason"), tuple(failed)),
         Section(

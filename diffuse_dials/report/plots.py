@@ -69,7 +69,9 @@ def scales(scale: np.ndarray, esd: np.ndarray) -> Figure:
     return figure
 
 
-def sections(maps: dict[str, np.ndarray], index: np.ndarray, frame: VoxelFrame, planes=("hk0", "h0l"), signed=True) -> Figure:
+def sections(
+    maps: dict[str, np.ndarray], index: np.ndarray, frame: VoxelFrame, planes=("hk0", "h0l"), signed=True
+) -> Figure:
     """Planes through the origin of reciprocal space, symmetry mates filled in; one row per plane, one column per map.
 
     Args:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from libtbx.phil import parse
 
-from diffuse_dials.algorithms.comparison import compare_maps, compare_scales, phil_scope
+from diffuse_dials.algorithms.comparison import compare_maps, phil_scope
+from diffuse_dials.algorithms.scaling.agreement import compare_scales
 from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors, unique_voxels
 from diffuse_dials.io.tables import Table
 from diffuse_dials.models.grid import GridRecord
@@ -29,7 +30,8 @@ def pair(rng):
         "intensity.scale.value": 3 * counts / response, "intensity.scale.variance": 9 * counts / response**2,
     }  # fmt: skip
     order = rng.permutation(len(index))
-    return Table(table, path="map.refl"), Table({"miller_index": index[order], "intensity.absolute.value": truth[order]}, path="truth.refl")
+    columns = {"miller_index": index[order], "intensity.absolute.value": truth[order]}
+    return Table(table, path="map.refl"), Table(columns, path="truth.refl")
 
 
 def compare(table, truth, options=""):
@@ -115,7 +117,8 @@ def write(path, text):
 
 def test_scales_are_compared_by_image_up_to_a_common_factor(tmp_path):
     truth = write(tmp_path / "truth.csv", "image,scale\n/x/a.cbf,1\n/x/b.cbf,2\n/x/c.cbf,3\n/x/d.cbf,4\n")
-    scaled = write(tmp_path / "stills.csv", "identifier,image,index,scale\n1,/y/c.cbf,0,6.6\n2,/y/a.cbf,0,2\n3,/y/b.cbf,0,4\n4,/y/d.cbf,0,\n")
+    lines = ("identifier,image,index,scale", "1,/y/c.cbf,0,6.6", "2,/y/a.cbf,0,2", "3,/y/b.cbf,0,4", "4,/y/d.cbf,0,")
+    scaled = write(tmp_path / "stills.csv", "\n".join(lines))
     found = compare_scales(scaled, truth)
     ratio = np.array([2, 2, 2.2])
     assert (found.n_stills, found.n_missing, found.worst_still) == (3, 1, "c.cbf")

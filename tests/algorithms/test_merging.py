@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cctbx import sgtbx
 from dials.algorithms.scaling.Ih_table import IhTable
 from dials.array_family import flex
 from dxtbx import flumpy
 from libtbx import Auto
 
 from diffuse_dials.adapters.experiments import StillKey
-from diffuse_dials.adapters.symmetry import map_to_asu
+from diffuse_dials.adapters.symmetry import map_to_asu, parse_space_group
 from diffuse_dials.algorithms.merging import NOT_MEASURED, excludes_lattice_points, half_sets, merge
 from diffuse_dials.algorithms.scaling import symmetry
 from diffuse_dials.algorithms.scaling.observations import group_sums
@@ -33,7 +32,7 @@ def sums(rng, record):
     index[np.all(index == 0, axis=1)] = 1
     counts = rng.poisson(3.0, n).astype(float)
     return VoxelSums(
-        rng.integers(0, 10, n).astype(np.int32), index, map_to_asu(index, sgtbx.space_group_info(record.space_group).group()),
+        rng.integers(0, 10, n).astype(np.int32), index, map_to_asu(index, parse_space_group(record.space_group)),
         rng.integers(0, 2, n).astype(np.int32), rng.random(n) < 0.1, counts, np.zeros(n), rng.uniform(0.5, 1.5, n),
         counts, np.ones(n, dtype=np.int32),
     )  # fmt: skip
@@ -150,8 +149,14 @@ def test_images_of_one_name_in_different_folders_are_not_tied_to_each_other():
 
 @pytest.mark.parametrize(
     "setting, ndiv, excluded",
-    [(Auto, (3, 3, 3), True), (Auto, (1, 1, 1), False), (Auto, (3, 3, 1), False), (True, (1, 1, 1), True), (False, (3, 3, 3), False)],
-)  # fmt: skip
+    [
+        (Auto, (3, 3, 3), True),
+        (Auto, (1, 1, 1), False),
+        (Auto, (3, 3, 1), False),
+        (True, (1, 1, 1), True),
+        (False, (3, 3, 3), False),
+    ],
+)
 def test_lattice_points_are_excluded_where_voxels_divide_the_cell(setting, ndiv, excluded):
     assert excludes_lattice_points(setting, ndiv) is excluded
 

@@ -25,8 +25,8 @@ def files(run_in_tmp_path, rng):
     truth = np.exp(-5 * s**2) * (1 + 0.3 * np.cos(0.5 * index[:, 2]))
     value = truth * (1 + 0.05 * rng.standard_normal(len(s)))
     for name, values in (("merged.refl", value), ("truth.refl", truth)):
-        columns = {"miller_index": index, "intensity.scale.value": values, "intensity.scale.variance": (0.05 * truth) ** 2}
-        save_table(columns, name)
+        intensity = {"intensity.scale.value": values, "intensity.scale.variance": (0.05 * truth) ** 2}
+        save_table({"miller_index": index, **intensity}, name)
     save_grid_record(RECORD, "grid.json")
     return run_in_tmp_path
 
@@ -59,7 +59,7 @@ def test_the_picture_can_keep_the_isotropic_part(files):
 def test_bad_calls_get_one_line_each(files):
     assert "Give two" in refused("merged.refl")
     assert "Only one of stills.truth" in refused("merged.refl", "truth.refl", "stills.truth=truth_stills.csv")
-    assert "no file x.csv" in refused("merged.refl", "truth.refl", "stills.truth=truth_stills.csv", "stills.scaled=x.csv")
+    assert "no file x.csv" in refused("merged.refl", "truth.refl", "stills.truth=t.csv", "stills.scaled=x.csv")
     (files / "grid.json").unlink()
     assert "no grid.json" in refused("merged.refl", "truth.refl")
 

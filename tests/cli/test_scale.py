@@ -4,16 +4,16 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from cctbx import sgtbx
 from dials.util import Sorry
-from dxtbx.model import DetectorFactory
+from dxtbx.model import BeamFactory, DetectorFactory
 from dxtbx.model.experiment_list import ExperimentListFactory
 
 from diffuse_dials.adapters.experiments import load_experiments, save_experiments
-from diffuse_dials.adapters.symmetry import map_to_asu
+from diffuse_dials.adapters.symmetry import map_to_asu, parse_space_group
 from diffuse_dials.algorithms.scaling import symmetry
 from diffuse_dials.algorithms.scaling.model import check_registered
 from diffuse_dials.cli.scale import run
@@ -40,16 +40,18 @@ def registered():
 
 def experiments_of(n):
     """Stills of images that need not be there."""
-    beam = {"direction": [0.0, 0.0, 1.0], "wavelength": 1.0, "divergence": 0.0, "sigma_divergence": 0.0,
-            "polarization_normal": [0.0, 1.0, 0.0], "polarization_fraction": 0.5, "flux": 0.0, "transmission": 1.0}  # fmt: skip
-    detector = DetectorFactory.simple("SENSOR_PAD", 150.0, (10.0, 10.0), "+x", "-y", (0.2, 0.2), (100, 100))
-    imageset = {"__id__": "ImageSet", "mask": None, "gain": None, "pedestal": None, "dx": None, "dy": None, "params": {}}
+    beam = BeamFactory.simple(1.0).to_dict()
+    detector = DetectorFactory.simple("SENSOR_PAD", 150.0, (10.0, 10.0), "+x", "-y", (0.2, 0.2), (100, 100)).to_dict()
+    still = {"__id__": "Experiment", "beam": 0, "detector": 0}
+    imageset = {"__id__": "ImageSet", **dict.fromkeys(("mask", "gain", "pedestal", "dx", "dy")), "params": {}}
     content = {
         "__id__": "ExperimentList",
-        "experiment": [{"__id__": "Experiment", "identifier": f"still-{i}", "beam": 0, "detector": 0, "imageset": i} for i in range(n)],
+        "experiment": [{**still, "identifier": f"still-{i}", "imageset": i} for i in range(n)],
         "imageset": [{**imageset, "images": [f"image_{i:04d}.cbf"]} for i in range(n)],
-        "beam": [beam], "detector": [detector.to_dict()], "goniometer": [], "scan": [], "crystal": [], "profile": [], "scaling_model": [],
-    }  # fmt: skip
+        "beam": [beam],
+        "detector": [detector],
+        **{model: [] for model in ("goniometer", "scan", "crystal", "profile", "scaling_model")},
+    }
     return ExperimentListFactory.from_dict(content, check_format=False)
 
 
@@ -71,10 +73,10 @@ def write_gridded(folder, rng, stills=range(N_STILLS), record=RECORD, name="grid
     index = np.einsum("ni,nij->nj", asu[voxel], operators[rng.integers(0, len(operators), len(voxel))]).astype(np.int32)
     columns = {
         "id": number, "miller_index": index, "asu_miller_index": asu[voxel], "panel": number * 0, "bragg": bragg,
-        "counts": counts, "background": counts * 0, "response": response, "variance": counts, "n_pixels": number * 0 + 4,
+        "counts": counts, "background": counts * 0, "response": response, "variance": counts,
+        "n_pixels": number * 0 + 4,
     }  # fmt: skip
-    group = sgtbx.space_group_info(record.space_group).group()
-    assert np.array_equal(map_to_asu(index, group), asu[voxel])
+    assert np.array_equal(map_to_asu(index, parse_space_group(record.space_group)), asu[voxel])
     experiments = experiments_of(N_STILLS)
     save_experiments(experiments, folder / f"{name}.expt")
     identifiers = {i: f"still-{still}" for i, still in enumerate(stills)}
@@ -214,8 +216,6 @@ def test_what_the_model_does_not_have_is_refused(gridded, option, words):
 
 
 def test_ambiguous_indexing_is_refused_unless_the_user_knows_better(run_in_tmp_path, rng):
-    from dataclasses import replace
-
     record = replace(RECORD, space_group="P 43", laue_group="P 4/m", ambiguous=True, reindexing_operators=("k,h,-l",))
     write_gridded(run_in_tmp_path, rng, record=record)
     assert "k,h,-l" in refused("gridded.expt", "gridded.refl")
@@ -260,8 +260,6 @@ def test_stills_that_do_not_overlap_are_named(gridded):
 
 
 def test_files_of_different_grids_are_refused(run_in_tmp_path, rng):
-    from dataclasses import replace
-
     for name, record in (("a", RECORD), ("b", replace(RECORD, unit_cell=(40.4, 40.4, 60.0, 90.0, 90.0, 90.0)))):
         (run_in_tmp_path / name).mkdir()
         write_gridded(run_in_tmp_path / name, rng, record=record)

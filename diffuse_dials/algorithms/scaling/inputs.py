@@ -83,7 +83,9 @@ def read_sums(table: Table, number: dict[str, int], experiment_files: str) -> Vo
     ids, inverse = np.unique(table["id"], return_inverse=True)
     unnamed = [int(i) for i in ids if i not in table.identifiers]
     if unnamed:
-        raise ValueError(f"{table.path} has rows of id {unnamed[0]} without an experiment identifier. Run diffuse.grid again.")
+        raise ValueError(
+            f"{table.path} has rows of id {unnamed[0]} without an experiment identifier. Run diffuse.grid again."
+        )
     for i in ids:
         if table.identifiers[i] not in number:
             raise ValueError(
@@ -94,7 +96,9 @@ def read_sums(table: Table, number: dict[str, int], experiment_files: str) -> Vo
         if not np.all(np.isfinite(table[name])):
             raise ValueError(f"{table.path} has values in column {name} that are no numbers. Run diffuse.grid again.")
     if np.any(table["response"] <= 0):
-        raise ValueError(f"{table.path} has rows with a response of 0 or less. Check the corrections and run diffuse.grid again.")
+        raise ValueError(
+            f"{table.path} has rows with a response of 0 or less. Check the corrections and run diffuse.grid again."
+        )
     still = np.array([number[table.identifiers[i]] for i in ids], dtype=np.int32)[inverse]
     position = table["xyzobs.px.value"][:, :2] if "xyzobs.px.value" in table else None
     return VoxelSums(

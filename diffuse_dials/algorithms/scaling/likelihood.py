@@ -20,12 +20,12 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from diffuse_dials.algorithms.scaling.observations import Observations
+from diffuse_dials.algorithms.scaling.weights import efficiency_weights, smooth_added_variance
 
 # Above these the dense matrix of the scales costs more than a run of scaling: its diagonal serves instead.
 MAX_DENSE_STILLS = 3000
 MAX_DENSE_PRODUCTS = 2e9
 _FIRST_SWEEPS = 5
-_VOXELS_PER_SHELL = 200
 
 
 class NoSignal(ValueError):
@@ -63,18 +63,6 @@ class Scales:
     added_variance: np.ndarray
     n_cycles: int
     last_change: float
-
-
-def resolution_shells(s: np.ndarray, use: np.ndarray) -> np.ndarray:
-    """Shell number of each voxel: shells of about 200 used voxels, so that a shell's mean carries little noise.
-
-    Args:
-        s: |s| of the voxels, shape (n_voxels,), 1/Å.
-        use: Which of them the scaling uses, same shape, bool.
-    """
-    n_shells = max(1, int(use.sum()) // _VOXELS_PER_SHELL)
-    edges = np.quantile(s[use], np.linspace(0, 1, n_shells + 1)[1:-1]) if n_shells > 1 else np.empty(0)
-    return np.searchsorted(edges, s, side="right")
 
 
 def refine_scales(
@@ -128,28 +116,6 @@ def refine_scales(
     )  # fmt: skip
 
 
-def smooth_added_variance(observations: Observations, shell: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """V of each observation: response x factor of its still x factor of its shell, factors from totals.
-
-    Args:
-        observations: Sums per (voxel, still).
-        shell: Resolution shell of each voxel, shape (n_voxels,), int.
-        part: Observations that the totals are taken over, shape (n,), bool.
-
-    Returns:
-        Shape (n,), photons², nowhere negative.
-    """
-    shells, n = shell[observations.voxel], int(shell.max()) + 1
-    added, response = part * observations.added_variance, part * observations.response
-    of_shell = _ratio(np.bincount(shells, added, n), np.bincount(shells, response, n))
-    of_still = _ratio(observations.sum_by_still(added), observations.sum_by_still(response * of_shell[shells]))
-    return observations.response * of_shell[shells] * of_still[observations.still]
-
-
-def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.maximum(np.divide(a, b, out=np.zeros_like(a), where=b > 0), 0)
-
-
 def unconnected_stills(observations: Observations, use: np.ndarray) -> np.ndarray:
     """Stills that share no voxel with photons in it with the largest group of stills, positions.
 
@@ -200,7 +166,7 @@ class _Problem:
         """I_ref from the map that the scales give, then u, K and the weighted signals."""
         self._set_reference(b)
         if self.added.any():
-            self.weight = _weights(b[self.still] * self.response * self.reference[self.voxel], self.added)
+            self.weight = efficiency_weights(b[self.still] * self.response * self.reference[self.voxel], self.added)
             self.k.data[:] = self.weight * self.response
         self.by_voxel_signal = np.bincount(self.voxel, self.weight * self.signal, self.k.shape[0])
         self.by_still_signal = self.by_still(self.weight * self.signal)
@@ -221,7 +187,7 @@ class _Problem:
         """u of every observation, those of voxels that the scaling left out too."""
         observations = self.observations
         b = np.nan_to_num(scale, nan=1.0)[observations.still]
-        return _weights(b * observations.response * self.reference[observations.voxel], self.added_of_all)
+        return efficiency_weights(b * observations.response * self.reference[observations.voxel], self.added_of_all)
 
     def _map(self, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """I and Σ u b R of each voxel (1 where it has no observation)."""
@@ -280,12 +246,6 @@ class _Problem:
         variance = np.zeros(len(b))
         variance[index] = np.maximum(np.einsum("ij,jk,ik->i", project, inverse, project), 0)
         return variance, "full"
-
-
-def _weights(expected: np.ndarray, added: np.ndarray) -> np.ndarray:
-    """u = expected / (expected + added), 1 where nothing is added."""
-    total = expected + added
-    return np.divide(expected, total, out=np.ones_like(expected), where=(added > 0) & (total > 0))
 
 
 def _conjugate_gradients(product, right, diagonal, relative: float = 1e-10, max_steps: int = 500) -> np.ndarray:

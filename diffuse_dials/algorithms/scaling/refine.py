@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import libtbx.phil
 import numpy as np
 
 from diffuse_dials.algorithms.merging import excludes_lattice_points
 from diffuse_dials.algorithms.scaling.inputs import Gridded
-from diffuse_dials.algorithms.scaling.likelihood import (
-    NoSignal,
-    Scales,
-    refine_scales,
-    resolution_shells,
-    unconnected_stills,
-)
+from diffuse_dials.algorithms.scaling.likelihood import NoSignal, Scales, refine_scales, unconnected_stills
 from diffuse_dials.algorithms.scaling.model import DiffuseScalingModel, check_parameter_count
 from diffuse_dials.algorithms.scaling.observations import Observations, group_sums
 from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors
+from diffuse_dials.algorithms.scaling.weights import resolution_shells
 from diffuse_dials.models.grid import holds_lattice_point
 
 logger = logging.getLogger(f"dials.{__name__}")
@@ -105,7 +100,9 @@ def check_options(params) -> None:
         )
     for name in ("panel", "spatial", "additive", "experimental_scale_model"):
         if getattr(params, name):
-            raise ValueError(f"scale.{name}=True: the model 'still' has exactly one parameter per still. Leave scale.{name}=False.")
+            raise ValueError(
+                f"scale.{name}=True: the model 'still' has exactly one parameter per still. Leave scale.{name}=False."
+            )
 
 
 def check_indexing(gridded: Gridded, params) -> None:
@@ -150,7 +147,9 @@ def scale_stills(gridded: Gridded, params) -> ScaledStills:
     s = np.linalg.norm(reciprocal_vectors(observations.index, gridded.record), axis=1)
     while True:
         if len(failed) == n_stills:
-            raise ValueError(f"None of the {n_stills} stills can be scaled. The first: {gridded.keys[0].label}: {failed[0]}.")
+            raise ValueError(
+                f"None of the {n_stills} stills can be scaled. The first: {gridded.keys[0].label}: {failed[0]}."
+            )
         remaining = _without(observations, failed)
         _check_overlap(remaining, use, gridded, n_stills - len(failed))
         try:
@@ -164,10 +163,13 @@ def scale_stills(gridded: Gridded, params) -> ScaledStills:
     n_scaled = n_stills - len(failed)
     if n_scaled == 1:
         logger.warning("Only one still could be scaled: there is nothing to compare it with.")
-    logger.info("Scales of %d stills converged in %d cycles (last change %.1e)", n_scaled, scales.n_cycles, scales.last_change)
-    gauge = {"gauge": f"mean scale 1 over {n_scaled} stills", "uncertainty": f"counting statistics, {scales.esd_method}"}
+    logger.info("%d scales converged in %d cycles (last change %.1e)", n_scaled, scales.n_cycles, scales.last_change)
+    configuration = {
+        "gauge": f"mean scale 1 over {n_scaled} stills",
+        "uncertainty": f"counting statistics, {scales.esd_method}",
+    }
     models = {
-        i: DiffuseScalingModel.from_scale(float(scales.scale[i]), float(scales.esd[i]), **gauge)
+        i: DiffuseScalingModel.from_scale(float(scales.scale[i]), float(scales.esd[i]), **configuration)
         for i in range(n_stills)
         if i not in failed
     }
@@ -193,7 +195,7 @@ def _without(observations: Observations, failed) -> Observations:
     if not failed:
         return observations
     keep = ~np.isin(observations.still, list(failed))
-    rows = ("voxel", "still", "counts", "background", "response", "variance", "n_pixels", "bragg_signal", "bragg_response")
+    rows = [f.name for f in fields(Observations) if f.name not in ("index", "n_stills")]
     return replace(observations, **{name: getattr(observations, name)[keep] for name in rows})
 
 

@@ -5,14 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from diffuse_dials.algorithms.scaling.likelihood import (
-    NoSignal,
-    refine_scales,
-    resolution_shells,
-    unconnected_stills,
-)
+from diffuse_dials.algorithms.scaling.likelihood import NoSignal, refine_scales, unconnected_stills
 from diffuse_dials.algorithms.scaling.observations import group_sums
 from diffuse_dials.algorithms.scaling.residuals import residuals
+from diffuse_dials.algorithms.scaling.weights import resolution_shells
 from diffuse_dials.models.sums import VoxelSums
 
 

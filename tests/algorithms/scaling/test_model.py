@@ -39,7 +39,8 @@ def test_the_model_is_one_of_dials():
 )
 def test_a_fresh_process_reads_the_scale_back(tmp_path, first):
     """The order of imports matters: DIALS loads our module while it is importing its own (dials-notes 1.6)."""
-    experiments = ExperimentList([Experiment(scaling_model=DiffuseScalingModel.from_scale(b, 0.01)) for b in (0.5, 1.5)])
+    models = [DiffuseScalingModel.from_scale(b, 0.01) for b in (0.5, 1.5)]
+    experiments = ExperimentList([Experiment(scaling_model=model) for model in models])
     experiments.as_file(str(tmp_path / "scaled.expt"))
     code = (
         f"import diffuse_dials\n{first}\nfrom dxtbx.model.experiment_list import ExperimentListFactory as F\n"
