@@ -229,7 +229,7 @@ class Measurement:
 
     def _good(self, raw, panel, mask) -> tuple[np.ndarray, np.ndarray]:
         step = self._params.extraction.pixel_step
-        if self._params.masking.trusted_range == "none":
+        if self._params.masking.trusted_range in (None, "none"):  # PHIL reads a typed none as None
             trusted, overloaded = np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
         else:
             trusted, overloaded = images.in_trusted_range(raw, panel)
@@ -318,7 +318,7 @@ class Measurement:
     def _choose_background(self):
         params = self._params
         files = [name for name in params.input.background if name]
-        method = params.background_method
+        method = params.background_method or "none"  # PHIL reads a typed none as None
         if files and method == "none":
             method = "image"
         if files and method != "image":

@@ -70,6 +70,11 @@ def start(args, phil, help_message: str, usage: str, *, takes_others: bool = Fal
         if not Path(name).is_file():
             raise Sorry(f"There is no file {name}. Check the name and the folder.")
     params, options, others = _parse(parser, rest)
+    ambiguous = [name for name in others if "=" in name]
+    if ambiguous:
+        raise Sorry(
+            f"{ambiguous[0]} names no parameter of this command, or more than one: write its whole path. -c -e2 lists all of them."
+        )
     if others and not takes_others:
         raise Sorry(f"{others[0]} is no .expt or .refl file and no parameter of this command. See -h for what it takes and -c -e2 for its parameters.")
     output = getattr(params, "output", None)

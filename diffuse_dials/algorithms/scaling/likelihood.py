@@ -26,6 +26,7 @@ from diffuse_dials.algorithms.scaling.weights import efficiency_weights, smooth_
 MAX_DENSE_STILLS = 3000
 MAX_DENSE_PRODUCTS = 2e9
 _FIRST_SWEEPS = 5
+_ROUNDING = 1e-12
 
 
 class NoSignal(ValueError):
@@ -219,9 +220,8 @@ class _Problem:
         def product(x):
             return diagonal * x - b * (self.k.T @ (curvature * (self.k @ (b * x))))
 
-        return _conjugate_gradients(
-            product, np.where(seen, gradient * self.by_still_signal, 0), np.where(seen, self.by_still_signal, 1)
-        )
+        right = np.where(seen, gradient * self.by_still_signal, 0)
+        return _conjugate_gradients(product, right, np.where(seen, self.by_still_signal, 1), seen)
 
     def scale_variance(self, b: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, str]:
         """Variances of b at fixed mean, from the expected information (I_ref in place of I), map eliminated.
@@ -248,13 +248,21 @@ class _Problem:
         return variance, "full"
 
 
-def _conjugate_gradients(product, right, diagonal, relative: float = 1e-10, max_steps: int = 500) -> np.ndarray:
-    """Solve a semi-definite system, preconditioned by its diagonal; stops at a direction without curvature."""
+def _conjugate_gradients(product, right, diagonal, seen, relative: float = 1e-6, max_steps: int = 500) -> np.ndarray:
+    """Solve H x = right, preconditioned by the diagonal; stops at a direction without curvature.
+
+    The same shift of all x (the overall scale) is a null direction of H. Rounding errors along it would grow, so the
+    residual is kept free of it, and nothing below rounding is worked on.
+    """
+
+    def without_null(values):
+        return np.where(seen, values - values[seen].mean(), 0)
+
     x = np.zeros_like(right)
-    residual = right.copy()
+    residual = without_null(right)
     z = residual / diagonal
     direction, rho = z.copy(), residual @ z
-    goal = rho * relative**2
+    goal = max(rho * relative**2, diagonal[seen].sum() * _ROUNDING**2)
     for _ in range(max_steps):
         if rho <= goal:
             break
@@ -263,7 +271,7 @@ def _conjugate_gradients(product, right, diagonal, relative: float = 1e-10, max_
         if bend <= 0:
             break
         x += rho / bend * direction
-        residual -= rho / bend * image
+        residual = without_null(residual - rho / bend * image)
         z = residual / diagonal
         rho, previous = residual @ z, rho
         direction = z + rho / previous * direction
