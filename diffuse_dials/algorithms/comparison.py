@@ -61,6 +61,7 @@ class Agreement:
         n_voxels: Voxels in both maps.
         cc: Correlation of the intensities.
         cc_anisotropic: Correlation after the mean over fine shells is taken out of each map.
+        cc_weighted: The same with each voxel weighted by 1/σ²: voxels that few pixels saw do not dominate it.
         slope: Regression of the map on the truth, through the origin (after ``Comparison.scale``).
         slope_anisotropic: The same for the anisotropic parts.
         mean_ratio: Mean of the map over mean of the truth.
@@ -73,6 +74,7 @@ class Agreement:
     n_voxels: int
     cc: float
     cc_anisotropic: float
+    cc_weighted: float
     slope: float
     slope_anisotropic: float
     mean_ratio: float
@@ -108,7 +110,7 @@ class Comparison:
     anisotropic: np.ndarray
     truth_anisotropic: np.ndarray
 
-    headers = ("d (Å)", "voxels", "CC", "CC anisotropic", "slope", "slope anis.", "mean ratio", "χ²", "voxels of χ²")
+    headers = ("d (Å)", "voxels", "CC", "CC anis.", "weighted", "slope", "slope anis.", "mean ratio", "χ²", "voxels of χ²")
 
     def to_dict(self) -> dict:
         """The numbers, for JSON."""
@@ -123,7 +125,7 @@ class Comparison:
         """Rows of the table, the last overall."""
         rows = []
         for name, a in [*(("", shell) for shell in self.shells), ("all ", self.overall)]:
-            numbers = (a.cc, a.cc_anisotropic, a.slope, a.slope_anisotropic, a.mean_ratio, a.chi_square)
+            numbers = (a.cc, a.cc_anisotropic, a.cc_weighted, a.slope, a.slope_anisotropic, a.mean_ratio, a.chi_square)
             limits = f"{name}{a.d_max:.2f} - {a.d_min:.2f}"
             rows.append((limits, a.n_voxels, *(f"{x:.3f}" for x in numbers), a.n_chi_square))
         return rows
@@ -177,7 +179,8 @@ def compare_maps(table: Table, truth: Table, record: GridRecord, params) -> Comp
         counted = square[part & enough]
         return Agreement(
             1 / low, 1 / high, int(part.sum()), correlation(value[part], truth_value[part]),
-            correlation(anisotropic[part], truth_anisotropic[part]), _slope(value[part], truth_value[part]),
+            correlation(anisotropic[part], truth_anisotropic[part]),
+            correlation(anisotropic[part], truth_anisotropic[part], 1 / variance[part]), _slope(value[part], truth_value[part]),
             _slope(anisotropic[part], truth_anisotropic[part]), _ratio(value[part].sum(), truth_value[part].sum()),
             _ratio(counted.sum(), len(counted)), len(counted),
         )  # fmt: skip

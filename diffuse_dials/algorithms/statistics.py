@@ -24,13 +24,15 @@ _MAX_FINE_SHELLS = 500
 _FEWEST = 3
 
 
-def correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's correlation coefficient; NaN for fewer than three pairs or a constant."""
+def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Pearson's correlation coefficient, weighted if weights are given; NaN for fewer than three pairs or a "
+    "constant."""
     if len(x) < _FEWEST:
         return float("nan")
-    x, y = x - x.mean(), y - y.mean()
-    norm = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / norm) if norm > 0 else float("nan")
+    w = np.ones(len(x)) if weights is None else weights / weights.sum()
+    x, y = x - np.average(x, weights=w), y - np.average(y, weights=w)
+    norm = np.sqrt(((w * x) @ x) * ((w * y) @ y))
+    return float((w * x) @ y / norm) if norm > 0 else float("nan")
 
 
 def cc_star(cc_half: float) -> float:

@@ -55,6 +55,19 @@ def test_a_map_with_counting_noise_agrees_with_its_truth(pair):
     assert sum(line.n_voxels for line in found.shells) == n
 
 
+def test_a_voxel_that_hardly_any_pixel_saw_weighs_little(pair, rng):
+    """Tenfold noise in every tenth voxel, with its uncertainty: the weighted correlation stays, the plain one falls."""
+    table, truth = pair
+    before = compare(table, truth).overall
+    noise = 10 * np.sqrt(table["intensity.absolute.variance"]) * (rng.random(len(table)) < 0.1)
+    value = table["intensity.absolute.value"] + noise * rng.standard_normal(len(table))
+    variance = table["intensity.absolute.variance"] + noise**2
+    table.columns.update({"intensity.absolute.value": value, "intensity.absolute.variance": variance})
+    after = compare(table, truth).overall
+    assert after.cc_anisotropic < before.cc_anisotropic - 0.3
+    assert after.cc_weighted == pytest.approx(before.cc_weighted, abs=0.02)
+
+
 def test_a_relative_map_is_put_on_the_scale_of_the_truth_first(pair):
     table, truth = pair
     del table.columns["intensity.absolute.value"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+from math import ceil
 from pathlib import Path
 
 import iotbx.phil
@@ -70,7 +71,7 @@ prediction.d_min = {d_min:.2f}
 _MAKE_MASK = """# Parameters of diffuse.make_mask for these images: the beamstop's shadow.
 masking {{
   untrusted {{
-    circle = {fast:.2f} {slow:.2f} {radius:.2f}
+    circle = {fast:.0f} {slow:.0f} {radius:d}
   }}
 }}
 """
@@ -200,4 +201,4 @@ def write_parameters(scene: Scene, folder: Path) -> None:
     radius = scene.params.detector.beamstop_radius / header.pixel_size
     if radius:
         fast, slow = header.beam_centre
-        write_text(_MAKE_MASK.format(fast=fast, slow=slow, radius=radius + 1), folder / "make_mask.phil")
+        write_text(_MAKE_MASK.format(fast=fast, slow=slow, radius=ceil(radius) + 2), folder / "make_mask.phil")
