@@ -110,7 +110,9 @@ class Comparison:
     anisotropic: np.ndarray
     truth_anisotropic: np.ndarray
 
-    headers = ("d (Å)", "voxels", "CC", "CC anis.", "weighted", "slope", "slope anis.", "mean ratio", "χ²", "voxels of χ²")
+    headers = (
+        "d (Å)", "voxels", "CC", "CC anis.", "weighted", "slope", "slope anis.", "mean ratio", "χ²", "voxels of χ²",
+    )  # fmt: skip
 
     def to_dict(self) -> dict:
         """The numbers, for JSON."""
@@ -180,7 +182,8 @@ def compare_maps(table: Table, truth: Table, record: GridRecord, params) -> Comp
         return Agreement(
             1 / low, 1 / high, int(part.sum()), correlation(value[part], truth_value[part]),
             correlation(anisotropic[part], truth_anisotropic[part]),
-            correlation(anisotropic[part], truth_anisotropic[part], 1 / variance[part]), _slope(value[part], truth_value[part]),
+            correlation(anisotropic[part], truth_anisotropic[part], 1 / variance[part]),
+            _slope(value[part], truth_value[part]),
             _slope(anisotropic[part], truth_anisotropic[part]), _ratio(value[part].sum(), truth_value[part].sum()),
             _ratio(counted.sum(), len(counted)), len(counted),
         )  # fmt: skip
