@@ -19,7 +19,7 @@ def run(code):
 @pytest.fixture(scope="module")
 def installed():
     """Skips where a process that knows nothing of us does not find the entry point."""
-    code = "from importlib.metadata import entry_points as e; print([x.name for x in e(group='dxtbx.scaling_model_ext')])"
+    code = "from importlib.metadata import *; print([e.name for e in entry_points(group='dxtbx.scaling_model_ext')])"
     if "'diffuse'" not in run(code).stdout:
         pytest.skip("diffuse_dials is not installed in this DIALS (make setup)")
 
