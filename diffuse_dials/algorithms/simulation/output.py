@@ -179,7 +179,7 @@ def _true_stills(scene, stills, detector, folder):
         imported = ExperimentListFactory.from_filenames([str(folder / row["image"])])[0]
         setting = np.array([[row[f"A{i}{j}"] for j in (1, 2, 3)] for i in (1, 2, 3)])
         crystal = Crystal(*_real_axes(setting), space_group=scene.model.space_group)
-        experiments.append(Experiment(imageset=imported.imageset, beam=scene.camera.beam, detector=detector, crystal=crystal))
+        experiments.append(Experiment(imageset=imported.imageset.as_imageset(), beam=scene.camera.beam, detector=detector, crystal=crystal))
     name_stills(experiments, still_keys(experiments))
     return experiments
 
