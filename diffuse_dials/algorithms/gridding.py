@@ -171,7 +171,7 @@ def _log(grid: Grid, cells: np.ndarray, stills: Stills, d_min: float) -> None:
     if grid.operators:
         logger.warning(
             "The lattice has more symmetry than the Laue group: stills indexed one by one are a mixture related by %s. "
-            "diffuse.scale will ask for scale.reindex=True, or for scale.assume_consistent_indexing=True if they agree.",
+            "Make them agree (dials.cosym) and grid again; diffuse.scale asks for scale.assume_consistent_indexing=True.",
             " and ".join(grid.operators),
         )
 

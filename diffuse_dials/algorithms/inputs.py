@@ -60,6 +60,10 @@ def load_stills(experiment_files, reflection_files, read_reflections: bool = Tru
         loaded = load_experiments(name)
         if any(experiment.crystal is None for experiment in loaded):
             raise ValueError(f"{name} has experiments without a crystal. Give the integrated.expt that dials.stills_process wrote.")
+        known = set(experiments.identifiers()) - {""}
+        twice = known.intersection(loaded.identifiers())
+        if twice:
+            raise ValueError(f"{name} holds still {min(twice)}, which another file has as well: no still may be given twice.")
         experiments.extend(loaded)
     keys = still_keys(experiments)
     name_stills(experiments, keys)

@@ -28,7 +28,7 @@ disorder {
   b_factor = 12
     .type = float(value_min=0.01)
     .help = "B = 8π²u² (Å²) of all atoms. Larger: less Bragg, more diffuse scattering."
-  correlation_length = 8
+  correlation_length = 10
     .type = float(value_min=0.5)
     .help = "Distance (Å) over which displacements lose their correlation by 1/e. Longer: sharper diffuse features."
   orders = 4

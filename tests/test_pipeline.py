@@ -1,0 +1,241 @@
+"""From simulated stills through the commands: each step runs on the files that an earlier one wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from dials.array_family import flex
+from dials.util import Sorry
+from dxtbx.model.experiment_list import ExperimentListFactory
+
+from diffuse_dials.adapters.experiments import load_experiments, save_experiments
+from diffuse_dials.algorithms.gridding import rms_delta_hkl
+from diffuse_dials.algorithms.inputs import load_stills
+from diffuse_dials.cli import extract, grid, scale, simulate
+from diffuse_dials.io.tables import load_table
+from diffuse_dials.kernels.sums import transform
+
+MODEL = """\
+CRYST1   30.000   30.000   25.000  90.00  90.00  90.00 P 43 21 2
+ATOM      1  C   ALA A   1       5.000   6.000   7.000  1.00  0.00           C
+ATOM      2  N   ALA A   1       6.400   6.300   7.200  1.00  0.00           N
+ATOM      3  O   ALA A   1       8.000   9.000   4.000  1.00  0.00           O
+ATOM      4  S   CYS A   2      11.000   3.000   9.000  1.00  0.00           S
+END
+"""
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Six stills of a small crystal on one Pilatus module, three blanks, and the truth."""
+    folder = tmp_path_factory.mktemp("simulated")
+    patch = pytest.MonkeyPatch()
+    patch.chdir(folder)
+    (folder / "small.pdb").write_text(MODEL)
+    simulate.run([
+        "small.pdb", "n_stills=6", "n_blanks=3", "modules=1,1", "distance=60", "truth.d_min=2", "output.directory=.",
+        "photons_per_pixel=5", "exposure_time=0.1,0.2",
+    ])  # fmt: skip
+    experiments = ExperimentListFactory.from_filenames([str(p) for p in sorted((folder / "blanks").glob("*.cbf"))])
+    experiments.as_file(str(folder / "blank.expt"))
+    patch.undo()
+    return folder
+
+
+@pytest.fixture
+def work(simulated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return simulated
+
+
+def run_grid(folder, *parameters):
+    grid.run([str(folder / "truth_stills.expt"), f"mask={folder / 'truth_pixels.mask'}", "d_min=2", *parameters])
+
+
+def refuses(command, arguments):
+    """The one line with which a command stops; DIALS shows a Sorry without traceback, with exit status 1."""
+    with pytest.raises(Sorry) as stop:
+        command(arguments)
+    return str(stop.value)
+
+
+def test_sums_from_the_images_and_from_extracted_files_are_the_same_bytes(work, tmp_path):
+    background = f"background={work / 'blank.expt'}"
+    run_grid(work, background)
+    direct = (tmp_path / "gridded.refl").read_bytes(), (tmp_path / "radial_totals.refl").read_bytes()
+    extract.run([str(work / "truth_stills.expt"), f"mask={work / 'truth_pixels.mask'}", "d_min=2", background])
+    assert (tmp_path / "radial_totals.refl").read_bytes() == direct[1]
+    grid.run(["extracted.expt", "extracted_00000.refl"])
+    assert (tmp_path / "gridded.refl").read_bytes() == direct[0]
+    assert json.loads((tmp_path / "grid.json").read_text())["background"]["method"] == "image"
+
+
+def test_the_number_of_processes_changes_no_byte(work, tmp_path):
+    run_grid(work)
+    one = (tmp_path / "gridded.refl").read_bytes()
+    run_grid(work, "mp.nproc=2")
+    assert (tmp_path / "gridded.refl").read_bytes() == one
+
+
+def test_exposure_times_are_read_back_from_the_images(work, tmp_path):
+    run_grid(work)
+    with open(tmp_path / "stills.csv") as handle:
+        measured = [float(row["exposure_time"]) for row in csv.DictReader(handle)]
+    with open(work / "truth_stills.csv") as handle:
+        truth = [float(row["exposure_time"]) for row in csv.DictReader(handle)]
+    assert measured == pytest.approx(truth)
+    assert len(set(truth)) == 2
+
+
+def test_scattering_vectors_of_extracted_pixels_are_dxtbxs_own(work, rng):
+    """DIALS's own number for s1 - s0 at a pixel centre, parallax included."""
+    extract.run([str(work / "truth_stills.expt"), f"mask={work / 'truth_pixels.mask'}", "pixel_step=5", "d_min=3"])
+    table = load_table("extracted_00000.refl")
+    experiments = load_experiments("extracted.expt")
+    for row in rng.integers(0, len(table), 50):
+        experiment = experiments[int(table["id"][row])]
+        panel = experiment.detector[int(table["panel"][row])]
+        x, y, _ = table["xyzobs.px.value"][row]
+        s1 = np.array(panel.get_pixel_lab_coord((x, y)))
+        s = s1 / np.linalg.norm(s1) / experiment.beam.get_wavelength() - np.array(experiment.beam.get_s0())
+        assert table["rlp"][row] == pytest.approx(s, abs=1e-12)
+    assert 1 / np.linalg.norm(table["rlp"], axis=1).max() >= 3
+
+
+def test_the_bragg_mask_only_flags_and_no_zero_count_is_lost(work):
+    run_grid(work)
+    table = load_table("gridded.refl")
+    totals = load_table("radial_totals.refl")
+    within = totals["s"] < 0.45
+    assert table["bragg"].any() and not table["bragg"].all()
+    # every good pixel of the totals inside the map's limit is in a sum, Bragg or not
+    inner = table["n_pixels"][np.linalg.norm(table["miller_index"] / (3 * np.array([30, 30, 25])), axis=1) < 0.45].sum()
+    assert inner == pytest.approx(totals["n_pixels"][within].sum(), rel=0.02)
+    assert (table["counts"] == 0).any()
+    assert not np.all(table["miller_index"] == 0, axis=1).any()
+
+
+def test_a_pixel_step_changes_which_pixels_are_read_and_nothing_of_a_pixel(work):
+    common = [str(work / "truth_stills.expt"), f"mask={work / 'truth_pixels.mask'}", "d_min=2"]
+    extract.run([*common, "output.reflections=all.refl"])
+    extract.run([*common, "pixel_step=3", "output.reflections=some.refl"])
+    every, some = load_table("all_00000.refl"), load_table("some_00000.refl")
+
+    def by_place(table):
+        x, y, _ = table["xyzobs.px.value"].T
+        return (table["id"] * 10_000_000 + (y - 0.5) * 1000 + x - 0.5).astype(int)
+
+    where = np.searchsorted(by_place(every), by_place(some))
+    for column in ("counts", "response", "rlp", "bragg"):
+        assert np.array_equal(every[column][where], some[column])
+    assert len(some) == pytest.approx(len(every) / 9, rel=0.02)
+
+
+def test_fractional_indices_are_the_reference_for_both_cell_policies(reference, work):
+    """h = A_i⁻¹ s and h = B_ref⁻¹ U_iᵀ s of mapping.json, through Grid.to_hkl."""
+    from cctbx import sgtbx
+    from dxtbx.model import Crystal, Experiment
+
+    from diffuse_dials.algorithms.gridding import Grid
+
+    data = json.loads(reference("mapping.json").read_text())
+    a = np.array(data["U_i"]) @ np.array(data["B_i"])
+    crystal = Crystal(*(tuple(row) for row in np.linalg.inv(a)), space_group_symbol="P1")
+    for policy, key in (("own", "h_still"), ("reference", "h_common_cell")):
+        chosen = Grid(tuple(data["cell_ref"]), "", (3, 3, 3), sgtbx.space_group(), sgtbx.space_group(), policy, np.zeros(1), (), True)
+        for example in data["examples"]:
+            h = transform(chosen.to_hkl(Experiment(crystal=crystal)), np.array([example["s_lab"]]))
+            assert h[0] == pytest.approx(example[key], abs=1e-9)
+
+
+def test_non_isomorphism_is_that_of_the_strain(work):
+    """Analytic: 1 % in every axis moves h by 1 % of |h|, whose rms in a sphere of radius R is R √(3/5)."""
+    stills = load_stills([str(work / "truth_stills.expt")], [])
+    rms = rms_delta_hkl(stills, (30 / 1.01, 30 / 1.01, 25 / 1.01, 90, 90, 90), 1.0)
+    expected = 0.01 / 1.01 * np.sqrt((30**2 + 30**2 + 25**2) / 5)
+    assert rms == pytest.approx(np.full(6, expected), rel=0.05)
+
+
+def test_a_broken_image_stops_the_run_or_is_skipped_and_named(work, tmp_path):
+    shutil.copytree(work / "images", tmp_path / "images")
+    text = (work / "truth_stills.expt").read_text().replace(str(work / "images"), str(tmp_path / "images"))
+    (tmp_path / "stills.expt").write_text(text)
+    broken = tmp_path / "images" / "still_00002.cbf"
+    broken.write_bytes(broken.read_bytes()[:3000])
+    (tmp_path / "images" / "still_00004.cbf").unlink()
+    arguments = ["stills.expt", f"mask={work / 'truth_pixels.mask'}", "d_min=2"]
+    assert "still_0000" in refuses(grid.run, arguments)
+    assert not (tmp_path / "gridded.refl").exists()
+    grid.run([*arguments, "skip_failed=True"])
+    with open(tmp_path / "stills.csv") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok", "failed", "ok", "ok"]
+    assert "still_00002" in rows[1]["reason"] and "no image" in rows[3]["reason"]
+    assert set(load_table("gridded.refl")["id"]) == {0, 2, 4, 5}
+
+
+def test_mistakes_get_one_line_and_no_output(work, tmp_path):
+    stills = str(work / "truth_stills.expt")
+    assert "no file nowhere.expt" in refuses(grid.run, ["nowhere.expt"])
+    assert "mix the axes a and b" in refuses(grid.run, [stills, "ndiv=2,3,1"])
+    assert "smaller than d_max" in refuses(grid.run, [stills, "d_min=3", "d_max=2"])
+    assert "twice" in refuses(grid.run, [stills, stills])
+    assert "without a crystal" in refuses(extract.run, [str(work / "blank.expt")])
+    assert "No pixel of" in refuses(grid.run, [stills, "d_min=900", "d_max=1000"])
+    table = flex.reflection_table()
+    table["intensity"] = flex.double(3)
+    table.as_file("other.refl")
+    assert "no column id" in refuses(grid.run, [stills, "other.refl"])
+    table["id"], table["miller_index"] = flex.int(3, 0), flex.miller_index(3)
+    table.experiment_identifiers()[0] = "stranger"
+    table.as_file("other.refl")
+    assert "refers to experiment stranger" in refuses(grid.run, [stills, "other.refl"])
+    assert not list(tmp_path.glob("gridded*")) and not list(tmp_path.glob("extracted*"))
+
+
+def test_a_correction_without_what_it_needs_is_recorded_or_stops_the_run(work, tmp_path):
+    experiments = load_experiments(work / "truth_stills.expt")
+    for experiment in experiments:
+        for panel in experiment.detector:
+            panel.set_mu(0)
+            panel.set_thickness(0)
+    save_experiments(experiments, "no_sensor.expt")
+    arguments = ["no_sensor.expt", "d_min=2"]
+    grid.run(arguments)
+    record = json.loads((tmp_path / "grid.json").read_text())["corrections"]["sensor_efficiency"]
+    assert record["applied"] is False and "thickness" in record["reason"]
+    assert "thickness" in refuses(grid.run, [*arguments, "sensor_efficiency.apply=True"])
+    grid.run([*arguments, "sensor_efficiency.material=Si", "sensor_efficiency.thickness=0.32"])
+    assert json.loads((tmp_path / "grid.json").read_text())["corrections"]["sensor_efficiency"]["applied"] is True
+
+
+def test_blanks_are_scaled_to_the_exposure_of_each_still(work):
+    """The radial totals of all stills hold the same pixels: their background is exposure x one rate, to rounding."""
+    run_grid(work, f"background={work / 'blank.expt'}")
+    totals, table = load_table("radial_totals.refl"), load_table("gridded.refl")
+    with open(work / "truth_stills.csv") as handle:
+        exposure = np.array([float(row["exposure_time"]) for row in csv.DictReader(handle)])
+    rate = np.bincount(totals["id"], totals["background"]) / exposure
+    assert rate == pytest.approx(np.full(6, rate[0]), rel=1e-9)
+    run_grid(work, "background_method=none")
+    plain = load_table("gridded.refl")
+    assert not plain["background"].any()
+    assert np.array_equal(table["counts"], plain["counts"])
+    # each term of the variance: the still's own counts, and the blanks' scaled to its exposure
+    assert np.all(table["variance"] >= table["counts"])
+
+
+def test_scaling_follows_on_the_files_of_gridding(work):
+    run_grid(work, f"background={work / 'blank.expt'}")
+    scale.run(["gridded.expt", "gridded.refl"])
+    with open("stills.csv") as handle:
+        rows = list(csv.DictReader(handle))
+    with open(work / "truth_stills.csv") as handle:
+        truth = np.array([float(row["scale"]) for row in csv.DictReader(handle)])
+    found = np.array([float(row["scale"]) for row in rows])
+    # 5 photons in 90 000 pixels: a scale is known to about 0.3 %, with the blanks' noise on top
+    assert found / found.mean() == pytest.approx(truth / truth.mean(), rel=0.03)
