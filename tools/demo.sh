@@ -9,7 +9,13 @@ PATH="$root/.venv/bin:$PATH"
 export PATH
 phil="$root/phil/demo"
 
-step() { printf '\n$ %s\n' "$*"; "$@" > command.out 2>&1 || { tail -n 20 command.out; exit 1; }; }
+# The command as a user types it, with patterns for the lists of files.
+spell() {
+    printf '%s' "$*" | sed -E -e "s#$root/##g" \
+        -e 's#(images|blanks)/[a-z]+_[0-9]+\.cbf( \1/[a-z]+_[0-9]+\.cbf)*#\1/*.cbf#g' \
+        -e 's#\./[a-z]+-[0-9]+_integrated\.(expt|refl)( \./[a-z]+-[0-9]+_integrated\.\1)*#*_integrated.\1#g'
+}
+step() { printf '\n$ %s\n' "$(spell "$@")"; "$@" > command.out 2>&1 || { tail -n 20 command.out; exit 1; }; }
 show() { step "$@"; tail -n "$lines" command.out; }
 
 rm -rf "$output"
