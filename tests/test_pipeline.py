@@ -239,3 +239,16 @@ def test_scaling_follows_on_the_files_of_gridding(work):
     found = np.array([float(row["scale"]) for row in rows])
     # 5 photons in 90 000 pixels: a scale is known to about 0.3 %, with the blanks' noise on top
     assert found / found.mean() == pytest.approx(truth / truth.mean(), rel=0.03)
+
+
+def test_a_single_still_is_a_map_with_its_own_noise_and_empty_statistics(work):
+    """Half of one still is no still: its columns say "not measured" (variance -1)."""
+    save_experiments(load_experiments(work / "truth_stills.expt")[:1], "one.expt")
+    grid.run(["one.expt", f"mask={work / 'truth_pixels.mask'}", "d_min=2"])
+    scale.run(["gridded.expt", "gridded.refl"])
+    merged = load_table("merged.refl")
+    assert merged["multiplicity"].max() == 1
+    halves = np.sort([merged[f"multiplicity.half{i}"].max() for i in (1, 2)])
+    assert halves.tolist() == [0, 1]
+    empty = 1 if merged["multiplicity.half1"].max() == 0 else 2
+    assert np.all(merged[f"intensity.half{empty}.variance"] == -1)

@@ -212,7 +212,8 @@ class _Terms:
         voxel = observations.voxel[part]
 
         def total(values):
-            return np.bincount(voxel, values[part], observations.n_voxels)
+            # Of no rows at all (the empty half of a single still) NumPy returns integers.
+            return np.bincount(voxel, values[part], observations.n_voxels).astype(np.float64, copy=False)
 
         multiplicity = np.bincount(voxel, minlength=observations.n_voxels)
         seen = multiplicity > 0
