@@ -30,7 +30,13 @@ from dials.util import show_mail_handle_errors, tabulate
 
 from diffuse_dials.algorithms.parallel import n_processes
 from diffuse_dials.algorithms.simulation.model import prepare_model
-from diffuse_dials.algorithms.simulation.output import prepare_folder, write_images, write_parameters, write_truth
+from diffuse_dials.algorithms.simulation.output import (
+    prepare_folder,
+    write_images,
+    write_parameters,
+    write_true_map,
+    write_true_stills,
+)
 from diffuse_dials.algorithms.simulation.stills import build_scene
 from diffuse_dials.cli.startup import start, user_errors
 
@@ -68,17 +74,19 @@ def run(args=None, phil=phil_scope):
     with user_errors():
         unexpected = (*invocation.experiments, *invocation.reflections, *invocation.others[1:])
         if unexpected:
-            raise ValueError(f"{unexpected[0]} is not needed. Give at most one model file; everything else is a parameter.")
+            raise ValueError(f"{unexpected[0]} is not needed. Give one model file at most; all else is a parameter.")
         if invocation.others:
             params.model = invocation.others[0]
         folder = prepare_folder(params.output)
         model = prepare_model(params, folder)
-        logger.info("Crystal: %s, %s; atoms in the cell: %s", model.unit_cell, model.space_group.info(), _formula(model))
+        logger.info("Crystal: %s, %s", model.unit_cell, model.space_group.info())
+        logger.info("Atoms in the cell: %s", _formula(model))
         scene = build_scene(params, model, n_processes(params.mp))
         logger.info("Seed: %d", params.seed)
-        stills, blanks = write_images(scene, folder, n_processes(params.mp))
-        write_truth(scene, stills, blanks, folder)
+        write_true_map(scene, folder)
         write_parameters(scene, folder)
+        stills, blanks = write_images(scene, folder, n_processes(params.mp))
+        write_true_stills(scene, stills, blanks, folder)
     logger.info("%s", _summary(stills + blanks, int(scene.camera.good.sum())))
     logger.info("Wrote %d stills and %d blanks into %s", len(stills), len(blanks), folder)
 
@@ -89,5 +97,8 @@ def _formula(model) -> str:
 
 def _summary(rows, n_good) -> str:
     header = ["image", "scale", "exposure (s)", "photons per good pixel"]
-    lines = [[row["image"], f"{row['scale']:.4f}", f"{row['exposure_time']:g}", f"{row['photons'] / n_good:.3f}"] for row in rows]
+    lines = []
+    for row in rows:
+        numbers = f"{row['scale']:.4f}", f"{row['exposure_time']:g}", f"{row['photons'] / n_good:.3f}"
+        lines.append([row["image"], *numbers])
     return tabulate(lines, headers=header)

@@ -91,8 +91,8 @@ def excite(hkl: np.ndarray, setting: np.ndarray, s0: np.ndarray, mosaicity: Mosa
     size = np.sqrt(np.einsum("ij,ij->i", points, points))
     widest = np.hypot(mosaicity.radial, mosaicity.rms * size)
     number = np.flatnonzero((np.abs(delta) < _REACH * widest) & (size > 0))
-    delta, normal, size, across = delta[number], scattered[number] / length[number, None], size[number], widest[number] ** 2
-    radial = points[number] / size[:, None]
+    delta, across = delta[number], widest[number] ** 2
+    normal, radial = scattered[number] / length[number, None], points[number] / size[number, None]
     along = np.einsum("ij,ij->i", normal, radial)
     variance = across + (mosaicity.radial**2 - across) * along**2
     keep = np.abs(delta) < _REACH * np.sqrt(variance)
@@ -122,7 +122,7 @@ def _across(normal):
 
 
 def project(panel, s1: np.ndarray) -> np.ndarray:
-    """Pixel coordinates (fast, slow), shape (n, 2), where wave vectors s1, shape (n, 3), meet a panel; NaN behind it."""
+    """Where wave vectors s1, shape (n, 3), meet a panel: pixels (fast, slow), shape (n, 2), NaN behind it."""
     v = s1 @ np.array(panel.get_D_matrix()).reshape(3, 3).T
     hits = v[:, 2] > 0
     mm = np.where(hits[:, None], v[:, :2] / np.where(hits, v[:, 2], 1.0)[:, None], 0.0)

@@ -153,7 +153,7 @@ def build_camera(params, seed: int) -> Camera:
         panel, beam = image.get_detector()[0], image.get_beam()
     normal = np.array(params.beam.polarization_normal, dtype=float)
     if not np.linalg.norm(normal):
-        raise ValueError("beam.polarization_normal=0,0,0 is no direction. Give the normal of the plane of polarization, e.g. 0,1,0.")
+        raise ValueError("beam.polarization_normal=0,0,0 is no direction. Give the normal of the plane, such as 0,1,0.")
     beam.set_polarization_fraction(params.beam.polarization_fraction)
     beam.set_polarization_normal(tuple(normal / np.linalg.norm(normal)))
     geometry = pixel_geometry(panel, beam_direction(beam))
@@ -185,9 +185,8 @@ def build_camera(params, seed: int) -> Camera:
 
 def _optics(geometry, panel, beam, air) -> np.ndarray:
     """P·ε·T of each pixel."""
-    polarization = physics.polarization(
-        geometry.direction, geometry.beam_direction, np.array(beam.get_polarization_normal()), beam.get_polarization_fraction()
-    )
+    normal, fraction = np.array(beam.get_polarization_normal()), beam.get_polarization_fraction()
+    polarization = physics.polarization(geometry.direction, geometry.beam_direction, normal, fraction)
     efficiency = physics.sensor_efficiency(geometry.cos_obliquity, panel.get_mu(), panel.get_thickness())
     if air.pressure == 0 or air.path == 0:
         return polarization * efficiency

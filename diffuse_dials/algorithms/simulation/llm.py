@@ -17,7 +17,9 @@ from math import ceil, factorial, log, pi
 
 import libtbx.phil
 import numpy as np
+import psutil
 import scipy.fft
+from libtbx import Auto
 from scipy.ndimage import map_coordinates
 
 logger = logging.getLogger(f"dials.{__name__}")
@@ -81,7 +83,9 @@ class DiffuseTruth:
         points[0] += self.centre[0]
         points[1] += self.centre[1]
         if np.any(points.min(axis=1) < 0) or np.any(points.max(axis=1) > np.array(self.grid.shape) - 1):
-            raise ValueError("The detector reaches beyond the diffuse map. Use a smaller cell jitter or a longer distance.")
+            raise ValueError(
+                "The detector reaches beyond the diffuse map. Use a smaller stills.cell_jitter or a longer distance."
+            )
         return map_coordinates(self.grid, points, order=1, mode="nearest", prefilter=False, output=np.float64)
 
     def voxel_means(self, ndiv, d_min: float) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +114,9 @@ class DiffuseTruth:
             last = int(np.floor(np.linalg.norm(cell[axis]) / d_min * ndiv[axis]))
             numbers = np.arange(0 if axis == 2 else -last, last + 1)
             if (last + 0.5) / ndiv[axis] > (data.shape[axis] - 1 - origin[axis]) / self.fine[axis]:
-                raise ValueError(f"The diffuse map ends before {d_min} Å. Use a larger truth.d_min or a shorter distance.")
+                raise ValueError(
+                    f"The diffuse map ends before {d_min} Å. Use a larger truth.d_min or a shorter distance."
+                )
             axes.append(numbers)
             weights = _box_weights(numbers, ndiv[axis], self.fine[axis], data.shape[axis], origin[axis])
             data = np.moveaxis(np.tensordot(weights, data, axes=(1, axis)), 0, axis)
@@ -128,8 +134,9 @@ class DiffuseTruth:
         Returns:
             (s, mean): bin centres, 1/Å; e² per cell. Ends where the grid no longer covers the whole sphere.
         """
-        limit = min((n / 2) / f * 1 / np.linalg.norm(row) for n, f, row in zip(self._full_size(), self.fine, np.linalg.inv(self.reciprocal)))
-        n_bins = int(limit / width)
+        last = [size - centre - 1 for size, centre in zip(self.grid.shape, self.centre)]
+        edges = np.linalg.norm(np.linalg.inv(self.reciprocal), axis=1)  # of the cell, Å
+        n_bins = int(min(n / f / a for n, f, a in zip(last, self.fine, edges)) / width)
         total, number = np.zeros(n_bins + 1), np.zeros(n_bins + 1)
         k, l = (np.arange(n) - c for n, c in zip(self.grid.shape[1:], self.centre[1:]))
         weight = np.where(l == 0, 1.0, 2.0)  # the half with l < 0
@@ -140,9 +147,6 @@ class DiffuseTruth:
             total += np.bincount(bins, plane.ravel() * weights, n_bins + 1)
             number += np.bincount(bins, weights, n_bins + 1)
         return (np.arange(n_bins) + 0.5) * width, (total / np.maximum(number, 1))[:-1]
-
-    def _full_size(self):
-        return self.grid.shape[0] - 1, self.grid.shape[1] - 1, 2 * (self.grid.shape[2] - 1)
 
 
 def _box_weights(numbers, ndiv, fine, n_grid, origin):
@@ -210,18 +214,22 @@ def liquid_like_motions(intensities, unit_cell, params, nproc: int = 1) -> Diffu
 
     Returns:
         The map.
+
+    Raises:
+        ValueError: If the grid would not fit into memory.
     """
     hkl, squared = intensities
-    fine = tuple(params.fine) if isinstance(params.fine, (list, tuple)) else fine_grid(unit_cell, params.correlation_length)
+    fine = fine_grid(unit_cell, params.correlation_length) if params.fine in (None, Auto) else tuple(params.fine)
     shape = tuple(_even_fast(2 * int(np.abs(hkl[:, axis]).max()) + 2) for axis in range(3))
+    _check_memory(shape, fine)
     reciprocal = np.array(unit_cell.fractionalization_matrix()).reshape(3, 3).T
     half = np.zeros((shape[0], shape[1], shape[2] // 2 + 1), dtype=np.complex64)
     upper = hkl[:, 2] >= 0
     half[tuple(hkl[upper].T)] = squared[upper]
     patterson = scipy.fft.irfftn(half, s=shape, workers=nproc)
-    logger.info("Diffuse map: %s points, %s per reciprocal-lattice unit", "x".join(str(n * f) for n, f in zip(shape, fine)), fine)
     decay = _distances(shape, fine, unit_cell) * np.float32(-1 / params.correlation_length)
     size = tuple(n * f for n, f in zip(shape, fine))
+    logger.info("Diffuse map: %d x %d x %d points, %d, %d, %d per reciprocal-lattice unit", *size, *fine)
     keep = tuple(n // 2 - 1 for n in size)
     total = np.zeros((2 * keep[0] + 1, 2 * keep[1] + 1, keep[2] + 1), dtype=np.float32)
     for n in range(1, params.orders + 1):
@@ -231,6 +239,16 @@ def liquid_like_motions(intensities, unit_cell, params, nproc: int = 1) -> Diffu
         spread = scipy.fft.rfftn(correlated, workers=nproc, overwrite_x=True)
         _add_order(total, spread, n, keep, fine, reciprocal, params)
     return DiffuseTruth(np.maximum(total, 0, out=total), fine, reciprocal)
+
+
+def _check_memory(shape, fine):
+    needed = 18 * np.prod([float(n * f) for n, f in zip(shape, fine)])  # distances, products, transform, half the sum
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(
+            f"The diffuse map needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. "
+            f"Use a smaller disorder.fine than {','.join(map(str, fine))}, or a longer detector.distance."
+        )
 
 
 def _add_order(total, spread, n, keep, fine, reciprocal, params):
@@ -248,7 +266,7 @@ def _distances(shape, fine, unit_cell):
     axes = np.array(unit_cell.orthogonalization_matrix()).reshape(3, 3)
     metric = axes.T @ axes
     coordinates = [scipy.fft.fftfreq(n * f, 1 / f) for n, f in zip(shape, fine)]  # in cells, -fine/2 … fine/2
-    u, v, w = (c.astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)]) for axis, c in enumerate(coordinates))
+    u, v, w = np.ix_(*(c.astype(np.float32) for c in coordinates))
     distance = metric[0, 0] * u * u + metric[1, 1] * v * v + metric[2, 2] * w * w
     distance = distance + 2 * (metric[0, 1] * u * v + metric[0, 2] * u * w + metric[1, 2] * v * w)
     return np.sqrt(np.maximum(distance, 0), dtype=np.float32)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import iotbx.phil
 import numpy as np
-from dxtbx.model import Crystal, Experiment, ExperimentList
+from dxtbx.model import Crystal, Detector, Experiment, ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 
 from diffuse_dials.adapters.experiments import name_stills, save_experiments, still_keys
@@ -50,7 +50,7 @@ spotfinder {{
     algorithm = dispersion
     dispersion {{
       gain = 1
-      global_threshold = {threshold:.0f}
+      global_threshold = 5
     }}
   }}
 }}
@@ -79,7 +79,7 @@ _CELL = ("a", "b", "c", "alpha", "beta", "gamma")
 
 
 def prepare_folder(params) -> Path:
-    """The output folder with images/ and blanks/, empty of images.
+    """The output folder with images/ and blanks/.
 
     Args:
         params: Extract of ``phil_scope``'s ``output``.
@@ -93,9 +93,10 @@ def prepare_folder(params) -> Path:
             (folder / name).mkdir(parents=True, exist_ok=True)
             earlier = sorted((folder / name).glob("*.cbf"))
             if earlier and not params.overwrite:
-                raise ValueError(f"{folder / name} holds {len(earlier)} images. Use another output.directory, or output.overwrite=True to replace them.")
-            for image in earlier:
-                image.unlink()
+                raise ValueError(
+                    f"{folder / name} holds {len(earlier)} images. Use another output.directory, or "
+                    "output.overwrite=True to replace them."
+                )
     except OSError as error:
         raise ValueError(f"Cannot make {folder}: {error.strerror}. Choose another output.directory.") from error
     return folder
@@ -106,29 +107,32 @@ def write_images(scene: Scene, folder: Path, nproc: int) -> tuple[list[dict], li
 
     Args:
         scene: What they share.
-        folder: From :func:`prepare_folder`.
+        folder: From :func:`prepare_folder`; images of an earlier run go.
         nproc: Processes.
 
     Returns:
         (stills, blanks): one row of truth_stills.csv each.
     """
-    tasks = [(number, blank) for blank, n in ((False, scene.params.n_stills), (True, scene.params.n_blanks)) for number in range(n)]
+    for name in ("images", "blanks"):
+        for image in (folder / name).glob("*.cbf"):
+            image.unlink()
+    n_stills, n_blanks = scene.params.n_stills, scene.params.n_blanks
+    tasks = [(number, False) for number in range(n_stills)] + [(number, True) for number in range(n_blanks)]
 
     def work(task):
         shot = scene.shot(*task)
         name = f"blanks/blank_{shot.number + 1:05d}.cbf" if shot.blank else f"images/still_{shot.number + 1:05d}.cbf"
         counts = scene.counts(shot)
-        serial = shot.number + (scene.params.n_stills if shot.blank else 0)
+        serial = shot.number + n_stills * shot.blank
         with replacing(folder / name) as partial:
             partial.write_bytes(encode(counts, scene.camera.header, serial, shot.exposure_time, Path(name).stem))
         return _row(scene, shot, name, counts)
 
     rows = list(each(work, tasks, nproc, "Simulating"))
-    return [row for row, (_, blank) in zip(rows, tasks) if not blank], [row for row, (_, blank) in zip(rows, tasks) if blank]
+    return rows[:n_stills], rows[n_stills:]
 
 
 def _row(scene, shot, name, counts) -> dict:
-    cell = Crystal(*_real_axes(shot.setting), space_group_symbol="P1").get_unit_cell().parameters()
     row = {
         "image": name,
         "scale": shot.scale,
@@ -139,7 +143,8 @@ def _row(scene, shot, name, counts) -> dict:
         "photons": int(counts.ravel()[scene.camera.good].sum()),
     }
     if not shot.blank:
-        row.update(zip(_CELL, cell))
+        cell = Crystal(*_real_axes(shot.setting), space_group_symbol="P1").get_unit_cell()
+        row.update(zip(_CELL, cell.parameters()))
         row.update((f"A{i + 1}{j + 1}", shot.setting[i, j]) for i in range(3) for j in range(3))
     return row
 
@@ -148,38 +153,40 @@ def _real_axes(setting):
     return (tuple(row) for row in np.linalg.inv(setting))
 
 
-def write_truth(scene: Scene, stills: list[dict], blanks: list[dict], folder: Path) -> None:
-    """Write truth.expt, truth.refl, truth_stills.expt, truth_stills.csv, truth_blanks.csv and truth_pixels.mask."""
+def write_true_map(scene: Scene, folder: Path) -> None:
+    """Write truth.refl and truth.expt."""
     params, camera, model = scene.params, scene.camera, scene.model
-    columns = true_map(scene.truth, model, params.truth, camera.header.wavelength)
+    columns = true_map(scene.truth, model, params.truth, camera.header.wavelength, float(camera.s.max()))
     save_table(columns, folder / "truth.refl")
-    detector = _detector(scene)
     crystal = supercell_crystal(model.unit_cell.parameters(), params.truth.ndiv, model.space_group)
-    save_experiments(ExperimentList([Experiment(crystal=crystal, beam=camera.beam, detector=detector, identifier="truth")]), folder / "truth.expt")
+    experiment = Experiment(crystal=crystal, beam=camera.beam, detector=_detector(scene), identifier="truth")
+    save_experiments(ExperimentList([experiment]), folder / "truth.expt")
+    logger.info("Truth: %d voxels to %.2f Å", len(columns["d"]), columns["d"].min())
+
+
+def write_true_stills(scene: Scene, stills: list[dict], blanks: list[dict], folder: Path) -> None:
+    """Write truth_stills.csv, truth_stills.expt, truth_blanks.csv and truth_pixels.mask."""
     for name, rows in (("truth_stills.csv", stills), ("truth_blanks.csv", blanks)):
         if rows:
             _write_csv(rows, folder / name)
     if stills:
-        save_experiments(_true_stills(scene, stills, detector, folder), folder / "truth_stills.expt")
-    save_mask([camera.good.reshape(camera.header.shape)], folder / "truth_pixels.mask")
-    logger.info("Truth: %d voxels to %.2f Å", len(columns["d"]), params.truth.d_min)
+        save_experiments(_true_stills(scene, stills, folder), folder / "truth_stills.expt")
+    save_mask([scene.camera.good.reshape(scene.camera.header.shape)], folder / "truth_pixels.mask")
 
 
 def _detector(scene):
-    from dxtbx.model import Detector
-
     detector = Detector()
     detector.add_panel(scene.camera.panel)
     return detector
 
 
-def _true_stills(scene, stills, detector, folder):
-    experiments = ExperimentList()
+def _true_stills(scene, stills, folder):
+    experiments, detector = ExperimentList(), _detector(scene)
     for row in stills:
-        imported = ExperimentListFactory.from_filenames([str(folder / row["image"])])[0]
+        images = ExperimentListFactory.from_filenames([str(folder / row["image"])])[0].imageset.as_imageset()
         setting = np.array([[row[f"A{i}{j}"] for j in (1, 2, 3)] for i in (1, 2, 3)])
         crystal = Crystal(*_real_axes(setting), space_group=scene.model.space_group)
-        experiments.append(Experiment(imageset=imported.imageset.as_imageset(), beam=scene.camera.beam, detector=detector, crystal=crystal))
+        experiments.append(Experiment(imageset=images, beam=scene.camera.beam, detector=detector, crystal=crystal))
     name_stills(experiments, still_keys(experiments))
     return experiments
 
@@ -188,7 +195,8 @@ def _write_csv(rows, path):
     handle = io.StringIO()
     writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: f"{value:.10g}" if isinstance(value, float) else value for name, value in row.items()} for row in rows)
+    for row in rows:
+        writer.writerow({name: f"{value:.10g}" if isinstance(value, float) else value for name, value in row.items()})
     write_text(handle.getvalue(), path)
 
 
@@ -196,7 +204,8 @@ def write_parameters(scene: Scene, folder: Path) -> None:
     """Write stills_process.phil and make_mask.phil."""
     model, header = scene.model, scene.camera.header
     cell = " ".join(f"{x:g}" for x in model.unit_cell.parameters())
-    text = _STILLS_PROCESS.format(group=symbol(model.space_group).replace(" ", ""), cell=cell, d_min=1 / scene.camera.s.max(), threshold=5)
+    group = symbol(model.space_group).replace(" ", "")
+    text = _STILLS_PROCESS.format(group=group, cell=cell, d_min=1 / scene.camera.s.max())
     write_text(text, folder / "stills_process.phil")
     radius = scene.params.detector.beamstop_radius / header.pixel_size
     if radius:

@@ -51,7 +51,7 @@ class CrystalSymmetry:
 
 
 def neighbours(xyz: np.ndarray, symmetry: CrystalSymmetry, cutoff: float):
-    """Pairs (i, image of j) that are closer than ``cutoff``, each contact from both sides, an atom with itself left out.
+    """Pairs (i, image of j) closer than ``cutoff``: each contact from both sides, an atom with itself left out.
 
     Args:
         xyz: Shape (n, 3), Å.
@@ -189,4 +189,5 @@ class Packing:
 
 def _scatter(gradient, i, j, force):
     for axis in range(gradient.shape[1]):
-        gradient[:, axis] += np.bincount(i, force[:, axis], len(gradient)) - np.bincount(j, force[:, axis], len(gradient))
+        gradient[:, axis] += np.bincount(i, force[:, axis], len(gradient))
+        gradient[:, axis] -= np.bincount(j, force[:, axis], len(gradient))

@@ -50,8 +50,8 @@ stills {
 background {
   ratio = 1
     .type = float(value_min=0)
-    .help = "Of the background to the diffuse scattering of a still of scale 1, at the water ring (0.3/Å). It grows with"
-            "the exposure time and not with the scale."
+    .help = "Of the background to the diffuse scattering of a still of scale 1, at the water ring (0.3/Å). It grows"
+            "with the exposure time and not with the scale."
   jitter = 0
     .type = float(value_min=0, value_max=0.5)
     .help = "Relative rms scatter of the background from image to image."
@@ -184,7 +184,7 @@ def build_scene(params, model: CrystalModel, nproc: int = 1) -> Scene:
         raise ValueError(f"stills.scale_range={low},{high} must be two positive numbers, the smaller one first.")
     camera = build_camera(params, params.seed)
     if not camera.good.any():
-        raise ValueError("No pixel of the detector measures anything. Use a smaller detector.beamstop_radius, n_hot or n_dead.")
+        raise ValueError("No pixel of the detector measures. Use a smaller detector.beamstop_radius, n_hot or n_dead.")
     s_max = float(camera.s.max()) * (1 + 5 * params.stills.cell_jitter)
     hkl, squared = intensities(model, resolution_needed(s_max, params.disorder.correlation_length))
     truth = liquid_like_motions((hkl, squared), model.unit_cell, params.disorder, nproc)
@@ -194,16 +194,27 @@ def build_scene(params, model: CrystalModel, nproc: int = 1) -> Scene:
     near = s < s_max + 0.02
     bragg = squared[near] * np.exp(-params.disorder.b_factor * s[near] ** 2 / 2)
     wavelength = camera.header.wavelength
-    compton = _along(camera.s, lambda s: incoherent(model.composition, s, wavelength)) if params.stills.compton else np.zeros(camera.s.size)
-    mean = np.interp(camera.s, *truth.radial_mean(0.005)) + compton
+    table = np.arange(0, max(s_max, WATER_RING) + 2 * _S_STEP, _S_STEP)
+    compton = incoherent(model.composition, table, wavelength) * params.stills.compton
+    mean = np.interp(table, *truth.radial_mean(0.005)) + compton
     constant = params.absolute_constant
     if constant is None:
-        per_constant = (camera.response * mean)[camera.good].mean() * np.mean(params.stills.exposure_time)
-        constant = params.photons_per_pixel / per_constant
-    at_ring = float(np.interp(WATER_RING, *_sorted(camera.s, mean)))
+        rate = (camera.response * np.interp(camera.s, table, mean))[camera.good].mean()
+        constant = params.photons_per_pixel / (rate * np.mean(params.stills.exposure_time))
+    at_ring = float(np.interp(WATER_RING, table, mean))
     background = constant * params.background.ratio * at_ring * background_profile(camera.s) * camera.response
-    logger.info("K = %.6g photons / (sr s e²), diffuse scattering at the water ring %.4g e² per cell", constant, at_ring)
-    return Scene(camera, model, truth, hkl[near].astype(float), bragg, compton, background, constant, params)
+    logger.info("K = %.6g photons/(sr s e²), diffuse scattering at the water ring %.4g e² per cell", constant, at_ring)
+    return Scene(
+        camera=camera,
+        model=model,
+        truth=truth,
+        hkl=hkl[near].astype(float),
+        bragg=bragg,
+        incoherent=np.interp(camera.s, table, compton),
+        background=background,
+        constant=constant,
+        params=params,
+    )
 
 
 def intensities(model: CrystalModel, d_min: float) -> tuple[np.ndarray, np.ndarray]:
@@ -247,14 +258,3 @@ def random_rotation(rng) -> np.ndarray:
             [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
         ]
     )
-
-
-def _along(s, function):
-    """A smooth function of |s| at many pixels, from a fine table."""
-    table = np.arange(0, s.max() + 2 * _S_STEP, _S_STEP)
-    return np.interp(s, table, function(table))
-
-
-def _sorted(s, values):
-    order = np.argsort(s)
-    return s[order], values[order]

@@ -109,7 +109,9 @@ def protein(sequence: str, disulfides: tuple[tuple[int, int], ...] = ()) -> Topo
     """
     unknown = sorted(set(sequence) - set(NAMES))
     if unknown or not sequence:
-        raise ValueError(f"The sequence holds {', '.join(unknown) or 'nothing'}; give the twenty amino acids' one-letter codes.")
+        raise ValueError(
+            f"The sequence holds {', '.join(unknown) or 'nothing'}; give the twenty amino acids' one-letter codes."
+        )
     molecule = Topology()
     bridged = {i for pair in disulfides for i in pair}
     index = [_residue(molecule, sequence, i, i in bridged) for i in range(len(sequence))]

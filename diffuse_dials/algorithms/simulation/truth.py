@@ -17,9 +17,9 @@ truth {
   ndiv = 3,3,3
     .type = ints(size=3, value_min=1)
     .help = "Voxels of the true map from one lattice point to the next: grid.ndiv of diffuse.grid."
-  d_min = 1.8
+  d_min = None
     .type = float(value_min=0.5)
-    .help = "High-resolution limit of the true map (Å)."
+    .help = "High-resolution limit of the true map (Å). None: the corner of the detector."
   d_max = None
     .type = float(value_min=0.5)
     .help = "Its low-resolution limit (Å). None: all but the voxel at the origin."
@@ -28,7 +28,9 @@ truth {
 )
 
 
-def true_map(truth: DiffuseTruth, model: CrystalModel, params, wavelength: float) -> dict[str, np.ndarray]:
+def true_map(
+    truth: DiffuseTruth, model: CrystalModel, params, wavelength: float, s_max: float
+) -> dict[str, np.ndarray]:
     """Means of the true coherent diffuse intensity over the voxels of the asymmetric unit.
 
     Args:
@@ -36,6 +38,7 @@ def true_map(truth: DiffuseTruth, model: CrystalModel, params, wavelength: float
         model: The crystal.
         params: Extract of ``phil_scope``'s ``truth``.
         wavelength: Å, for the recoil of Compton scattering.
+        s_max: Of the corner of the detector, 1/Å.
 
     Returns:
         Columns as in absolute.refl: miller_index, hkl, rlp, d, lattice_point, intensity.absolute.value (mean over the
@@ -45,8 +48,11 @@ def true_map(truth: DiffuseTruth, model: CrystalModel, params, wavelength: float
         ValueError: If ndiv does not fit the symmetry, or the map does not reach d_min.
     """
     group = model.space_group
-    check_ndiv(params.ndiv, group)
-    index, mean = truth.voxel_means(params.ndiv, params.d_min)
+    try:
+        check_ndiv(params.ndiv, group)
+    except ValueError as error:
+        raise ValueError(str(error).replace("grid.ndiv", "truth.ndiv")) from None
+    index, mean = truth.voxel_means(params.ndiv, params.d_min or 1 / s_max)
     length = np.linalg.norm(index / np.asarray(params.ndiv) @ truth.reciprocal.T, axis=1)
     keep = (length > 0) & (length >= (1 / params.d_max if params.d_max else 0))
     asu, mate = np.unique(map_to_asu(index[keep], group), axis=0, return_inverse=True)
