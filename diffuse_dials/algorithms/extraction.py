@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import libtbx.phil
 import numpy as np
 from libtbx import Auto
 
 from diffuse_dials.adapters import images
-from diffuse_dials.adapters.experiments import load_experiments
 from diffuse_dials.adapters.panels import beam_direction, fingerprint, pixel_geometry
-from diffuse_dials.algorithms.background import BACKGROUNDS
+from diffuse_dials.algorithms.background import choose_background
+from diffuse_dials.algorithms.background.base import PanelSample
+from diffuse_dials.algorithms.background.blanks import Blanks
 from diffuse_dials.algorithms.corrections import choose_corrections, log_corrections, total_response
+from diffuse_dials.algorithms.exposure import Exposures
 from diffuse_dials.algorithms.inputs import Stills, setting_matrix
 from diffuse_dials.algorithms.masking import BRAGG_MASKS
+from diffuse_dials.algorithms.noise import NoiseModel
 from diffuse_dials.io.masks import load_mask
 from diffuse_dials.kernels.sums import transform
+from diffuse_dials.models.exposure import Exposure
 from diffuse_dials.models.geometry import PixelGeometry
 from diffuse_dials.models.sums import RadialTotals
 
@@ -42,7 +46,8 @@ input {
   background = None
     .type = path
     .multiple = True
-    .help = "Blank exposures: an .expt without crystals (dials.import). They are scaled to each still by exposure time."
+    .help = "Blank exposures: an .expt without crystals (dials.import). They are scaled to each still by exposure time"
+            "or monitor."
 }
 extraction {
   pixel_step = 1
@@ -59,6 +64,7 @@ extraction {
 include scope diffuse_dials.algorithms.masking.extraction_phil_scope
 include scope diffuse_dials.algorithms.corrections.phil_scope
 include scope diffuse_dials.algorithms.background.phil_scope
+include scope diffuse_dials.algorithms.exposure.phil_scope
 """,
     process_includes=True,
 )
@@ -95,15 +101,13 @@ class StillMeasurement:
     Attributes:
         pixels: One entry per panel that has any.
         totals: Radial totals, Bragg pixels included.
-        exposure_time: s.
-        time_stamp: Seconds since 1970, None if unknown.
+        exposure: Time, monitor and what multiplied the response.
         n_accepted: Pixels that pass the Bragg mask too.
     """
 
     pixels: tuple[PanelPixels, ...]
     totals: RadialTotals
-    exposure_time: float
-    time_stamp: float | None
+    exposure: Exposure
     n_accepted: int
 
 
@@ -125,12 +129,13 @@ class Measurement:
         record: What the sums contain, for grid.json: corrections, background, masks.
     """
 
-    def __init__(self, params, stills: Stills):
+    def __init__(self, params, stills: Stills, stills_csv=None):
         """Prepare what all stills share and check what can be checked before the first image.
 
         Args:
             params: Extract of this module's ``phil_scope``.
             stills: The stills to be measured.
+            stills_csv: The stills.csv of an earlier step or run, of which input.monitor may name a column.
 
         Raises:
             ValueError: For parameters that contradict each other, missing files, or a correction with
@@ -146,22 +151,24 @@ class Measurement:
         self._mask_files = [name for name in params.input.mask if name]
         first = stills.experiments[0]
         self._shapes = images.panel_shapes(first.detector)
-        for number, experiment in enumerate(stills.experiments):
-            if images.panel_shapes(experiment.detector) != self._shapes:
-                raise ValueError(f"The detector of {stills.keys[number].image} has other panels than that of {stills.keys[0].image}. Process each detector by itself.")
-        several = [n for n in range(len(stills)) if stills.keys[n].lattice]
-        if several and params.extraction.lattices == "refuse":
-            raise ValueError(f"{len(several)} images have more than one lattice, the first {stills.keys[several[0]].image}. Say extraction.lattices=first to use them.")
+        self._check_stills()
         _, corrections = choose_corrections(params.corrections, first)
-        self._exposures = self._exposure_times()
-        self._background = self._choose_background()
+        self._exposures = Exposures(params, stills_csv)
+        exposure_record = self._exposures.check(first)
+        self._noise = NoiseModel.counting(len(self._shapes))
+        files = [name for name in params.input.background if name]
+        blanks = Blanks(files, self._shapes, self._photons, self._exposures, self._noise)
+        self._background = choose_background(params, blanks)
+        gain = params.corrections.gain
         self.record = {
             "corrections": {
                 **corrections,
-                "exposure_time": self._exposure_record,
-                "gain": {"applied": True, "value": "panel" if params.corrections.gain is Auto else params.corrections.gain},
+                **exposure_record,
+                "gain": {"applied": True, "value": "panel" if gain is Auto else gain},
             },
+            "noise": self._noise.record,
             "background": self._background.describe(),
+            "isotropic_removed": self._background.isotropic_removed,
             "masks": {
                 "files": list(self._mask_files),
                 "trusted_range": params.masking.trusted_range,
@@ -172,6 +179,22 @@ class Measurement:
         logger.info("Corrections:")
         log_corrections(self.record["corrections"])
         logger.info("Background: %s", ", ".join(f"{k} {v}" for k, v in self.record["background"].items()))
+
+    def _check_stills(self) -> None:
+        """Refuse stills of different detectors, and several lattices on an image where that was asked for."""
+        keys = self._stills.keys
+        for number, experiment in enumerate(self._stills.experiments):
+            if images.panel_shapes(experiment.detector) != self._shapes:
+                raise ValueError(
+                    f"The detector of {keys[number].image} has other panels than that of {keys[0].image}. "
+                    "Process each detector by itself."
+                )
+        several = [key.image for key in keys if key.lattice]
+        if several and self._params.extraction.lattices == "refuse":
+            raise ValueError(
+                f"{len(several)} images have more than one lattice, the first {several[0]}. "
+                "Say extraction.lattices=first to use them."
+            )
 
     def uses(self, number: int) -> bool:
         """Whether still ``number`` is measured: of several lattices on an image only the first."""
@@ -188,33 +211,68 @@ class Measurement:
         """
         experiment = self._stills.experiments[number]
         raw = images.read_raw(experiment)
-        exposure, time_stamp = self._exposures[number]
-        bragg_masks = [self._bragg_mask(lattice) for lattice in self._stills.same_image(number)]
-        inverses = [np.linalg.inv(setting_matrix(self._stills.experiments[i])) for i in self._stills.same_image(number)]
-        pixels, totals = [], []
+        exposure = self._exposures.of(experiment, self._stills.keys[number])
+        samples, totals, good_pixels = [], [], []
         for panel, mask in enumerate(self._mask(experiment)):
             shared = self._panel(experiment, panel)
             photons = self._photons(raw[panel], experiment, panel)
             good, overloaded = self._good(raw[panel], experiment.detector[panel], mask)
-            background, background_variance, known = self._background.at(panel, exposure)
+            background, variance, known = self._background.at(panel, exposure)
             if known is not None:
                 good &= known
-            selected = np.flatnonzero(good)
-            columns = _columns(selected, photons, background, background_variance, shared.response * exposure)
-            totals.append(_radial_totals(number, panel, shared.s_bin, selected, columns, overloaded & mask.ravel()))
-            inside = self._within_resolution(shared.s_length[selected])
-            selected, columns = selected[inside], [column[inside] for column in columns]
+            sample = PanelSample(
+                s_length=shared.s_length,
+                counts=photons,
+                background=np.broadcast_to(background, photons.shape),
+                response=shared.response * exposure.incident,
+                variance=self._noise.variance(panel, photons) + variance,
+                use=good,
+            )
+            samples.append(sample)
+            totals.append(_radial_totals(number, panel, shared.s_bin, sample, overloaded & mask.ravel()))
+        passes = [self._passes(number, panel, experiment) for panel in range(len(samples))]
+        if self._background.per_still:
+            samples = self._with_background_of_still(samples, passes)
+        pixels = []
+        for panel, sample in enumerate(samples):
+            selected = np.flatnonzero(sample.use & self._within_resolution(sample.s_length))
             if not len(selected):
                 continue
-            s = shared.geometry.s_vectors(shared.wavelength)
-            passes = np.ones(len(s), dtype=bool)
-            for bragg_mask, inverse in zip(bragg_masks, inverses):
-                passes &= bragg_mask.keep(panel, mask.shape, s, transform(inverse, s))
-            pixels.append(PanelPixels(panel, _centres(selected, mask.shape[1]), s[selected], *columns, ~passes[selected]))
+            shared = self._panel(experiment, panel)
+            columns = (sample.counts, sample.background, sample.response, sample.variance)
+            pixels.append(
+                PanelPixels(
+                    panel, _centres(selected, self._shapes[panel][1]),
+                    shared.geometry.s_vectors(shared.wavelength, selected),
+                    *(column[selected] for column in columns), ~passes[panel][selected],
+                )
+            )  # fmt: skip
         n_accepted = sum(int(np.count_nonzero(~p.bragg)) for p in pixels)
         if not n_accepted:
-            raise ValueError(f"No pixel of {self._stills.keys[number].image} passes the masks and the resolution limits. Look at the mask, d_min, d_max and masking.bragg.")
-        return StillMeasurement(tuple(pixels), RadialTotals.concatenate(totals), exposure, time_stamp, n_accepted)
+            raise ValueError(
+                f"No pixel of {self._stills.keys[number].image} passes the masks and the resolution limits. "
+                "Look at the mask, d_min, d_max and masking.bragg."
+            )
+        totals = RadialTotals.concatenate(totals)
+        return StillMeasurement(tuple(pixels), totals, exposure, n_accepted)
+
+    def _passes(self, number: int, panel: int, experiment) -> np.ndarray:
+        """Pixels of a panel that pass the Bragg masks of all lattices on the image, shape (n,), bool."""
+        shared = self._panel(experiment, panel)
+        s = shared.geometry.s_vectors(shared.wavelength)
+        passes = np.ones(len(s), dtype=bool)
+        for lattice in self._stills.same_image(number):
+            inverse = np.linalg.inv(setting_matrix(self._stills.experiments[lattice]))
+            passes &= self._bragg_mask(lattice).keep(panel, self._shapes[panel], s, transform(inverse, s))
+        return passes
+
+    def _with_background_of_still(self, samples: list[PanelSample], passes) -> list[PanelSample]:
+        """The samples with the part of the background added that is estimated on this still."""
+        diffuse = [replace(sample, use=sample.use & keep) for sample, keep in zip(samples, passes)]
+        return [
+            replace(sample, background=sample.background + photons, variance=sample.variance + variance)
+            for sample, (photons, variance) in zip(samples, self._background.of_still(diffuse))
+        ]
 
     def _photons(self, raw, experiment, panel) -> np.ndarray:
         gain_map, pedestal_map = images.lookup_maps(experiment)
@@ -291,55 +349,6 @@ class Measurement:
         options = self._params.masking.bragg
         return BRAGG_MASKS[options.method].from_phil(options, experiment, self._stills.reflections.get(experiment.identifier))
 
-    def _exposure_times(self) -> list[tuple[float, float | None]]:
-        """Exposure time and time stamp of each still; 1 s for all where no image says it."""
-        given = self._params.corrections.exposure_time
-        headers = []
-        for number in range(len(self._stills)):
-            try:
-                headers.append(images.header(self._stills.experiments[number]))
-            except ValueError:
-                if not self._params.extraction.skip_failed:
-                    raise
-                headers.append((given if given is not Auto else 1.0, None))  # never used: measuring it fails as well
-        if given is not Auto:
-            self._exposure_record = {"applied": True, "value_s": given}
-            return [(given, stamp) for _, stamp in headers]
-        unknown = [number for number, (exposure, _) in enumerate(headers) if exposure is None]
-        if unknown and len(unknown) < len(headers):
-            raise ValueError(f"{self._stills.keys[unknown[0]].image} has no exposure time, other stills have one. Give corrections.exposure_time, if all are equal.")
-        if unknown:
-            self._exposure_record = {"applied": False, "reason": "no image has an exposure time; 1 s was taken for all"}
-            return [(1.0, stamp) for _, stamp in headers]
-        times = [exposure for exposure, _ in headers]
-        self._exposure_record = {"applied": True, "source": "images", "min_s": min(times), "max_s": max(times)}
-        return headers
-
-    def _choose_background(self):
-        params = self._params
-        files = [name for name in params.input.background if name]
-        method = params.background_method or "none"  # PHIL reads a typed none as None
-        if files and method == "none":
-            method = "image"
-        if files and method != "image":
-            raise ValueError(f"input.background={files[0]} goes with background_method=image, not {method}. Leave one of them out.")
-        values = getattr(params.background, method, None) if hasattr(params, "background") else None
-        return BACKGROUNDS[method].from_phil(values, files, self._blanks)
-
-    def _blanks(self, file):
-        """Photons, good pixels (arrays per panel) and exposure time of each image of an .expt of blanks."""
-        given = self._params.corrections.exposure_time
-        for experiment in load_experiments(file):
-            if images.panel_shapes(experiment.detector) != self._shapes:
-                raise ValueError(f"The blanks of {file} were taken with another detector than the stills. Give blanks of the same detector.")
-            raw = images.read_raw(experiment)
-            good, photons = [], []
-            for panel, mask in enumerate(images.static_mask(experiment)):
-                trusted, _ = images.in_trusted_range(raw[panel], experiment.detector[panel])
-                good.append((trusted & mask).ravel())
-                photons.append(self._photons(raw[panel], experiment, panel))
-            yield tuple(photons), tuple(good), images.header(experiment)[0] if given is Auto else given
-
 
 def _centres(pixel: np.ndarray, n_fast: int) -> np.ndarray:
     """Fast and slow coordinate of pixel centres, shape (n, 2)."""
@@ -347,24 +356,16 @@ def _centres(pixel: np.ndarray, n_fast: int) -> np.ndarray:
     return np.stack([fast + 0.5, slow + 0.5], axis=1)
 
 
-def _columns(selected, photons, background, background_variance, response) -> list[np.ndarray]:
-    """counts, background, response and variance of the selected pixels."""
-    counts = photons[selected]
-    b = np.broadcast_to(background, photons.shape)[selected]
-    v = np.broadcast_to(background_variance, photons.shape)[selected]
-    # A photon counter's variance is its expectation, of which the counts are the estimate that stays unbiased in
-    # sums; an integrating detector's pixel below zero has no less noise than one at zero.
-    return [counts, b, response[selected], np.maximum(counts, 0) + v]
-
-
-def _radial_totals(number, panel, s_bin, selected, columns, overloaded) -> RadialTotals:
+def _radial_totals(number, panel, s_bin, sample: PanelSample, overloaded) -> RadialTotals:
     """Sums over the |s| bins of one panel, in ascending order of |s|; bins without a good pixel are left out."""
+    selected = np.flatnonzero(sample.use)
     bins = s_bin[selected]
     length = int(s_bin.max(initial=0)) + 1
     n_pixels = np.bincount(bins, minlength=length)
     n_overloaded = np.bincount(s_bin[overloaded], minlength=length)
     hit = np.flatnonzero(n_pixels + n_overloaded)
-    sums = [np.bincount(bins, weights=column, minlength=length)[hit] for column in columns]
+    columns = (sample.counts, sample.background, sample.response, sample.variance)
+    sums = [np.bincount(bins, weights=column[selected], minlength=length)[hit] for column in columns]
     full = np.full(len(hit), 1, dtype=np.int32)
     return RadialTotals(
         full * number, full * panel, (hit + 0.5) * S_BIN_WIDTH, *sums,

@@ -17,6 +17,7 @@ from diffuse_dials.algorithms.parallel import each
 from diffuse_dials.io.columns import EXTRACTED
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.io.tables import MAX_ROWS, load_table, save_table
+from diffuse_dials.models.exposure import Exposure
 from diffuse_dials.models.sums import RadialTotals, VoxelSums
 
 logger = logging.getLogger(f"dials.{__name__}")
@@ -32,16 +33,14 @@ class Outcome:
         number: Its position in the experiment list.
         status: "ok", "skipped" (another lattice of a used image) or "failed".
         reason: Why it is not ok.
-        exposure_time: s, None if not measured.
-        time_stamp: Seconds since 1970, None if unknown.
+        exposure: Time, time stamp and monitor; None if not measured.
         n_accepted: Pixels that pass all masks.
     """
 
     number: int
     status: str
     reason: str = ""
-    exposure_time: float | None = None
-    time_stamp: float | None = None
+    exposure: Exposure | None = None
     n_accepted: int = 0
 
 
@@ -54,7 +53,7 @@ def _measure(measurement: Measurement, number: int, skip_failed: bool) -> tuple[
         if not skip_failed:
             raise
         return Outcome(number, "failed", str(error)), None
-    return Outcome(number, "ok", "", measured.exposure_time, measured.time_stamp, measured.n_accepted), measured
+    return Outcome(number, "ok", "", measured.exposure, measured.n_accepted), measured
 
 
 def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, nproc: int):
@@ -266,18 +265,20 @@ def voxel_columns(sums: VoxelSums) -> dict[str, np.ndarray]:
 
 def contents_record(record: dict) -> dict:
     """The part of grid.json that says what the sums contain, from ``Measurement.record``."""
-    return {**record, "s_bin_width": S_BIN_WIDTH, "isotropic_removed": False}
+    return {**record, "s_bin_width": S_BIN_WIDTH}
 
 
 def update_stills(table: StillsTable, stills: Stills, outcomes: list[Outcome]) -> None:
     """Write models and outcome of each still into stills.csv's table."""
     for outcome in outcomes:
         experiment, key = stills.experiments[outcome.number], stills.keys[outcome.number]
+        exposure = outcome.exposure
+        light = (exposure.time, exposure.time_stamp, exposure.monitor) if exposure else (None, None, None)
         table.update(
             experiment.identifier,
             **_key_columns(key), order=outcome.number, wavelength=experiment.beam.get_wavelength(),
             **dict(zip(("a", "b", "c", "alpha", "beta", "gamma"), experiment.crystal.get_unit_cell().parameters())),
-            mosaicity=_mosaicity(experiment.crystal), exposure_time=outcome.exposure_time, time_stamp=outcome.time_stamp,
+            mosaicity=_mosaicity(experiment.crystal), **dict(zip(("exposure_time", "time_stamp", "monitor"), light)),
             n_accepted=outcome.n_accepted, status=outcome.status, reason=outcome.reason,
         )  # fmt: skip
 

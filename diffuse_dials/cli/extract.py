@@ -68,7 +68,7 @@ def run(args=None, phil=phil_scope):
     with user_errors():
         needs_tables = params.masking.bragg.method != "lattice"
         stills = load_stills(call.experiments, call.reflections, needs_tables)
-        measurement = Measurement(params, stills)
+        measurement = Measurement(params, stills, params.output.stills)
         names, totals, outcomes = pipeline.extract_to_files(params, stills, measurement, n_processes(params.mp))
         pipeline.log_outcomes(outcomes, stills)
         identifiers = dict(enumerate(stills.experiments.identifiers()))

@@ -75,7 +75,7 @@ def run(args=None, phil=phil_scope):
             contents = extracted
             sums, totals, outcomes = pipeline.grid_files(call.reflections, stills, grid, params, nproc), None, None
         else:
-            measurement = Measurement(params, stills)
+            measurement = Measurement(params, stills, params.output.stills)
             contents = pipeline.contents_record(measurement.record)
             sums, totals, outcomes = pipeline.grid_images(params, stills, measurement, grid, nproc)
             pipeline.log_outcomes(outcomes, stills)

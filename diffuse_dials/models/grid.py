@@ -25,6 +25,7 @@ class GridRecord:
         reindexing_operators: The alternatives, e.g. "k,h,-l"; empty where there are none.
         s_bin_width: Width of the |s| bins of the radial totals, 1/Å.
         corrections: For each registered correction: applied or not, with which values.
+        noise: How the variance of counts was worked out.
         background: Method and values of what was subtracted.
         masks: What took pixels out, with its values.
         isotropic_removed: Whether a per-still radial background took the crystal's isotropic part with it.
@@ -43,6 +44,7 @@ class GridRecord:
     reindexing_operators: tuple[str, ...]
     s_bin_width: float
     corrections: dict = field(default_factory=dict)
+    noise: dict = field(default_factory=dict)
     background: dict = field(default_factory=dict)
     masks: dict = field(default_factory=dict)
     isotropic_removed: bool = False

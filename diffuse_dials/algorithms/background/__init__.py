@@ -1,7 +1,8 @@
 """Terms of the background of a pixel, one file each; another package adds one by an entry point.
 
-A background is a class with ``name``, ``phil``, ``from_phil(params, experiments, photons)`` and
-``at(panel, exposure_time)``, which gives photons, their variance and where they are known.
+A background is a sub-class of ``Background`` (base.py) with ``name``, ``phil``, ``from_phil(params, blanks)`` and
+``describe()``; it offers ``at(panel, exposure)``, the part that all stills share, and, where ``per_still`` is set,
+``of_still(panels)``, the part that is estimated on each still.
 """
 
 from __future__ import annotations
@@ -26,3 +27,25 @@ background {{
     + "".join(f"  {name} {{\n{cls.phil}\n  }}\n" for name, cls in BACKGROUNDS.items() if cls.phil)
     + "}\n"
 )
+
+
+def choose_background(params, blanks):
+    """The background that the parameters ask for.
+
+    Args:
+        params: Extract with ``background_method`` and ``background``.
+        blanks: Blanks of input.background, perhaps none.
+
+    Raises:
+        ValueError: If the parameters contradict each other or lack what the method needs.
+    """
+    method = params.background_method or "none"  # PHIL reads a typed none as None
+    if blanks.files and method == "none":
+        method = "image"
+    if blanks.files and not BACKGROUNDS[method].takes_blanks:
+        raise ValueError(
+            f"input.background={blanks.files[0]} goes with background_method=image, not {method}. "
+            "Leave one of them out."
+        )
+    values = getattr(params.background, method, None) if hasattr(params, "background") else None
+    return BACKGROUNDS[method].from_phil(values, blanks)

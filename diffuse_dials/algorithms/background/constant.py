@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from diffuse_dials.algorithms.background.base import Background
+
 
 @dataclass(frozen=True)
-class ConstantBackground:
+class ConstantBackground(Background):
     """A constant, with its uncertainty.
 
     Attributes:
         value: Photons per pixel of each still.
-        variance: Of that value, photons².
+        uncertainty: Variance of that value, photons².
     """
 
     value: float
-    variance: float
+    uncertainty: float
     name: ClassVar[str] = "constant"
     phil: ClassVar[str] = """
     value = None
@@ -28,7 +30,7 @@ class ConstantBackground:
 """
 
     @classmethod
-    def from_phil(cls, params, files, photons) -> ConstantBackground:
+    def from_phil(cls, params, blanks) -> ConstantBackground:
         """Values of the parameters.
 
         Raises:
@@ -38,10 +40,10 @@ class ConstantBackground:
             raise ValueError("background_method=constant needs background.constant.value, in photons per pixel.")
         return cls(params.value, params.variance)
 
-    def at(self, panel: int, exposure_time: float):
+    def at(self, panel: int, exposure):
         """(photons, their variance, None): no pixel excluded."""
-        return self.value, self.variance, None
+        return self.value, self.uncertainty, None
 
     def describe(self) -> dict:
         """For the log and grid.json."""
-        return {"method": self.name, "value_photons": self.value, "variance": self.variance}
+        return {"method": self.name, "value_photons": self.value, "variance": self.uncertainty}

@@ -1,4 +1,4 @@
-"""Blank exposures, scaled by exposure time."""
+"""Blank exposures, scaled to each still by exposure time or monitor."""
 
 from __future__ import annotations
 
@@ -6,60 +6,108 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from diffuse_dials.algorithms.background.base import Background
 
 
 @dataclass(frozen=True)
-class ImageBackground:
-    """Mean of blank exposures, per second.
+class ImageBackground(Background):
+    """Sum of blank exposures.
 
     Attributes:
         photons: Sum over the blanks, one array (n,) per panel.
-        variance: Of that sum, photons²: its Poisson variance.
+        variances: Of that sum, photons², arrays (n,) per panel.
         known: Pixels that are good in every blank, one bool array (n,) per panel.
-        exposure_time: Sum over the blanks, s.
+        light: Sum over the blanks of what scales them: seconds, or the units of the monitor.
+        by_monitor: Whether ``light`` counts the monitor (``Exposure.incident``) or seconds.
+        n_blanks: Number of images.
         files: Where they came from.
+        smoothing: Standard deviation of the Gaussian they were smoothed with, pixels; None: not smoothed.
     """
 
     photons: tuple[np.ndarray, ...]
-    variance: tuple[np.ndarray, ...]
+    variances: tuple[np.ndarray, ...]
     known: tuple[np.ndarray, ...]
-    exposure_time: float
+    light: float
+    by_monitor: bool
+    n_blanks: int
     files: tuple[str, ...]
+    smoothing: float | None
     name: ClassVar[str] = "image"
-    phil: ClassVar[str] = ""
+    takes_blanks: ClassVar[bool] = True
+    phil: ClassVar[str] = """
+    scale_by = *Auto exposure monitor
+      .type = choice
+      .help = "What scales the blanks to a still: the ratio of exposure times, or that of the light by the monitor"
+              "(input.monitor). Auto: the monitor where it has a reading for every blank, else the exposure time."
+    smooth = None
+      .type = float(value_min=0)
+      .help = "Smooth the sum of the blanks by a Gaussian of this standard deviation (pixels). It helps few or weak"
+              "blanks, and blurs shadows and edges. None: not smoothed."
+"""
 
     @classmethod
-    def from_phil(cls, params, files, photons) -> ImageBackground:
-        """Sum the blanks of ``files``.
+    def from_phil(cls, params, blanks) -> ImageBackground:
+        """Sum the blanks, one after the other.
 
         Args:
-            params: None: it has no parameters of its own.
-            files: .expt files of blanks (input.background).
-            photons: Function of such a file that yields (photons, good pixels, exposure time), arrays per panel,
-                for each image in it.
+            params: Extract of ``background.image``.
+            blanks: ``Blanks`` of input.background.
 
         Raises:
-            ValueError: If no file is given or the blanks have no exposure time.
+            ValueError: If no file is given, or the blanks cannot be scaled as demanded.
         """
-        if not files:
+        if not blanks.files:
             raise ValueError("background_method=image needs input.background: an .expt file of blank exposures.")
+        by_monitor = blanks.have_monitor() if params.scale_by == "Auto" else params.scale_by == "monitor"
+        if by_monitor and not blanks.have_monitor():
+            raise ValueError(
+                "background.image.scale_by=monitor, but input.monitor has no reading for some blanks. Add their "
+                "lines to the table, or leave scale_by at Auto."
+            )
         total = known = None
-        seconds = 0.0
-        for file in files:
-            for counts, good, exposure in photons(file):
-                if exposure is None:
-                    raise ValueError(f"A blank of {file} has no exposure time, so that it cannot be scaled to the stills. Give corrections.exposure_time, if all are equal.")
-                seconds += exposure
-                # A pixel that one blank lacks is not known: its sum would have seen less exposure than the others'.
-                total = counts if total is None else tuple(a + b for a, b in zip(total, counts))
-                known = good if known is None else tuple(a & b for a, b in zip(known, good))
-        return cls(total, tuple(np.maximum(t, 0) for t in total), known, seconds, tuple(str(f) for f in files))
+        light, n_blanks = 0.0, 0
+        for counts, good, exposure in blanks:
+            light += exposure.incident if by_monitor else exposure.time
+            n_blanks += 1
+            # A pixel that one blank lacks is not known: its sum would have seen less exposure than the others'.
+            total = counts if total is None else tuple(a + b for a, b in zip(total, counts))
+            known = good if known is None else tuple(a & b for a, b in zip(known, good))
+        variances = tuple(
+            blanks.noise.variance(panel, t) + (n_blanks - 1) * blanks.noise.read_variance[panel]
+            for panel, t in enumerate(total)
+        )
+        if params.smooth:
+            smoothed = [
+                tuple(_smooth(v, k, shape, params.smooth) for v, k, shape in zip(values, known, blanks.shapes))
+                for values in (total, variances)
+            ]
+            # The variance is smoothed like a background, not shrunk: what smoothing takes from single pixels it gives
+            # back as correlation, and a sum over a voxel has the variance of the unsmoothed one.
+            total, variances = smoothed
+        files = tuple(str(f) for f in blanks.files)
+        return cls(total, variances, known, light, by_monitor, n_blanks, files, params.smooth or None)
 
-    def at(self, panel: int, exposure_time: float):
+    def at(self, panel: int, exposure):
         """(photons, their variance, where they are known) for a still of that exposure, arrays (n,)."""
-        ratio = exposure_time / self.exposure_time
-        return self.photons[panel] * ratio, self.variance[panel] * ratio**2, self.known[panel]
+        ratio = (exposure.incident if self.by_monitor else exposure.time) / self.light
+        return self.photons[panel] * ratio, self.variances[panel] * ratio**2, self.known[panel]
 
     def describe(self) -> dict:
         """For the log and grid.json."""
-        return {"method": self.name, "files": list(self.files), "exposure_time_s": self.exposure_time, "scaled_by": "exposure time"}
+        return {
+            "method": self.name,
+            "files": list(self.files),
+            "n_blanks": self.n_blanks,
+            "light": self.light,
+            "scaled_by": "monitor" if self.by_monitor else "exposure time",
+            "smoothing_pixels": self.smoothing,
+        }
+
+
+def _smooth(values, known, shape, sigma: float) -> np.ndarray:
+    """Gaussian mean over the known pixels, shape (n,); 0 where none is near."""
+    weight = gaussian_filter(known.reshape(shape).astype(float), sigma, mode="constant")
+    total = gaussian_filter(np.where(known, values, 0.0).reshape(shape), sigma, mode="constant")
+    return np.divide(total, weight, out=np.zeros(shape), where=weight > 1e-6).ravel()

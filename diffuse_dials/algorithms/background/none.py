@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from diffuse_dials.algorithms.background.base import Background
+
 
 @dataclass(frozen=True)
-class NoBackground:
+class NoBackground(Background):
     """Everything between the Bragg spots counts as scattered by the crystal."""
 
     name: ClassVar[str] = "none"
     phil: ClassVar[str] = ""
 
     @classmethod
-    def from_phil(cls, params, files, photons) -> NoBackground:
+    def from_phil(cls, params, blanks) -> NoBackground:
         """It has no parameters."""
         return cls()
-
-    def at(self, panel: int, exposure_time: float):
-        """(0, 0, None): photons, their variance, and no pixel excluded."""
-        return 0.0, 0.0, None
 
     def describe(self) -> dict:
         """For the log and grid.json."""

@@ -33,10 +33,6 @@ _SWITCH = """
 phil_scope = libtbx.phil.parse(
     """
 corrections {
-  exposure_time = Auto
-    .type = float(value_min=0)
-    .help = "Exposure time of every still (s). Auto: from the scan or the image's header; 1 with a warning where"
-            "no image says it."
   gain = Auto
     .type = float(value_min=0)
     .help = "Detector units per photon. Auto: the panel's gain."
