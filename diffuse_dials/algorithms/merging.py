@@ -69,7 +69,8 @@ class DiffuseMap:
         rlp: Their centres B_ref·h, shape (n, 3), 1/Å.
         intensity: From all stills.
         n_pixels: Pixels in it, shape (n,), int32.
-        with_bragg: Intensity with the pixels under the Bragg mask included, shape (n,).
+        with_bragg: Intensity from all stills with the pixels under the Bragg mask included: Σ (C - G) / Σ b R. Its
+            variance is the scatter between the stills, which at a lattice point sample a narrow peak; -1 for one still.
         lattice_point: Whether the voxel holds a lattice point, shape (n,), bool.
         halves: For each random split, the intensities from either half of the stills.
     """
@@ -78,7 +79,7 @@ class DiffuseMap:
     rlp: np.ndarray
     intensity: Intensities
     n_pixels: np.ndarray
-    with_bragg: np.ndarray
+    with_bragg: Intensities
     lattice_point: np.ndarray
     halves: tuple[tuple[Intensities, Intensities], ...]
 
@@ -94,7 +95,7 @@ class DiffuseMap:
         """The voxels that a mask or an index array names."""
         return DiffuseMap(
             self.index[which], self.rlp[which], self.intensity.select(which), self.n_pixels[which],
-            self.with_bragg[which], self.lattice_point[which],
+            self.with_bragg.select(which), self.lattice_point[which],
             tuple((first.select(which), second.select(which)) for first, second in self.halves),
         )  # fmt: skip
 
@@ -105,7 +106,8 @@ class DiffuseMap:
             "d": 1 / self.s, "n_pixels": self.n_pixels,
             "intensity.scale.value": self.intensity.value, "intensity.scale.variance": self.intensity.variance,
             "multiplicity": self.intensity.multiplicity,
-            "intensity.all.value": self.with_bragg, "lattice_point": self.lattice_point,
+            "intensity.all.value": self.with_bragg.value, "intensity.all.variance": self.with_bragg.variance,
+            "multiplicity.all": self.with_bragg.multiplicity, "lattice_point": self.lattice_point,
         }  # fmt: skip
         for number, half in enumerate(self.halves[0], start=1):
             columns[f"intensity.half{number}.value"] = half.value
@@ -142,17 +144,30 @@ def merge(
     inside = usable[observations.still]
     rlp = reciprocal_vectors(observations.index, record)
     terms = _Terms(observations, b, weight)
-    signal = observations.sum_by_voxel(inside * (observations.signal + observations.bragg_signal))
-    response = observations.sum_by_voxel(b * (observations.response + observations.bragg_response))
+    with_bragg = _with_bragg(observations, inside, b)
     return DiffuseMap(
         index=observations.index,
         rlp=rlp,
         intensity=terms.intensities(usable),
         n_pixels=observations.sum_by_voxel(inside * observations.n_pixels).astype(np.int32),
-        with_bragg=np.divide(signal, response, out=np.zeros_like(signal), where=response > 0),
+        with_bragg=with_bragg,
         lattice_point=holds_lattice_point(observations.index, record.ndiv),
         halves=tuple((terms.intensities(usable & half), terms.intensities(usable & ~half)) for half in splits),
-    ).select(response > 0)
+    ).select(with_bragg.measured)
+
+
+def _with_bragg(observations: Observations, inside: np.ndarray, b: np.ndarray) -> Intensities:
+    """Intensities of all pixels, those under the Bragg mask too; the variance is that of a ratio of sums over stills."""
+    signal = inside * (observations.signal + observations.bragg_signal)
+    response = b * (observations.response + observations.bragg_response)
+    multiplicity = observations.sum_by_voxel(response > 0).astype(np.int32)
+    total = observations.sum_by_voxel(response)
+    measured = np.where(multiplicity > 0, total, 1)
+    value = observations.sum_by_voxel(signal) / measured
+    squares = observations.sum_by_voxel((signal - value[observations.voxel] * response) ** 2)
+    several = multiplicity > 1
+    spread = squares / measured**2 * multiplicity / np.maximum(multiplicity - 1, 1)
+    return Intensities(value, np.where(several, spread, NOT_MEASURED), multiplicity)
 
 
 def half_sets(keys: list[StillKey], seed: int, n_splits: int) -> np.ndarray:

@@ -46,7 +46,8 @@ _ALL = (
     Column("intensity.half2.value", "double", "the same from the other half of the stills"),
     Column("intensity.half2.variance", "double", "its variance"),
     Column("intensity.all.value", "double", "relative intensity, pixels under the Bragg mask included"),
-    Column("intensity.all.variance", "double", "its variance"),
+    Column("intensity.all.variance", "double", "its variance by the scatter between stills; -1 for a single still"),
+    Column("multiplicity.all", "int", "stills with pixels in the voxel, under the Bragg mask or not"),
     Column("multiplicity", "int", "stills that measured the voxel"),
     Column("multiplicity.half1", "int", "stills of the first half that measured the voxel"),
     Column("multiplicity.half2", "int", "stills of the other half that measured the voxel"),
@@ -69,7 +70,7 @@ MERGED = (
     "miller_index", "hkl", "rlp", "d", "intensity.scale.value", "intensity.scale.variance", "multiplicity", "n_pixels",
     "intensity.half1.value", "intensity.half1.variance", "multiplicity.half1",
     "intensity.half2.value", "intensity.half2.variance", "multiplicity.half2",
-    "intensity.all.value", "lattice_point",
+    "intensity.all.value", "intensity.all.variance", "multiplicity.all", "lattice_point",
 )  # fmt: skip
 ABSOLUTE = (
     *MERGED,

@@ -87,10 +87,27 @@ def test_bragg_pixels_are_in_one_column_only(sums, record):
     merged = merged_map(sums, record, np.ones(10))
     for i in range(0, len(merged), 17):
         part = np.all(sums.asu_index == merged.index[i], axis=1)
-        assert merged.with_bragg[i] == pytest.approx(sums.counts[part].sum() / sums.response[part].sum())
+        assert merged.with_bragg.value[i] == pytest.approx(sums.counts[part].sum() / sums.response[part].sum())
     only_bragg = ~merged.intensity.measured
     assert np.all(merged.intensity.value[only_bragg] == 0)
     assert np.all(merged.intensity.variance[only_bragg] == NOT_MEASURED)
+
+
+def test_the_variance_with_bragg_pixels_is_the_scatter_between_stills(sums, record):
+    """Worked out still by still: n/(n-1) Σ (S - I R)² / (Σ R)²; it tells nothing where only one still has pixels."""
+    merged = merged_map(sums, record, np.ones(10))
+    for i in range(0, len(merged), 29):
+        part = np.all(sums.asu_index == merged.index[i], axis=1)
+        stills = np.unique(sums.still[part])
+        totals = [(sums.counts[part & (sums.still == j)].sum(), sums.response[part & (sums.still == j)].sum()) for j in stills]
+        signal, response = np.array(totals).T
+        n = len(stills)
+        assert merged.with_bragg.multiplicity[i] == n
+        if n == 1:
+            assert merged.with_bragg.variance[i] == NOT_MEASURED
+            continue
+        squares = np.sum((signal - merged.with_bragg.value[i] * response) ** 2)
+        assert merged.with_bragg.variance[i] == pytest.approx(squares / response.sum() ** 2 * n / (n - 1))
 
 
 def test_a_voxel_without_a_photon_has_the_uncertainty_of_one(sums, record):
@@ -127,7 +144,7 @@ def test_stills_without_a_scale_are_left_out(sums, record):
     without = merged_map(sums.select(sums.still != 3), record, np.ones(10))
     assert np.array_equal(merged.index, without.index)
     assert merged.intensity.value == pytest.approx(without.intensity.value, rel=1e-12)
-    assert merged.with_bragg == pytest.approx(without.with_bragg, rel=1e-12)
+    assert merged.with_bragg.value == pytest.approx(without.with_bragg.value, rel=1e-12)
 
 
 def test_half_sets_are_balanced_and_drawn_by_image_and_seed():
