@@ -18,7 +18,7 @@ from diffuse_dials.algorithms.background.blanks import Blanks
 from diffuse_dials.algorithms.corrections import choose_corrections, log_corrections, total_response
 from diffuse_dials.algorithms.exposure import Exposures
 from diffuse_dials.algorithms.inputs import Stills, setting_matrix
-from diffuse_dials.algorithms.masking import BRAGG_MASKS
+from diffuse_dials.algorithms.masking.chosen import choose_bragg_masks
 from diffuse_dials.algorithms.noise import NoiseModel
 from diffuse_dials.io.masks import load_mask
 from diffuse_dials.kernels.sums import transform
@@ -153,6 +153,7 @@ class Measurement:
         self._shapes = images.panel_shapes(first.detector)
         self._check_stills()
         _, corrections = choose_corrections(params.corrections, first)
+        self._bragg_masks = choose_bragg_masks(params, stills, self._mask)
         self._exposures = Exposures(params, stills_csv)
         exposure_record = self._exposures.check(first)
         self._noise = NoiseModel.counting(len(self._shapes))
@@ -172,7 +173,7 @@ class Measurement:
             "masks": {
                 "files": list(self._mask_files),
                 "trusted_range": params.masking.trusted_range,
-                "bragg": self._bragg_mask(0).describe(),
+                "bragg": self._bragg_masks.describe(),
                 "pixel_step": params.extraction.pixel_step,
             },
         }
@@ -263,7 +264,7 @@ class Measurement:
         passes = np.ones(len(s), dtype=bool)
         for lattice in self._stills.same_image(number):
             inverse = np.linalg.inv(setting_matrix(self._stills.experiments[lattice]))
-            passes &= self._bragg_mask(lattice).keep(panel, self._shapes[panel], s, transform(inverse, s))
+            passes &= self._bragg_masks.of(lattice).keep(panel, self._shapes[panel], s, transform(inverse, s))
         return passes
 
     def _with_background_of_still(self, samples: list[PanelSample], passes) -> list[PanelSample]:
@@ -343,11 +344,6 @@ class Measurement:
         if self._params.d_max is not None:
             inside &= s_length >= 1 / self._params.d_max
         return inside
-
-    def _bragg_mask(self, number: int):
-        experiment = self._stills.experiments[number]
-        options = self._params.masking.bragg
-        return BRAGG_MASKS[options.method].from_phil(options, experiment, self._stills.reflections.get(experiment.identifier))
 
 
 def _centres(pixel: np.ndarray, n_fast: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import libtbx.phil
 
 from diffuse_dials.algorithms.masking.bragg import LatticeMask
+from diffuse_dials.algorithms.masking.bragg_profile import PROFILE_PHIL
 from diffuse_dials.algorithms.masking.dynamic import DYNAMIC_PHIL
 from diffuse_dials.algorithms.masking.spot_masks import PredictedMask, ShoeboxMask
 from diffuse_dials.plugins import with_plugins
@@ -21,6 +22,7 @@ _EACH_STILL = f"""
       .help = "lattice: pixels near any reciprocal lattice point. predicted: spots that DIALS predicts, and those in"
               "the .refl. shoebox: pixels that the shoeboxes of the .refl mark as strong or foreground."
     {"".join(getattr(cls, "phil", "") for cls in BRAGG_MASKS.values())}
+    {PROFILE_PHIL}
   }}
 """
 

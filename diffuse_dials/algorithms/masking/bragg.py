@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +20,9 @@ from diffuse_dials.algorithms.inputs import setting_matrix
 
 # Pixels handled at a time: what fits the processor's cache runs several times faster than a whole panel.
 _CHUNK = 16384
+
+SIGMAS_STEP = 0.005  # 1/Å; as the bins of the radial totals
+_SIGMAS = 3.0  # where nothing was measured
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -33,14 +36,16 @@ def _warn_once(text: str) -> None:
 class LatticeMask:
     """Leaves out pixels whose s is near a reciprocal lattice point.
 
-    The radius of a lattice point, where it is not given, is ``radius_sigmas`` times σ, with
+    The radius of a lattice point, where it is not given, is a multiple k(|s|) of the width σ of a spot,
 
         σ² = (0.4/D)² + (η|s|)² + σ_spot²,    σ_spot = max(σ_b/λ, point_spread x footprint)
 
     (lattice points are broadened by the domain size D and the rms mosaicity η; DIALS accepts predictions within
     |Δψ| < d/D + h/2, Sauter et al. (2014) Acta Cryst. D70, 3299, so η = h/2 for its half mosaicity h), σ_b the
     angular size of spots measured by DIALS's profile model, and the footprint of a pixel at distance r,
-    pixel size/(λ r). It never grows beyond ``largest``, beyond which hardly a pixel would be left.
+    pixel size/(λ r). So it follows each still's mosaicity and each panel's pixels; k is the same for all stills:
+    measured on some of them (bragg_profile.py), or ``masking.bragg.radius_sigmas``. The radius never grows beyond
+    ``largest``, beyond which hardly a pixel would be left.
 
     Attributes:
         metric: AᵀA of the still's orientation matrix, shape (3, 3), Å⁻².
@@ -50,7 +55,7 @@ class LatticeMask:
         mosaicity: η, rms, radian.
         spot: σ_b/λ, Å⁻¹; 0 where no profile model says it.
         point_spread: Smallest σ of a spot, pixels.
-        radius_sigmas: Radius in units of σ.
+        sigmas: k by |s|, in steps of SIGMAS_STEP from 0, shape (n,); the last holds beyond.
         largest: Upper limit of the radius, Å⁻¹.
         panels: Per panel its pixel size (mm) and its unit normal over its distance from the sample (1/mm).
         s0: Incident wave vector, Å⁻¹.
@@ -63,7 +68,7 @@ class LatticeMask:
     mosaicity: float
     spot: float
     point_spread: float
-    radius_sigmas: float
+    sigmas: np.ndarray
     largest: float
     panels: tuple[tuple[float, np.ndarray], ...]
     s0: np.ndarray
@@ -73,9 +78,10 @@ radius = Auto
   .type = float(value_min=0)
   .help = "Distance from a reciprocal lattice point (1/Angstrom) within which method=lattice takes a pixel for Bragg"
           "scattering. Auto: follows the crystal's domain size, its mosaicity times |s|, and the size of the spots."
-radius_sigmas = 3
+radius_sigmas = Auto
   .type = float(value_min=0)
   .help = "radius=Auto is so many standard deviations of a spot. More leaves less Bragg intensity and fewer pixels."
+          "Auto: measured by |s| on the images, see tolerance; 3 where nothing can be measured."
   .expert_level = 1
 largest_fraction = 0.4
   .type = float(value_min=0.01, value_max=0.9)
@@ -127,7 +133,7 @@ half_mosaicity = Auto
             mosaicity=math.radians(half_mosaicity) / 2,
             spot=sigma_b / wavelength,
             point_spread=params.point_spread,
-            radius_sigmas=params.radius_sigmas,
+            sigmas=np.array([_SIGMAS if params.radius_sigmas in (None, Auto) else params.radius_sigmas], dtype=float),
             largest=float(np.quantile(distances, params.largest_fraction)),
             panels=tuple(
                 (max(p.get_pixel_size()), np.array(p.get_normal()) / p.get_directed_distance())
@@ -135,12 +141,11 @@ half_mosaicity = Auto
             ),
             s0=beam_direction(beam) / wavelength,
         )
-        if mask.limited_above() is not None:
-            _warn_once(
-                f"Spots are so wide that radius=Auto is limited to {params.largest_fraction:.0%} of reciprocal space: "
-                "the voxels about lattice points may hold Bragg intensity. See masking.bragg.largest_fraction."
-            )
         return mask
+
+    def with_sigmas(self, sigmas: np.ndarray) -> LatticeMask:
+        """The same mask with k(|s|) in steps of SIGMAS_STEP, unless a radius was given."""
+        return self if self.radius is not None else replace(self, sigmas=np.asarray(sigmas, dtype=float))
 
     def keep(self, panel: int, shape, s: np.ndarray, hkl: np.ndarray) -> np.ndarray:
         """Which pixels pass the mask.
@@ -161,35 +166,51 @@ half_mosaicity = Auto
         return kept
 
     def _keep(self, panel: int, s: np.ndarray, hkl: np.ndarray) -> np.ndarray:
-        nearest = np.rint(hkl)
-        offset = hkl - nearest
-        masked = np.einsum("ij,ij->i", offset @ self.metric, offset) < self._radius_squared(panel, s)
+        offset = hkl - np.rint(hkl)
+        masked = np.einsum("ij,ij->i", offset @ self.metric, offset) < self.radius_squared(panel, s)
         if len(self.centring):
             near = np.flatnonzero(masked)
-            phase = nearest[near] @ self.centring.T
-            masked[near] = np.all(np.abs(phase - np.rint(phase)) < 0.01, axis=1)
+            masked[near] = self._on_lattice(np.rint(hkl[near]))
         return ~masked
 
-    def _radius_squared(self, panel: int, s: np.ndarray):
-        """Square of the radius at each pixel, shape (n,) or scalar, Å⁻²."""
-        if self.radius is not None:
-            return self.radius**2
+    def _on_lattice(self, miller_index: np.ndarray) -> np.ndarray:
+        """Whether no centring extinguishes the lattice point, shape (n,)."""
+        phase = miller_index @ self.centring.T
+        return np.all(np.abs(phase - np.rint(phase)) < 0.01, axis=1)
+
+    def distances(self, hkl: np.ndarray) -> np.ndarray:
+        """Distance of each pixel from the nearest lattice point, shape (n,), Å⁻¹; infinite if a centring took it."""
+        offset = hkl - np.rint(hkl)
+        r = np.sqrt(np.einsum("ij,ij->i", offset @ self.metric, offset))
+        return np.where(self._on_lattice(np.rint(hkl)), r, np.inf) if len(self.centring) else r
+
+    def width_squared(self, panel: int, s: np.ndarray) -> np.ndarray:
+        """σ² of a spot at each pixel, shape (n,), Å⁻²."""
         pixel_size, normal = self.panels[panel]
         # 1/r = ŝ1·n/distance and ŝ1 = λ (s + s0), so the wavelength drops out of pixel size/(λ r).
         footprint = self.point_spread * pixel_size * (s @ normal + self.s0 @ normal)
         spread = np.maximum(footprint**2, self.spot**2)
-        sigma_squared = (0.4 / self.domain_size) ** 2 + self.mosaicity**2 * np.einsum("ij,ij->i", s, s) + spread
-        return np.minimum(self.radius_sigmas**2 * sigma_squared, self.largest**2)
+        return (0.4 / self.domain_size) ** 2 + self.mosaicity**2 * np.einsum("ij,ij->i", s, s) + spread
+
+    def radius_squared(self, panel: int, s: np.ndarray):
+        """Square of the radius at each pixel, shape (n,) or scalar, Å⁻²."""
+        if self.radius is not None:
+            return self.radius**2
+        k = self.sigmas[0]
+        if len(self.sigmas) > 1:
+            steps = np.sqrt(np.einsum("ij,ij->i", s, s)) / SIGMAS_STEP
+            k = self.sigmas[np.minimum(steps, len(self.sigmas) - 1).astype(int)]
+        return np.minimum(k**2 * self.width_squared(panel, s), self.largest**2)
 
     def limited_above(self) -> float | None:
-        """|s| (Å⁻¹) above which ``largest`` limits the radius; None if it never does below 2/λ."""
+        """Smallest |s| (Å⁻¹) where ``largest`` limits the radius; None if it never does below 2/λ."""
         if self.radius is not None:
             return None
-        room = (self.largest / self.radius_sigmas) ** 2 - (0.4 / self.domain_size) ** 2 - self.spot**2
-        if room <= 0:
-            return 0.0
-        limit = math.sqrt(room) / self.mosaicity if self.mosaicity else math.inf
-        return limit if limit < 2 * float(np.linalg.norm(self.s0)) else None
+        s = np.arange(0, 2 * float(np.linalg.norm(self.s0)), SIGMAS_STEP)
+        k = self.sigmas[np.minimum(np.arange(len(s)), len(self.sigmas) - 1)]
+        width_squared = (0.4 / self.domain_size) ** 2 + (self.mosaicity * s) ** 2 + self.spot**2
+        limited = np.flatnonzero(k**2 * width_squared > self.largest**2)
+        return float(s[limited[0]]) if len(limited) else None
 
     def describe(self) -> dict:
         """Method and numbers for grid.json and the log: lengths in Å, radii in Å⁻¹, angles in degrees."""
@@ -198,7 +219,7 @@ half_mosaicity = Auto
         return {
             "method": self.name,
             "radius": "Auto",
-            "radius_sigmas": self.radius_sigmas,
+            "radius_sigmas": float(self.sigmas[0]) if len(self.sigmas) == 1 else self.sigmas.tolist(),
             "domain_size": self.domain_size,
             "mosaicity_rms": math.degrees(self.mosaicity),
             "sigma_spot": self.spot,

@@ -11,18 +11,17 @@ from libtbx import Auto
 from diffuse_dials.adapters import images
 from diffuse_dials.adapters.experiments import still_keys
 from diffuse_dials.adapters.generate_mask import regions_mask
-from diffuse_dials.adapters.panels import beam_direction, fingerprint, pixel_geometry
 from diffuse_dials.algorithms import parallel
 from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.masking.bragg import LatticeMask
 from diffuse_dials.algorithms.masking.dynamic import Deviations, bad_pixels
+from diffuse_dials.algorithms.masking.geometry import Geometries, in_parts
 from diffuse_dials.io.masks import load_mask
 from diffuse_dials.kernels.sums import transform
 
 logger = logging.getLogger(f"dials.{__name__}")
 
 _IMAGES_A_TASK = 4  # the same for any number of processes, so that sums are, to the last bit
-_PIXELS_A_TIME = 1 << 18  # whose scattering vectors are in memory together
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ class _Reader:
 
     def __init__(self, experiments, masking, use):
         self._experiments, self._masking, self._use = experiments, masking, use
-        self._models, self._geometry = None, {}
+        self._geometries = Geometries()
 
     def __call__(self, task) -> list[Deviations]:
         sums = [Deviations.zeros(panel.shape) for panel in self._use]
@@ -198,29 +197,17 @@ class _Reader:
             indexed = [self._experiments[n] for n in numbers if self._experiments[n].crystal is not None]
             options = self._masking.bragg
             lattices = [(LatticeMask.from_phil(options, e), np.linalg.inv(setting_matrix(e))) for e in indexed]
-            if lattices:
-                self._keep_geometry_of(experiment)
             for i, (raw, panel) in enumerate(zip(images.read_raw(experiment), experiment.detector)):
                 trusted, overloaded = trusted_values(raw, panel, self._masking)
                 use = self._use[i] & self._off_lattice(experiment, i, lattices) if lattices else self._use[i]
                 sums[i].add_image(raw, trusted, overloaded, use, images.is_counter(panel))
         return sums
 
-    def _keep_geometry_of(self, experiment) -> None:
-        """For the last detector only: stills with models of their own must not fill the memory."""
-        models = (fingerprint(experiment.detector), tuple(beam_direction(experiment.beam)))
-        if models != self._models:
-            self._models, self._geometry = models, {}
-
     def _off_lattice(self, experiment, panel: int, lattices) -> np.ndarray:
         """Pixels near no lattice point of any crystal on the image, shape (slow, fast)."""
-        if panel not in self._geometry:
-            self._geometry[panel] = pixel_geometry(experiment.detector[panel], beam_direction(experiment.beam))
-        geometry = self._geometry[panel]
+        geometry = self._geometries.of(experiment, panel)
         off = np.ones(len(geometry.direction), dtype=bool)
-        for start in range(0, len(off), _PIXELS_A_TIME):
-            part = slice(start, start + _PIXELS_A_TIME)
-            s = geometry.s_vectors(experiment.beam.get_wavelength(), part)
+        for part, s in in_parts(geometry, experiment.beam.get_wavelength()):
             for mask, inverse in lattices:
                 off[part] &= mask.keep(panel, geometry.shape, s, transform(inverse, s))
         return off.reshape(geometry.shape)

@@ -1,0 +1,114 @@
+"""The Bragg mask of each still as the user chose it, with what it takes from all stills."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from libtbx import Auto
+
+from diffuse_dials.algorithms.masking import BRAGG_MASKS, bragg_profile
+from diffuse_dials.algorithms.masking.bragg import LatticeMask
+from diffuse_dials.algorithms.masking.pixels import trusted_values
+from diffuse_dials.algorithms.parallel import n_processes
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+
+class BraggMasks:
+    """Makes the Bragg masks of stills.
+
+    Attributes:
+        profile: The Bragg profile that the radius rests on; None where the method or a radius given needs none.
+    """
+
+    def __init__(self, params, experiments, reflections, profile=None):
+        """From ``masking.bragg``.
+
+        Args:
+            params: The extract.
+            experiments: The stills.
+            reflections: Table of each still that has one, by identifier.
+            profile: From :func:`profile_for`, or None.
+        """
+        self._params, self._experiments, self._reflections = params, experiments, reflections
+        self.profile = profile
+        self._sigmas = None if profile is None else bragg_profile.radius_sigmas(profile, params.tolerance)
+        if profile is not None and self._sigmas is None:
+            logger.warning("The images are too weak to measure Bragg spots: the radius is 3 standard deviations of one.")
+
+    def of(self, number: int):
+        """Mask of one still; see LatticeMask.keep.
+
+        Raises:
+            ValueError: If the method needs what the still has not.
+        """
+        experiment = self._experiments[number]
+        reflections = self._reflections.get(experiment.identifier)
+        mask = BRAGG_MASKS[self._params.method].from_phil(self._params, experiment, reflections)
+        return mask.with_sigmas(self._sigmas) if self._sigmas is not None and isinstance(mask, LatticeMask) else mask
+
+    def describe(self) -> dict:
+        """Method and numbers of the first still's mask, and what the radius leaves, for grid.json and the log."""
+        record = self.of(0).describe()
+        if self.profile is not None:
+            record["tolerance"] = self._params.tolerance
+            record["measured_on_stills"] = int(self.profile.n_stills)
+            record["left_over"] = bragg_profile.left_over(self.profile, self._params.tolerance)
+        return record
+
+
+def needs_profile(params) -> bool:
+    """Whether ``masking.bragg`` leaves the radius to a measurement."""
+    automatic = all(value in (None, Auto) for value in (params.radius, params.radius_sigmas))
+    return params.method == LatticeMask.name and automatic
+
+
+def profile_for(params, experiments, keys, mask_of, trusted, nproc: int):
+    """The Bragg profile that ``masking.bragg`` needs: from the file it names, else measured; None if it needs none.
+
+    Args and errors: as bragg_profile.measure_profile and load_profile.
+    """
+    if not needs_profile(params):
+        return None
+    if params.profile is not None:
+        return bragg_profile.load_profile(params.profile)
+    return bragg_profile.measure_profile(experiments, keys, params, mask_of, trusted, nproc)
+
+
+def log_profile(profile, tolerance: float) -> None:
+    """The radius and what it leaves, in one line a shell that matters."""
+    rows = bragg_profile.left_over(profile, tolerance)
+    if not rows:
+        return
+    k, left = [row["radius_sigmas"] for row in rows], [row["left"] for row in rows]
+    logger.info(
+        "Bragg radius, measured on %d still(s): %.2f to %.2f standard deviations of a spot; it masks %.1f %% of the pixels "
+        "and leaves, on average, %.1f %% of the local level (at most %.1f %% in a shell).",
+        profile.n_stills, min(k), max(k), 100 * np.mean([row["masked"] for row in rows]), 100 * np.mean(left),
+        100 * max(left),
+    )  # fmt: skip
+    if max(row["bragg"] for row in rows) < tolerance:
+        logger.warning("The images show no Bragg intensity at the lattice points: check the crystals' orientations.")
+
+
+def choose_bragg_masks(params, stills, mask_of) -> BraggMasks:
+    """Bragg masks for diffuse.extract and diffuse.grid; their radius is measured where nothing else sets it.
+
+    Args:
+        params: Extract with ``masking`` and ``mp``.
+        stills: The stills.
+        mask_of: Function of an experiment: its static mask, one bool array (slow, fast) per panel.
+
+    Raises:
+        ValueError: As measure_profile and load_profile.
+    """
+    options = params.masking.bragg
+
+    def trusted(raw, panel):
+        return trusted_values(raw, panel, params.masking)[0]
+
+    profile = profile_for(options, stills.experiments, stills.keys, mask_of, trusted, n_processes(params.mp))
+    if profile is not None:
+        log_profile(profile, options.tolerance)
+    return BraggMasks(options, stills.experiments, stills.reflections, profile)
