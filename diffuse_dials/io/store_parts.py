@@ -1,0 +1,246 @@
+"""Parts of gridded.h5: the sums of consecutive stills in a file that one process writes, complete or not at all.
+
+A part with ``exact=True`` has every column in the types of gridded.refl, uncompressed: from such parts diffuse.grid
+puts that file together. The others are what gridded.h5 points at; see io.gridded_store for the format.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from diffuse_dials.io.atomic import replacing
+from diffuse_dials.kernels.sums import pack
+from diffuse_dials.models.asu import AsuBox
+from diffuse_dials.models.sums import RadialTotals, VoxelSums
+
+VERSION = 1
+PART = "diffuse_dials part"
+COMPACT = {
+    "voxel": np.int64, "asu_id": np.int32, "panel": np.int16, "bragg": np.bool_, "counts": np.int32,
+    "n_pixels": np.int32, "response": np.float32, "background": np.float32, "variance": np.float32,
+    "position": np.float32,
+}  # fmt: skip
+_EXACT = {
+    **COMPACT, "panel": np.int32, "counts": np.float64, "response": np.float64, "background": np.float64,
+    "variance": np.float64, "position": np.float64,
+}  # fmt: skip
+_CHUNK = 65536
+
+
+class PartWriter:
+    """Appends the sums of one still after the other to an open part; made by :func:`writing_part`."""
+
+    def __init__(self, file: h5py.File, box: AsuBox, exact: bool):
+        self._file, self._box, self._exact = file, box, exact
+        self._kinds = _EXACT if exact else COMPACT
+        self._stills: list[tuple[int, int]] = []
+        self._totals: list[RadialTotals] = []
+        self._seen = np.zeros(0 if exact else box.size, dtype=bool)
+        self._n_rows = 0
+
+    def append(self, number: int, sums: VoxelSums, totals: RadialTotals | None = None) -> None:
+        """Add the rows of one still.
+
+        Args:
+            number: Its position in the experiment list; stills of a part come in ascending order.
+            sums: Its rows, with ``asu_index``.
+            totals: Its radial totals.
+
+        Raises:
+            ValueError: If a voxel lies outside the box, or a panel's number above 32767.
+        """
+        if not self._exact and len(sums) and sums.panel.max() > np.iinfo(np.int16).max:
+            raise ValueError(f"Panel {sums.panel.max()} has a number above 32767. Use grid.store=False.")
+        asu_id = self._box.number(sums.asu_index)
+        if not self._exact:
+            self._seen[asu_id] = True
+        columns = {
+            "voxel": pack(sums.index), "asu_id": asu_id, "panel": sums.panel, "bragg": sums.bragg,
+            "counts": sums.counts, "n_pixels": sums.n_pixels, "response": sums.response,
+            "background": sums.background, "variance": sums.variance,
+        }  # fmt: skip
+        if sums.position is not None:
+            columns["position"] = sums.position
+        for name, values in columns.items():
+            self._put(name, values, sums)
+        self._n_rows += len(sums)
+        self._stills.append((number, len(sums)))
+        if totals is not None:
+            self._totals.append(totals)
+
+    def _put(self, name: str, values: np.ndarray, sums: VoxelSums) -> None:
+        rows = self._file["rows"]
+        if name not in rows and not self._exact:
+            implied = {"background": 0.0, "variance": sums.counts}.get(name)
+            if implied is not None and np.all(values == implied):
+                return
+        if name == "counts" and not self._exact:
+            whole = np.array_equal(values, np.rint(values)) and np.abs(values).max(initial=0) < 2**31
+            if not whole and (name not in rows or rows[name].dtype.kind == "i"):
+                self._kinds = {**self._kinds, "counts": np.float32}
+                self._make_float(rows)
+        if name not in rows:
+            self._create(name, values.shape[1:])
+            if name == "variance" and self._n_rows:
+                rows[name][:] = rows["counts"][: self._n_rows]
+        data = rows[name]
+        data.resize(self._n_rows + len(values), axis=0)
+        if len(values):
+            data[self._n_rows :] = values.astype(data.dtype, copy=False)
+
+    def _create(self, name: str, width: tuple[int, ...]) -> None:
+        filters = {} if self._exact else {"compression": "lzf", "shuffle": True}
+        self._file["rows"].create_dataset(
+            name, (self._n_rows, *width), self._kinds[name], maxshape=(None, *width), chunks=(_CHUNK, *width), **filters
+        )
+
+    def _make_float(self, rows: h5py.Group) -> None:
+        """The first counts that are no integers: those before them become floats as well."""
+        if "counts" in rows:
+            earlier = rows["counts"][:]
+            del rows["counts"]
+            self._create("counts", ())
+            rows["counts"][:] = earlier
+
+    def finish(self, outcomes: list[dict]) -> None:
+        """Write what describes the part as a whole; ``outcomes`` is what became of each still, for JSON."""
+        stills = np.array(self._stills, dtype=np.int64).reshape(-1, 2)
+        self._file["stills/number"], self._file["stills/n_rows"] = stills[:, 0], stills[:, 1]
+        self._file["asu/id"] = np.flatnonzero(self._seen).astype(np.int32)
+        self._file["outcomes"] = json.dumps(outcomes)
+        if self._totals:
+            totals = RadialTotals.concatenate(self._totals)
+            for field in fields(RadialTotals):
+                self._file[f"totals/{field.name}"] = getattr(totals, field.name)
+        self._file.attrs["n_rows"] = self._n_rows
+        self._file.attrs["complete"] = True
+
+
+@contextmanager
+def writing_part(path, key: str, box: AsuBox, exact: bool = False):
+    """Write a part; it appears under its name only when the block ends well and everything is on the disk.
+
+    Args:
+        path: The part's file.
+        key: Of the run it belongs to.
+        box: Numbering of the asymmetric unit.
+        exact: Types of gridded.refl, uncompressed, in place of the compact ones.
+
+    Yields:
+        A PartWriter, whose ``finish`` must be called.
+
+    Raises:
+        ValueError: If the file cannot be written.
+    """
+    with replacing(path) as partial, disk_errors(path):
+        with h5py.File(partial, "w", track_order=False) as file:
+            file.attrs.update({"format": PART, "version": VERSION, "key": key, "low": box.low, "shape": box.shape})
+            file.attrs.update({"exact": exact, "complete": False})
+            file.create_group("rows")
+            yield PartWriter(file, box, exact)
+
+
+@contextmanager
+def disk_errors(path):
+    """HDF5 reports a full disk as OSError or RuntimeError, depending on when it finds out."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"Cannot write {path}: {reason}. Check the folder and the free space.") from error
+
+
+@contextmanager
+def opened(path, kind: str):
+    """The HDF5 file, if it is of our format ``kind`` and complete."""
+    try:
+        file = h5py.File(path, "r")
+    except FileNotFoundError:
+        raise ValueError(f"There is no file {path}. Check the name and the folder.") from None
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as HDF5 ({reason}). Run diffuse.grid again.") from None
+    with file:
+        if file.attrs.get("format") != kind:
+            what = kind.split()[1]
+            raise ValueError(f"{path} is HDF5, but no {what} file of diffuse.grid. Give the gridded.h5 that it wrote.")
+        if file.attrs["version"] > VERSION:
+            raise ValueError(
+                f"{path} was written by a newer version of diffuse_dials. Use that version, or run diffuse.grid again."
+            )
+        if not file.attrs.get("complete"):
+            raise ValueError(f"{path} is not complete. Run diffuse.grid again.")
+        yield file
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished part.
+
+    Attributes:
+        path: Its file.
+        key: Of the run it belongs to.
+        box: Numbering of the asymmetric unit.
+        exact: Whether it has the types of gridded.refl.
+        numbers: Positions of its stills in the experiment list.
+        still_rows: Rows of each.
+        outcomes: What became of each still of the block.
+        columns: Type and width of each column, by name.
+    """
+
+    path: Path
+    key: str
+    box: AsuBox
+    exact: bool
+    numbers: np.ndarray
+    still_rows: np.ndarray
+    outcomes: list[dict]
+    columns: dict[str, tuple[np.dtype, tuple[int, ...]]]
+
+    @classmethod
+    def open(cls, path) -> Part:
+        """Read what describes a part.
+
+        Raises:
+            ValueError: If it is missing, broken or incomplete.
+        """
+        with opened(path, PART) as file:
+            numbers, still_rows = file["stills/number"][:], file["stills/n_rows"][:]
+            columns = {name: (data.dtype, data.shape[1:]) for name, data in file["rows"].items()}
+            if any(len(data) != still_rows.sum() for data in file["rows"].values()):
+                raise ValueError(f"{path} has columns of different length. Run diffuse.grid again.")
+            return cls(
+                Path(path), str(file.attrs["key"]), box_of(file), bool(file.attrs["exact"]), numbers, still_rows,
+                json.loads(file["outcomes"][()]), columns,
+            )  # fmt: skip
+
+    @property
+    def n_rows(self) -> int:
+        return int(self.still_rows.sum())
+
+    def asu_ids(self) -> np.ndarray:
+        """Numbers of the asymmetric unit's voxels in it, ascending (compact parts only)."""
+        with opened(self.path, PART) as file:
+            return file["asu/id"][:]
+
+    def read(self, name: str) -> np.ndarray:
+        """A whole column."""
+        with opened(self.path, PART) as file:
+            return file["rows"][name][:]
+
+    def totals(self) -> RadialTotals | None:
+        """Radial totals of its stills."""
+        with opened(self.path, PART) as file:
+            if "totals" not in file:
+                return None
+            return RadialTotals(*(file[f"totals/{field.name}"][:] for field in fields(RadialTotals)))
+
+
+def box_of(file: h5py.File) -> AsuBox:
+    return AsuBox(tuple(int(x) for x in file.attrs["low"]), tuple(int(x) for x in file.attrs["shape"]))
