@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from diffuse_dials.algorithms.corrections import choose_corrections, log_correct
 from diffuse_dials.algorithms.exposure import Exposures
 from diffuse_dials.algorithms.inputs import Stills, setting_matrix
 from diffuse_dials.algorithms.masking.chosen import choose_bragg_masks
-from diffuse_dials.algorithms.noise import NoiseModel
+from diffuse_dials.algorithms.noise import choose_noise
 from diffuse_dials.io.masks import load_mask
 from diffuse_dials.kernels.sums import transform
 from diffuse_dials.models.exposure import Exposure
@@ -65,6 +66,7 @@ include scope diffuse_dials.algorithms.masking.extraction_phil_scope
 include scope diffuse_dials.algorithms.corrections.phil_scope
 include scope diffuse_dials.algorithms.background.phil_scope
 include scope diffuse_dials.algorithms.exposure.phil_scope
+include scope diffuse_dials.algorithms.noise.phil_scope
 """,
     process_includes=True,
 )
@@ -156,16 +158,16 @@ class Measurement:
         self._bragg_masks = choose_bragg_masks(params, stills, self._mask)
         self._exposures = Exposures(params, stills_csv)
         exposure_record = self._exposures.check(first)
-        self._noise = NoiseModel.counting(len(self._shapes))
+        self._gain = None if params.corrections.gain is Auto else params.corrections.gain
+        gain_record = self._choose_noise(first)
         files = [name for name in params.input.background if name]
         blanks = Blanks(files, self._shapes, self._photons, self._exposures, self._noise)
         self._background = choose_background(params, blanks)
-        gain = params.corrections.gain
         self.record = {
             "corrections": {
                 **corrections,
                 **exposure_record,
-                "gain": {"applied": True, "value": "panel" if gain is Auto else gain},
+                "gain": gain_record,
             },
             "noise": self._noise.record,
             "background": self._background.describe(),
@@ -179,7 +181,47 @@ class Measurement:
         }
         logger.info("Corrections:")
         log_corrections(self.record["corrections"])
+        logger.info("Noise: %s", ", ".join(f"{k} {v}" for k, v in self.record["noise"].items()))
         logger.info("Background: %s", ", ".join(f"{k} {v}" for k, v in self.record["background"].items()))
+
+    def _choose_noise(self, first) -> dict:
+        """Set the noise model, and the gain where it is unknown; returns the record of the gain."""
+        gain_map, _ = images.lookup_maps(first)
+        panels = list(first.detector)
+        source = "parameters" if self._gain is not None else "gain map" if gain_map is not None else "panel"
+        known = source != "panel" or any(panel.get_gain() != 1 for panel in panels)
+        self._noise, estimated = choose_noise(
+            self._params.noise, [images.is_counter(panel) for panel in panels], known, self._noise_sample
+        )
+        if estimated is None:
+            value = self._gain if self._gain is not None else source if gain_map is not None else panels[0].get_gain()
+            return {"applied": True, "value": value, "source": source}
+        self._gain = estimated
+        logger.warning(
+            "The gain of the detector is not known (its panels say 1). By the variance of the images it is %.3g units "
+            "per photon, to about 20 %%; corrections.gain overrides it.",
+            estimated,
+        )
+        return {"applied": True, "value": estimated, "source": "estimated from the variance of the images"}
+
+    def _noise_sample(self, n_stills: int):
+        """Values in photons by the known gain, and the pixels that pass every mask, of a few stills.
+
+        Which stills follows from a hash of their names, so that it does not depend on their order.
+        """
+        used = [number for number in range(len(self._stills)) if self.uses(number)]
+        used.sort(key=lambda i: hashlib.sha256(self._stills.keys[i].label.encode()).digest())
+        sample = []
+        for number in used[:n_stills]:
+            experiment = self._stills.experiments[number]
+            raw = images.read_raw(experiment)
+            panels = []
+            for panel, mask in enumerate(self._mask(experiment)):
+                trusted = self._trusted(raw[panel], experiment.detector[panel])[0]
+                use = trusted & mask & self._passes(number, panel, experiment).reshape(mask.shape)
+                panels.append((self._photons(raw[panel], experiment, panel).reshape(mask.shape), use))
+            sample.append(panels)
+        return sample
 
     def _check_stills(self) -> None:
         """Refuse stills of different detectors, and several lattices on an image where that was asked for."""
@@ -277,21 +319,20 @@ class Measurement:
 
     def _photons(self, raw, experiment, panel) -> np.ndarray:
         gain_map, pedestal_map = images.lookup_maps(experiment)
-        gain = None if self._params.corrections.gain is Auto else self._params.corrections.gain
-        if gain is None and gain_map is not None:
-            gain = 1.0
         pedestal = 0.0 if pedestal_map is None else pedestal_map[panel]
-        photons = images.to_photons(raw, experiment.detector[panel], gain, pedestal)
-        if self._params.corrections.gain is Auto and gain_map is not None:
-            photons = photons / gain_map[panel]
-        return photons.ravel()
+        if self._gain is None and gain_map is not None:
+            return (images.to_photons(raw, experiment.detector[panel], 1.0, pedestal) / gain_map[panel]).ravel()
+        return images.to_photons(raw, experiment.detector[panel], self._gain, pedestal).ravel()
+
+    def _trusted(self, raw, panel) -> tuple[np.ndarray, np.ndarray]:
+        """(trusted, overloaded) pixels of a panel in one still, shape (slow, fast)."""
+        if self._params.masking.trusted_range in (None, "none"):  # PHIL reads a typed none as None
+            return np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
+        return images.in_trusted_range(raw, panel)
 
     def _good(self, raw, panel, mask) -> tuple[np.ndarray, np.ndarray]:
         step = self._params.extraction.pixel_step
-        if self._params.masking.trusted_range in (None, "none"):  # PHIL reads a typed none as None
-            trusted, overloaded = np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
-        else:
-            trusted, overloaded = images.in_trusted_range(raw, panel)
+        trusted, overloaded = self._trusted(raw, panel)
         good = trusted & mask
         if step > 1:
             sampled = np.zeros(raw.shape, dtype=bool)
