@@ -25,7 +25,7 @@ class Invocation:
     Attributes:
         params: The extract of the command's PHIL scope.
         experiments: Names of the .expt files given.
-        reflections: Names of the .refl files given.
+        reflections: Names of the .refl files (and stores) given.
         others: Arguments that are neither files of DIALS nor parameters (images, model files).
         verbose: How often -v was given.
     """
@@ -37,7 +37,9 @@ class Invocation:
     verbose: int
 
 
-def start(args, phil, help_message: str, usage: str, *, takes_others: bool = False, needs_files: bool = True) -> Invocation:
+def start(
+    args, phil, help_message: str, usage: str, *, takes_others: bool = False, needs_files: bool = True, takes_stores=False
+) -> Invocation:
     """Parse the command line, start the log, and write version and changed parameters into it.
 
     Files are named, not read: algorithms read them one by one, so that memory stays bounded and a bad file
@@ -50,6 +52,7 @@ def start(args, phil, help_message: str, usage: str, *, takes_others: bool = Fal
         usage: First line of the help.
         takes_others: Whether arguments that are no .expt and .refl are allowed.
         needs_files: Whether a call without any argument shows the help and stops.
+        takes_stores: Whether a gridded.h5 may stand in place of gridded.refl; it is among ``reflections`` then.
 
     Returns:
         The invocation.
@@ -64,7 +67,8 @@ def start(args, phil, help_message: str, usage: str, *, takes_others: bool = Fal
     if needs_files and not arguments:
         parser.print_help()
         raise SystemExit(2)
-    files = [a for a in arguments if a.endswith((".expt", ".refl")) and "=" not in a]
+    tables = (".refl", ".h5") if takes_stores else (".refl",)
+    files = [a for a in arguments if a.endswith((".expt", *tables)) and "=" not in a]
     rest = [a for a in arguments if a not in files]
     for name in files:
         if not Path(name).is_file():
@@ -86,7 +90,7 @@ def start(args, phil, help_message: str, usage: str, *, takes_others: bool = Fal
     return Invocation(
         params,
         tuple(f for f in files if f.endswith(".expt")),
-        tuple(f for f in files if f.endswith(".refl")),
+        tuple(f for f in files if f.endswith(tables)),
         tuple(others),
         options.verbose,
     )

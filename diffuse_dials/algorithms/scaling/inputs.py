@@ -9,6 +9,7 @@ from dxtbx.model import ExperimentList
 
 from diffuse_dials.adapters.experiments import StillKey, load_experiments, name_stills, still_keys
 from diffuse_dials.io.columns import GRIDDED
+from diffuse_dials.io.gridded_store import GriddedStore
 from diffuse_dials.io.records import load_grid_record
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.io.tables import Table, load_table
@@ -42,7 +43,7 @@ def load_gridded(experiment_files, reflection_files) -> Gridded:
 
     Args:
         experiment_files: Names of .expt files.
-        reflection_files: Names of .refl files, each with its grid.json beside it.
+        reflection_files: Names of .refl files or stores (.h5), each with its grid.json beside it.
 
     Raises:
         ValueError: If files are missing, do not belong together, lack columns, or were gridded differently.
@@ -61,7 +62,10 @@ def load_gridded(experiment_files, reflection_files) -> Gridded:
     for name in reflection_files:
         record = _common_record(record, load_grid_record(name), reflection_files[0], name)
         stills.rows.update(StillsTable.beside(name).rows)
-        sums = read_sums(load_table(name, GRIDDED, "diffuse.grid"), number, ", ".join(experiment_files))
+        if name.endswith(".h5"):
+            sums = read_store(GriddedStore(name), number, ", ".join(experiment_files))
+        else:
+            sums = read_sums(load_table(name, GRIDDED, "diffuse.grid"), number, ", ".join(experiment_files))
         for still in np.unique(sums.still):
             if owner.setdefault(still, name) != name:
                 raise ValueError(f"{keys[still].label} has rows in {owner[still]} and in {name}. Give each still once.")
@@ -105,6 +109,20 @@ def read_sums(table: Table, number: dict[str, int], experiment_files: str) -> Vo
         still, table["miller_index"], table["asu_miller_index"], table["panel"].astype(np.int32), table["bragg"],
         *(table[name] for name in _SUMS), table["n_pixels"], position,
     )  # fmt: skip
+
+
+def read_store(store: GriddedStore, number: dict[str, int], experiment_files: str) -> VoxelSums:
+    """Rows of gridded.h5; arguments and errors as in :func:`read_sums`."""
+    measured = store.still_rows > 0
+    strangers = [i for i, has_rows in zip(store.identifiers, measured) if has_rows and i not in number]
+    if strangers:
+        raise ValueError(
+            f"{store.path} refers to experiment {strangers[0]}, which {experiment_files} does not hold. "
+            "Give the .expt and .h5 that one run of diffuse.grid wrote together."
+        )
+    sums = store.read_sums()
+    position = np.array([number.get(identifier, -1) for identifier in store.identifiers], dtype=np.int32)
+    return replace(sums, still=position[sums.still])
 
 
 def _concatenate(parts: list[VoxelSums]) -> VoxelSums:
