@@ -1,19 +1,31 @@
-"""Scaled sums → the map: one division per voxel, for all stills and for random halves of them."""
+"""Scaled sums → the map: one division per voxel, for all stills and for random halves of them.
+
+With C photons, background G, response R and scale b of still i in voxel v, and weights u that know nothing of the
+still's own counts (1 without background),
+
+    I = Σ u (C - G) / Σ u b R              unbiased down to zero counts
+    σ²(I) = Σ u² var(C - G) / (Σ u b R)²     what counting statistics and detector predict
+    σ²(I) = Σ [u (C - G - b R I)]² / [(Σ u b R)² - Σ (u b R)²]     what the stills' scatter about the mean shows
+
+The last is free of bias for photon counts of any response (for equal responses it is the variance of a mean, n - 1).
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import libtbx.phil
 import numpy as np
 from libtbx import Auto
 
 from diffuse_dials.adapters.experiments import StillKey
-from diffuse_dials.algorithms.scaling.observations import Observations
 from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors
+from diffuse_dials.kernels.sums import group_sums
 from diffuse_dials.models.grid import GridRecord, holds_lattice_point
+from diffuse_dials.models.scaled import GOOD, ScaledRows
 
 phil_scope = libtbx.phil.parse(
     """
@@ -42,12 +54,13 @@ class Intensities:
 
     Attributes:
         value: Σ u (C - G) / Σ u b R, shape (n,), units of counts over response; 0 where nothing was measured.
-        variance: Its variance, same shape; -1 where nothing was measured.
+        variance: What the variances of the sums predict for it, same shape; -1 where nothing was measured. None where
+            nobody asked (halves of all splits but the first).
         multiplicity: Stills that measured the voxel, same shape, int32.
     """
 
     value: np.ndarray
-    variance: np.ndarray
+    variance: np.ndarray | None
     multiplicity: np.ndarray
 
     @property
@@ -57,7 +70,8 @@ class Intensities:
 
     def select(self, which: np.ndarray) -> Intensities:
         """The voxels that a mask or an index array names."""
-        return Intensities(self.value[which], self.variance[which], self.multiplicity[which])
+        variance = None if self.variance is None else self.variance[which]
+        return Intensities(self.value[which], variance, self.multiplicity[which])
 
 
 @dataclass(frozen=True)
@@ -68,19 +82,24 @@ class DiffuseMap:
         index: Voxels n, shape (n, 3), int32.
         rlp: Their centres B_ref·h, shape (n, 3), 1/Å.
         intensity: From all stills.
+        scatter_variance: Variance of the intensity from the scatter of the stills, shape (n,); -1 where fewer than two
+            stills measured the voxel.
         n_pixels: Pixels in it, shape (n,), int32.
         with_bragg: Intensity from all stills with the pixels under the Bragg mask included: Σ (C - G) / Σ b R. Its
             variance is the scatter between the stills, which at a lattice point sample a narrow peak; -1 for one still.
         lattice_point: Whether the voxel holds a lattice point, shape (n,), bool.
+        exposure: Σ u b R, by which the intensity was divided, shape (n,); 0 where nothing was measured.
         halves: For each random split, the intensities from either half of the stills.
     """
 
     index: np.ndarray
     rlp: np.ndarray
     intensity: Intensities
+    scatter_variance: np.ndarray
     n_pixels: np.ndarray
     with_bragg: Intensities
     lattice_point: np.ndarray
+    exposure: np.ndarray
     halves: tuple[tuple[Intensities, Intensities], ...]
 
     def __len__(self) -> int:
@@ -94,8 +113,9 @@ class DiffuseMap:
     def select(self, which: np.ndarray) -> DiffuseMap:
         """The voxels that a mask or an index array names."""
         return DiffuseMap(
-            self.index[which], self.rlp[which], self.intensity.select(which), self.n_pixels[which],
-            self.with_bragg.select(which), self.lattice_point[which],
+            self.index[which], self.rlp[which], self.intensity.select(which), self.scatter_variance[which],
+            self.n_pixels[which], self.with_bragg.select(which), self.lattice_point[which],
+            self.exposure[which],
             tuple((first.select(which), second.select(which)) for first, second in self.halves),
         )  # fmt: skip
 
@@ -105,7 +125,7 @@ class DiffuseMap:
             "miller_index": self.index, "hkl": self.index / np.asarray(ndiv, dtype=np.float64), "rlp": self.rlp,
             "d": 1 / self.s, "n_pixels": self.n_pixels,
             "intensity.scale.value": self.intensity.value, "intensity.scale.variance": self.intensity.variance,
-            "multiplicity": self.intensity.multiplicity,
+            "intensity.scatter.variance": self.scatter_variance, "multiplicity": self.intensity.multiplicity,
             "intensity.all.value": self.with_bragg.value, "intensity.all.variance": self.with_bragg.variance,
             "multiplicity.all": self.with_bragg.multiplicity, "lattice_point": self.lattice_point,
         }  # fmt: skip
@@ -121,53 +141,137 @@ def excludes_lattice_points(setting, ndiv) -> bool:
     return all(n > 1 for n in ndiv) if setting in (None, Auto) else bool(setting)
 
 
-def merge(
-    observations: Observations, scale: np.ndarray, weight: np.ndarray, record: GridRecord, splits: np.ndarray
-) -> DiffuseMap:
-    """Merge scaled sums.
+class Merger:
+    """Adds up scaled sums, block by block; what it holds grows with the voxels only, not with the stills.
 
-    The weights u do not depend on an observation's own counts, so every sum, and with it the map, is unbiased down
-    to zero counts; u = 1 where there is no background. Lattice-point voxels are kept, with a flag.
-
-    Args:
-        observations: Sums per (voxel, still).
-        scale: b of each still, shape (n_stills,); stills with NaN are left out.
-        weight: u of each observation, shape (n,).
-        record: The grid.
-        splits: For each random split, which stills are in its first half, shape (n_splits, n_stills), bool.
-
-    Returns:
-        The map.
+    A still's symmetry mates and panels count as one measurement of the voxel.
     """
-    usable = np.isfinite(scale)
-    b = np.where(usable, scale, 0)[observations.still]
-    inside = usable[observations.still]
-    rlp = reciprocal_vectors(observations.index, record)
-    terms = _Terms(observations, b, weight)
-    with_bragg = _with_bragg(observations, inside, b)
-    return DiffuseMap(
-        index=observations.index,
-        rlp=rlp,
-        intensity=terms.intensities(usable),
-        n_pixels=observations.sum_by_voxel(inside * observations.n_pixels).astype(np.int32),
-        with_bragg=with_bragg,
-        lattice_point=holds_lattice_point(observations.index, record.ndiv),
-        halves=tuple((terms.intensities(usable & half), terms.intensities(usable & ~half)) for half in splits),
-    ).select(with_bragg.measured)
+
+    def __init__(self, n_voxels: int, splits: np.ndarray):
+        """
+        Args:
+            n_voxels: Voxels that the rows number.
+            splits: For each random split, which stills are in its first half, shape (n_splits, n_stills), bool.
+        """
+        self._splits = splits
+        self._whole = _Sums(n_voxels, _VARIANCES + _SCATTER)
+        self._first = [_Sums(n_voxels, _VARIANCES if number == 0 else ()) for number in range(len(splits))]
+        self._n_pixels = np.zeros(n_voxels, dtype=np.int64)
+        self._with_bragg = _Sums(n_voxels, _SCATTER)
+
+    def add(self, rows: ScaledRows) -> None:
+        """Add a block; all rows of a still must come in one block."""
+        good = rows.select(rows.flags == GOOD)
+        voxel_still, _, (signal, expected) = self._by_still(good, good.signal, good.expected)
+        self._with_bragg.add(*self._voxels(voxel_still), _terms(signal, expected))
+        rows = good.select(~good.bragg)
+        u = rows.weight
+        voxel_still, n_rows, (numerator, denominator, variance, counts, n_pixels, weight) = self._by_still(
+            rows, u * rows.signal, u * rows.expected, u**2 * rows.variance, rows.counts, rows.n_pixels, u
+        )
+        terms = _terms(numerator, denominator)
+        terms.update(variance=variance, counts=counts, one_photon=(weight / np.maximum(n_rows, 1)) ** 2)
+        voxel, starts = self._voxels(voxel_still)
+        self._whole.add(voxel, starts, terms)
+        for sums, members in zip(self._first, self._splits):
+            inside = members[voxel_still % len(members)]
+            sums.add(voxel, starts, {name: values * inside for name, values in terms.items() if name in sums.arrays})
+        if len(voxel):
+            self._n_pixels[voxel] += np.add.reduceat(n_pixels, starts).astype(np.int64)
+
+    def _by_still(self, rows: ScaledRows, *columns):
+        return group_sums(rows.voxel.astype(np.int64) * self._splits.shape[1] + rows.still, *columns)
+
+    def _voxels(self, voxel_still: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct voxels, and where in ``voxel_still`` each starts."""
+        every = voxel_still // self._splits.shape[1]
+        starts = np.flatnonzero(np.diff(every, prepend=-1))
+        return every[starts], starts
+
+    def result(self, index: np.ndarray, record: GridRecord) -> DiffuseMap:
+        """Divide. Lattice-point voxels are kept, with a flag; voxels without any pixel are left out.
+
+        Args:
+            index: The voxels that the rows numbered, shape (n_voxels, 3).
+            record: The grid.
+        """
+        whole, with_bragg = self._whole.intensities(), self._with_bragg.intensities()
+        return DiffuseMap(
+            index=index,
+            rlp=reciprocal_vectors(index, record),
+            intensity=whole,
+            scatter_variance=self._whole.scatter_variance(),
+            n_pixels=self._n_pixels.astype(np.int32),
+            with_bragg=replace(with_bragg, variance=self._with_bragg.scatter_variance()),
+            lattice_point=holds_lattice_point(index, record.ndiv),
+            exposure=self._whole.arrays["denominator"],
+            halves=tuple((half.intensities(), half.rest_of(self._whole).intensities()) for half in self._first),
+        ).select(with_bragg.measured)
 
 
-def _with_bragg(observations: Observations, inside: np.ndarray, b: np.ndarray) -> Intensities:
-    """Intensities of all pixels, those under the Bragg mask too; the variance is that of a ratio of sums over stills."""
-    signal = inside * (observations.signal + observations.bragg_signal)
-    response = b * (observations.response + observations.bragg_response)
-    multiplicity = observations.sum_by_voxel(response > 0).astype(np.int32)
-    total = observations.sum_by_voxel(response)
-    measured = np.where(multiplicity > 0, total, 1)
-    value = observations.sum_by_voxel(signal) / measured
-    squares = observations.sum_by_voxel((signal - value[observations.voxel] * response) ** 2)
-    several = multiplicity > 1
-    spread = squares / measured**2 * multiplicity / np.maximum(multiplicity - 1, 1)
-    return Intensities(value, np.where(several, spread, NOT_MEASURED), multiplicity)
+_VARIANCES = ("variance", "counts", "one_photon")
+_SCATTER = ("square", "product", "response_square")
+
+
+def _terms(numerator: np.ndarray, denominator: np.ndarray) -> dict[str, np.ndarray]:
+    """What each still adds to the sums of a voxel."""
+    return {
+        "numerator": numerator, "denominator": denominator, "multiplicity": np.ones(len(numerator), dtype=np.int32),
+        "square": numerator**2, "product": numerator * denominator, "response_square": denominator**2,
+    }  # fmt: skip
+
+
+class _Sums:
+    """Sums per voxel over some of the stills."""
+
+    def __init__(self, n_voxels: int, names: tuple[str, ...] = ()):
+        self.arrays = {name: np.zeros(n_voxels) for name in ("numerator", "denominator", *names)}
+        self.arrays["multiplicity"] = np.zeros(n_voxels, dtype=np.int32)
+
+    def add(self, voxel: np.ndarray, starts: np.ndarray, terms: dict[str, np.ndarray]) -> None:
+        """Add terms of stills, ordered by voxel; ``starts`` says where each of the voxels begins."""
+        if len(voxel):
+            for name, values in self.arrays.items():
+                values[voxel] += np.add.reduceat(terms[name], starts)
+
+    def rest_of(self, whole: _Sums) -> _Sums:
+        """What ``whole`` holds beyond these."""
+        rest = _Sums(0)
+        rest.arrays = {name: whole.arrays[name] - values for name, values in self.arrays.items()}
+        return rest
+
+    @property
+    def _value(self) -> np.ndarray:
+        seen = self.arrays["multiplicity"] > 0
+        return np.where(seen, self.arrays["numerator"], 0) / np.where(seen, self.arrays["denominator"], 1)
+
+    def intensities(self) -> Intensities:
+        """The quotients, with the variance that the sums predict, where they hold what it takes."""
+        sums = self.arrays
+        if "variance" not in sums:
+            return Intensities(self._value, None, sums["multiplicity"])
+        seen = sums["multiplicity"] > 0
+        # No photon at all has an uncertainty too: that of one photon (physics.md F).
+        dark = seen & (sums["counts"] == 0)
+        photon = np.where(dark, sums["one_photon"] / np.maximum(sums["multiplicity"], 1), 0)
+        variance = (sums["variance"] + photon) / np.where(seen, sums["denominator"], 1) ** 2
+        return Intensities(self._value, np.where(seen, variance, NOT_MEASURED), sums["multiplicity"])
+
+    def scatter_variance(self) -> np.ndarray:
+        """Variance of the quotients from the scatter of the stills about them; -1 for fewer than two stills."""
+        sums, value = self.arrays, self._value
+        scatter = sums["square"] - 2 * value * sums["product"] + value**2 * sums["response_square"]
+        free = sums["denominator"] ** 2 - sums["response_square"]
+        several = (sums["multiplicity"] > 1) & (free > 0)
+        return np.divide(np.maximum(scatter, 0), free, out=np.full(len(free), NOT_MEASURED), where=several)
+
+
+def merge(blocks: Iterable[ScaledRows], index: np.ndarray, record: GridRecord, splits: np.ndarray) -> DiffuseMap:
+    """Merge all blocks of scaled sums; arguments as in :class:`Merger`."""
+    merger = Merger(len(index), splits)
+    for rows in blocks:
+        merger.add(rows)
+    return merger.result(index, record)
 
 
 def half_sets(keys: list[StillKey], seed: int, n_splits: int) -> np.ndarray:
@@ -208,37 +312,3 @@ def _distinct_labels(keys: list[StillKey]) -> list[str]:
 
 def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
-
-
-class _Terms:
-    """What each observation adds to numerator, denominator and variance."""
-
-    def __init__(self, observations: Observations, b: np.ndarray, weight: np.ndarray):
-        self.observations = observations
-        self.numerator = weight * observations.signal
-        self.denominator = weight * b * observations.response
-        self.variance = weight**2 * observations.variance
-        self.weight, self.measured = weight, observations.n_pixels > 0
-
-    def intensities(self, stills: np.ndarray) -> Intensities:
-        """Intensities from the stills that the mask (n_stills,) names."""
-        observations = self.observations
-        part = np.flatnonzero(stills[observations.still] & self.measured)
-        voxel = observations.voxel[part]
-
-        def total(values):
-            # Of no rows at all (the empty half of a single still) NumPy returns integers.
-            return np.bincount(voxel, values[part], observations.n_voxels).astype(np.float64, copy=False)
-
-        multiplicity = np.bincount(voxel, minlength=observations.n_voxels)
-        seen = multiplicity > 0
-        denominator = np.where(seen, total(self.denominator), 1)
-        variance = total(self.variance)
-        # No photon at all has an uncertainty too: that of one photon (physics.md F).
-        dark = seen & (total(observations.counts) == 0)
-        variance[dark] += (total(self.weight**2) / np.maximum(multiplicity, 1))[dark]
-        return Intensities(
-            total(self.numerator) / denominator,
-            np.where(seen, variance / denominator**2, NOT_MEASURED),
-            multiplicity.astype(np.int32),
-        )

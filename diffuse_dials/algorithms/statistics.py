@@ -25,8 +25,7 @@ _FEWEST = 3
 
 
 def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Pearson's correlation coefficient, weighted if weights are given; NaN for fewer than three pairs or a "
-    "constant."""
+    """Pearson's correlation coefficient, weighted if weights are given; NaN for less than three pairs or a constant."""
     if len(x) < _FEWEST:
         return float("nan")
     w = np.ones(len(x)) if weights is None else weights / weights.sum()
@@ -94,9 +93,13 @@ class ShellStatistics:
         n_voxels: Voxels measured.
         completeness: Their fraction of all voxels of the asymmetric unit.
         multiplicity: Stills per measured voxel.
-        mean: Mean intensity.
-        i_over_sigma: Mean of I/σ(I).
-        cc_half: Correlation of half maps less their isotropic parts: the number to quote.
+        mean: Mean intensity of the voxels.
+        isotropic_mean: The same with each voxel counted as often as the symmetry makes it: the mean over the sphere.
+        i_over_sigma: Mean of I/σ(I), σ as the sums' variances predict it.
+        sigma_ratio: σ from the scatter of the stills over the predicted one, root of the ratio of mean variances over
+            voxels of two stills or more; 1 where the sums' variances are right and the stills agree.
+        cc_half: Correlation of half maps less their isotropic parts, mean over the splits: the number to quote.
+        cc_half_spread: Standard deviation of ``cc_half`` over the splits.
         cc_star: From ``cc_half``.
         cc_half_total: Correlation of the half maps as they are; over a wide range the fall-off inflates it.
         r_split: Of the half maps as they are.
@@ -110,8 +113,11 @@ class ShellStatistics:
     completeness: float
     multiplicity: float
     mean: float
+    isotropic_mean: float
     i_over_sigma: float
+    sigma_ratio: float
     cc_half: float
+    cc_half_spread: float
     cc_star: float
     cc_half_total: float
     r_split: float
@@ -140,8 +146,8 @@ class MapStatistics:
         return {"shells": [shell.to_dict() for shell in self.shells], "overall": self.overall.to_dict()}
 
     headers = (
-        "d (Å)", "voxels", "complete", "stills", "<I>", "<I/σ>",
-        "CC½", "CC*", "CC½ total", "R_split", "contrast", "χ²",
+        "d (Å)", "voxels", "complete", "stills", "<I>", "I_iso", "<I/σ>", "σ ratio",
+        "CC½", "±", "CC*", "CC½ total", "R_split", "contrast", "χ²",
     )  # fmt: skip
 
     def rows(self) -> list[tuple]:
@@ -150,8 +156,9 @@ class MapStatistics:
         for name, line in [*(("", shell) for shell in self.shells), ("all ", self.overall)]:
             rows.append((
                 f"{name}{line.d_max:.2f} - {line.d_min:.2f}", line.n_voxels, f"{line.completeness:.3f}",
-                f"{line.multiplicity:.1f}", f"{line.mean:.4g}", f"{line.i_over_sigma:.1f}", f"{line.cc_half:.3f}",
-                f"{line.cc_star:.3f}", f"{line.cc_half_total:.3f}", f"{line.r_split:.3f}", f"{line.contrast:.3f}",
+                f"{line.multiplicity:.1f}", f"{line.mean:.4g}", f"{line.isotropic_mean:.4g}",
+                f"{line.i_over_sigma:.1f}", f"{line.sigma_ratio:.2f}", f"{line.cc_half:.3f}",
+                f"{line.cc_half_spread:.3f}", f"{line.cc_star:.3f}", f"{line.cc_half_total:.3f}", f"{line.r_split:.3f}", f"{line.contrast:.3f}",
                 f"{line.chi_square:.3f}",
             ))  # fmt: skip
         return rows
@@ -177,15 +184,16 @@ def map_statistics(
     pairs = [_Pair.of(first, second, s, orbits) for first, second in merged.halves]
     n = len(edges) - 1
     limits = [(1 / edges[i] if edges[i] > 0 else np.inf, 1 / edges[i + 1]) for i in range(n)]
-    lines = [_line(merged, shell == i, pairs, limits[i], possible[i], chi_square[i]) for i in range(n)]
-    overall = _line(merged, shell >= 0, pairs, (limits[0][0], limits[-1][1]), possible.sum(), chi_square[-1])
+    lines = [_line(merged, orbits, shell == i, pairs, limits[i], possible[i], chi_square[i]) for i in range(n)]
+    ends = (limits[0][0], limits[-1][1])
+    overall = _line(merged, orbits, shell >= 0, pairs, ends, possible.sum(), chi_square[-1])
     return MapStatistics(tuple(lines), overall)
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two half maps and their anisotropic parts, at the voxels that both measured; isotropic parts are each half's "
-    "own."""
+    """Two half maps and their anisotropic parts at the voxels that both measured; each half has its own isotropic
+    part."""
 
     both: np.ndarray
     total: tuple[np.ndarray, np.ndarray]
@@ -202,8 +210,11 @@ class _Pair:
         return cls(both, total, anisotropic)
 
 
-def _line(merged: DiffuseMap, part: np.ndarray, pairs, limits, possible, chi_square) -> ShellStatistics:
+def _line(
+    merged: DiffuseMap, orbits: np.ndarray, part: np.ndarray, pairs, limits, possible, chi_square
+) -> ShellStatistics:
     value, variance = merged.intensity.value[part], merged.intensity.variance[part]
+    scatter = merged.scatter_variance[part]
     mean = _mean(value)
     cc, total, split, covariance = [], [], [], []
     for pair in pairs:
@@ -222,8 +233,11 @@ def _line(merged: DiffuseMap, part: np.ndarray, pairs, limits, possible, chi_squ
         completeness=float(part.sum() / possible) if possible else float("nan"),
         multiplicity=_mean(merged.intensity.multiplicity[part]),
         mean=mean,
+        isotropic_mean=float(np.average(value, weights=orbits[part])) if part.any() else float("nan"),
         i_over_sigma=_mean((value / sigma)[np.isfinite(sigma)]),
+        sigma_ratio=float(np.sqrt(_mean(scatter[scatter >= 0]) / _mean(variance[scatter >= 0]))),
         cc_half=_mean(cc),
+        cc_half_spread=float(np.std(cc, ddof=1)) if len(cc) > 1 else float("nan"),
         cc_star=cc_star(_mean(cc)),
         cc_half_total=_mean(total),
         r_split=_mean(split),

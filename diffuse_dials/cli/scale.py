@@ -35,6 +35,8 @@ from diffuse_dials.algorithms.scaling.inputs import Gridded, load_gridded
 from diffuse_dials.algorithms.scaling.model import check_registered
 from diffuse_dials.algorithms.scaling.quality import counted_voxels, quality
 from diffuse_dials.algorithms.scaling.refine import ScaledStills, scale_stills
+from diffuse_dials.algorithms.scaling.rows import scaled_rows
+from diffuse_dials.algorithms.scaling.trends import PanelPlane, TrendAxes
 from diffuse_dials.algorithms.statistics import MapStatistics, isotropic_part
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
@@ -98,10 +100,18 @@ def run(args=None, phil=phil_scope):
         gridded = load_gridded(call.experiments, call.reflections)
         scaled = scale_stills(gridded, params)
         splits = half_sets(list(gridded.keys), params.merging.seed, params.merging.n_splits)
-        merged = merge(scaled.observations, scaled.scales.scale, scaled.scales.weight, gridded.record, splits)
+        index = scaled.observations.index
+        merged = merge(scaled_rows(gridded, scaled), index, gridded.record, splits)
         excluded = excludes_lattice_points(params.merging.exclude_lattice_points, gridded.record.ndiv)
         counted = counted_voxels(merged, excluded)
-        statistics, chi_square = quality(counted, scaled, gridded.record, excluded, params.statistics.n_shells)
+        axes = TrendAxes(
+            scaled.scales.scale, np.arange(len(gridded.keys), dtype=float), "order of the stills in the files",
+            PanelPlane.of(gridded.experiments[0].detector), gridded.sums.position is not None,
+        )  # fmt: skip
+        found = quality(
+            counted, scaled_rows(gridded, scaled), index, gridded.record, excluded, params.statistics.n_shells, axes
+        )
+        statistics, chi_square = found.statistics, found.still_chi_square
         logger.info("\n%s", tabulate(statistics.rows(), headers=statistics.headers, disable_numparse=True))
         logger.info("%s", _EXPLANATION)
         _write_stills(gridded, scaled, chi_square, params.output)

@@ -41,6 +41,7 @@ _ALL = (
     Column("flags", "size_t", "1: outlier, left out of the merging"),
     Column("intensity.scale.value", "double", "relative diffuse intensity"),
     Column("intensity.scale.variance", "double", "its variance"),
+    Column("intensity.scatter.variance", "double", "the same from the scatter of the stills; -1 for fewer than two"),
     Column("intensity.half1.value", "double", "the same from the first random half of the stills"),
     Column("intensity.half1.variance", "double", "its variance"),
     Column("intensity.half2.value", "double", "the same from the other half of the stills"),
@@ -67,7 +68,8 @@ GRIDDED = (
 RADIAL_TOTALS = ("id", "panel", "s", "counts", "background", "response", "variance", "n_pixels", "n_overloaded")
 SCALED = (*GRIDDED, "inverse_scale_factor", "flags")
 MERGED = (
-    "miller_index", "hkl", "rlp", "d", "intensity.scale.value", "intensity.scale.variance", "multiplicity", "n_pixels",
+    "miller_index", "hkl", "rlp", "d", "intensity.scale.value", "intensity.scale.variance",
+    "intensity.scatter.variance", "multiplicity", "n_pixels",
     "intensity.half1.value", "intensity.half1.variance", "multiplicity.half1",
     "intensity.half2.value", "intensity.half2.variance", "multiplicity.half2",
     "intensity.all.value", "intensity.all.variance", "multiplicity.all", "lattice_point",

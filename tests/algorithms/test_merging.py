@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from dials.algorithms.scaling.Ih_table import IhTable
@@ -11,8 +13,9 @@ from diffuse_dials.adapters.experiments import StillKey
 from diffuse_dials.adapters.symmetry import map_to_asu, parse_space_group
 from diffuse_dials.algorithms.merging import NOT_MEASURED, excludes_lattice_points, half_sets, merge
 from diffuse_dials.algorithms.scaling import symmetry
-from diffuse_dials.algorithms.scaling.observations import group_sums
+from diffuse_dials.kernels.sums import pack, unpack
 from diffuse_dials.models.grid import GridRecord
+from diffuse_dials.models.scaled import ScaledRows
 from diffuse_dials.models.sums import VoxelSums
 
 
@@ -42,10 +45,22 @@ def keys_of(n):
     return [StillKey(f"/somewhere/image_{i:04d}.cbf", 0, 0) for i in range(n)]
 
 
+def rows_of(sums, scale, n_blocks=1):
+    """The sums as scaled rows of known scales, in blocks of stills; rows of stills without a scale are left out."""
+    voxels = np.unique(pack(sums.asu_index))
+    sums = sums.select(np.isfinite(scale)[sums.still])
+    rows = ScaledRows(
+        sums.still, np.searchsorted(voxels, pack(sums.asu_index)), sums.index, sums.panel, sums.bragg, sums.counts,
+        sums.counts - sums.background, sums.variance, sums.response, sums.n_pixels, scale[sums.still],
+        np.ones(len(sums)), np.ones(len(sums)), np.zeros(len(sums)), sums.position,
+    )  # fmt: skip
+    return unpack(voxels), [rows.select(rows.still % n_blocks == block) for block in range(n_blocks)]
+
+
 def merged_map(sums, record, scale, n_splits=2, order=None):
     keys = keys_of(len(scale)) if order is None else [keys_of(len(scale))[i] for i in order]
-    observations = group_sums(sums, len(scale))
-    return merge(observations, scale, np.ones(len(observations)), record, half_sets(keys, 0, n_splits))
+    index, blocks = rows_of(sums, scale)
+    return merge(blocks, index, record, half_sets(keys, 0, n_splits))
 
 
 def test_dials_merges_to_the_same_intensities(sums, record, rng):
@@ -94,20 +109,22 @@ def test_bragg_pixels_are_in_one_column_only(sums, record):
 
 
 def test_the_variance_with_bragg_pixels_is_the_scatter_between_stills(sums, record):
-    """Worked out still by still: n/(n-1) Σ (S - I R)² / (Σ R)²; it tells nothing where only one still has pixels."""
+    """Still by still: Σ (S - I R)² / [(Σ R)² - Σ R²]; it tells nothing where only one still has pixels."""
     merged = merged_map(sums, record, np.ones(10))
     for i in range(0, len(merged), 29):
         part = np.all(sums.asu_index == merged.index[i], axis=1)
         stills = np.unique(sums.still[part])
-        totals = [(sums.counts[part & (sums.still == j)].sum(), sums.response[part & (sums.still == j)].sum()) for j in stills]
-        signal, response = np.array(totals).T
+        signal = np.array([sums.counts[part & (sums.still == j)].sum() for j in stills])
+        response = np.array([sums.response[part & (sums.still == j)].sum() for j in stills])
         n = len(stills)
         assert merged.with_bragg.multiplicity[i] == n
         if n == 1:
             assert merged.with_bragg.variance[i] == NOT_MEASURED
             continue
         squares = np.sum((signal - merged.with_bragg.value[i] * response) ** 2)
-        assert merged.with_bragg.variance[i] == pytest.approx(squares / response.sum() ** 2 * n / (n - 1))
+        assert merged.with_bragg.variance[i] == pytest.approx(
+            squares / (response.sum() ** 2 - np.sum(response**2))
+        )
 
 
 def test_a_voxel_without_a_photon_has_the_uncertainty_of_one(sums, record):
@@ -191,3 +208,87 @@ def test_the_super_cell_puts_voxels_at_their_reciprocal_vectors(record):
     volume = 4 / 3 * np.pi / 6.0**3 * 27 * 40 * 40 * 60
     assert orbits.sum() == pytest.approx(volume, rel=0.02)  # all voxels of the sphere
     assert orbits.max() == 16 == len(symmetry.laue_operators(record))
+
+
+def test_blocks_of_stills_add_up_to_the_same_map(sums, record, rng):
+    """Counts to the last digit, intensities to 1e-12: the stills may come in any number of blocks."""
+    scale = rng.uniform(0.5, 2, 10)
+    splits = half_sets(keys_of(10), 0, 2)
+    index, blocks = rows_of(sums, scale, n_blocks=4)
+    whole, parts = (merge(rows, index, record, splits) for rows in (rows_of(sums, scale)[1], blocks))
+    assert np.array_equal(whole.n_pixels, parts.n_pixels)
+    assert np.array_equal(whole.intensity.multiplicity, parts.intensity.multiplicity)
+    assert parts.intensity.value == pytest.approx(whole.intensity.value, rel=1e-12)
+    assert parts.scatter_variance == pytest.approx(whole.scatter_variance, rel=1e-9)
+    for one, other in zip(whole.halves, parts.halves):
+        for a, b in zip(one, other):
+            assert b.value == pytest.approx(a.value, rel=1e-12)
+
+
+N_STILLS = 1000
+
+
+def poisson_rows(rng, mean, multiplicity, n_voxels, factor=1.0):
+    """Every voxel seen by as many stills, drawn from 1000; true intensity 1 everywhere.
+
+    With a factor φ the detector counts φ photons for each of N/φ Poisson events: variance φ times the mean.
+    """
+    voxel = np.repeat(np.arange(n_voxels), multiplicity)
+    still = (np.tile(np.arange(multiplicity), n_voxels) + 7 * voxel) % N_STILLS
+    scale = np.exp(rng.uniform(np.log(0.3), np.log(3), N_STILLS))
+    response = mean * rng.uniform(0.5, 1.5, len(voxel)) / scale[still]
+    counts = factor * rng.poisson(scale[still] * response / factor)
+    zero = np.zeros(len(voxel), dtype=np.int32)
+    index = np.column_stack([voxel + 1, 0 * voxel, 0 * voxel]).astype(np.int32)
+    return index[:: multiplicity], ScaledRows(
+        still, voxel, index, zero, zero.astype(bool), counts, counts, factor * counts, response, zero + 1, scale[still],
+        np.ones(len(voxel)), factor * scale[still] * response, zero,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mean, multiplicity", [(0.05, 400), (0.3, 80), (3.0, 12), (30.0, 4)])
+def test_the_map_has_no_bias_and_both_sigmas_predict_its_errors(rng, record, mean, multiplicity):
+    """20 merged counts and more: bias below 0.5 %, pulls of width 1 ± 0.1."""
+    n_voxels = int(2e5 / mean / multiplicity)
+    index, rows = poisson_rows(rng, mean, multiplicity, n_voxels)
+    merged = merge([rows], index, record, np.zeros((1, N_STILLS), dtype=bool))
+    error = merged.intensity.value - 1
+    assert abs(error.mean()) < 0.005
+    assert np.std(error / np.sqrt(merged.intensity.variance)) == pytest.approx(1, abs=0.1)
+    assert merged.scatter_variance.mean() == pytest.approx(merged.intensity.variance.mean(), rel=0.06)
+
+
+@pytest.mark.parametrize("factor", [0.3, 2.5])
+@pytest.mark.parametrize("mean, multiplicity", [(0.3, 200), (30.0, 4)])
+def test_sigmas_hold_for_a_detector_whose_noise_is_not_that_of_photons(rng, record, factor, mean, multiplicity):
+    """The variance of the sums carries the noise factor: pulls of width 1 ± 0.1 and no bias."""
+    index, rows = poisson_rows(rng, mean, multiplicity, 2000, factor)
+    merged = merge([rows], index, record, np.zeros((1, N_STILLS), dtype=bool))
+    error = merged.intensity.value - 1
+    assert error.mean() == pytest.approx(0, abs=4 * error.std() / np.sqrt(len(error)))
+    assert np.std(error / np.sqrt(merged.intensity.variance)) == pytest.approx(1, abs=0.1)
+    assert merged.scatter_variance.mean() == pytest.approx(merged.intensity.variance.mean(), rel=0.06)
+
+
+@pytest.mark.parametrize("mean, multiplicity", [(0.05, 40), (0.3, 10), (3.0, 2)])
+def test_below_twenty_counts_the_model_variance_predicts_the_errors(rng, record, mean, multiplicity):
+    """Of few counts the measured variance is as noisy as the intensity: its mean, and the model's, are right."""
+    index, rows = poisson_rows(rng, mean, multiplicity, 6000)
+    merged = merge([rows], index, record, np.zeros((1, N_STILLS), dtype=bool))
+    error = merged.intensity.value - 1
+    model = 1 / merged.exposure
+    assert error.mean() == pytest.approx(0, abs=4 * np.sqrt(model.mean() / len(error)))
+    assert np.std(error / np.sqrt(model)) == pytest.approx(1, abs=0.1)
+    lit = merged.intensity.value > 0  # no photon: the uncertainty of one, which is more than the measured 0
+    assert np.sum(merged.intensity.variance[lit]) / len(lit) == pytest.approx(model.mean(), rel=0.05)
+
+
+def test_outliers_are_left_out_and_whoever_has_none_is_not_touched(rng, record):
+    index, rows = poisson_rows(rng, 3.0, 12, 200)
+    flags = (rows.voxel < 100) & (rng.random(len(rows)) < 0.2)
+    more = rows.counts + 1000 * flags
+    marked = replace(rows, flags=flags.astype(int), counts=more, signal=more)
+    splits = np.zeros((1, N_STILLS), dtype=bool)
+    found, kept = merge([marked], index, record, splits), merge([rows.select(~flags)], index, record, splits)
+    assert np.array_equal(found.intensity.value, kept.intensity.value)
+    assert np.array_equal(found.with_bragg.value, kept.with_bragg.value)

@@ -87,7 +87,10 @@ def a_map(rng, signal, noise, n=20_000, n_splits=3):
 
     halves = tuple((half(), half()) for _ in range(n_splits))
     both = Intensities(truth, np.full(n, noise**2 / 2), full)
-    return DiffuseMap(np.zeros((n, 3), np.int32), rlp, both, full, truth, np.zeros(n, bool), halves)
+    variance = np.full(n, noise**2 / 2)
+    return DiffuseMap(
+        np.zeros((n, 3), np.int32), rlp, both, variance, full, both, np.zeros(n, bool), np.ones(n), halves
+    )
 
 
 def test_statistics_of_a_map_give_its_signal_to_noise_ratio(rng):
@@ -114,6 +117,6 @@ def test_noise_alone_has_no_anisotropic_correlation(rng):
 
 
 def test_what_is_undefined_becomes_null_in_json():
-    line = statistics.ShellStatistics(9.0, 8.0, 0, 0.0, *[float("nan")] * 9)
+    line = statistics.ShellStatistics(9.0, 8.0, 0, 0.0, *[float("nan")] * 12)
     assert json.loads(json.dumps(line.to_dict(), allow_nan=False))["cc_half"] is None
     assert np.isnan(statistics.correlation(np.ones(9), np.arange(9.0))) and np.isnan(statistics.cc_star(-0.1))

@@ -1,55 +1,107 @@
-"""How well scales and map explain the sums: χ² of (C - G - b R I) / σ_model."""
+"""How well scales and map explain the sums: residuals C - G - b R I, added up over groups of rows.
+
+χ² of a group is Σ r²/V over Σ f σ²/V: r the residual, σ² the variance of the sum as it was measured, f what the fit of
+the map leaves free of it, and V a smooth model of the variance that knows nothing of the row's own counts. As V stands
+on both sides it only says how much each row counts; an error in it, or a zero count, brings no bias.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from diffuse_dials.algorithms.scaling.likelihood import Scales
-from diffuse_dials.algorithms.scaling.observations import Observations
+from diffuse_dials.algorithms.merging import DiffuseMap
+from diffuse_dials.kernels.sums import pack
+from diffuse_dials.models.scaled import ScaledRows
+
+# Fewer degrees of freedom than this say nothing.
+_LEAST_FREEDOM = 0.5
 
 
 @dataclass(frozen=True)
-class Residuals:
-    """Squared residuals over their model variance, and how much of each is free to vary.
+class Grouping:
+    """One way to divide the rows.
 
     Attributes:
-        square: (C - G - b R I)² / (b R I_ref + V), shape (n,); V is the variance from other sources.
-        freedom: 1 - u b R / Σ u b R over the voxel: what the fit of I leaves of each, same shape.
-        voxel, still: Of each, shape (n,), int32.
+        number: Function of (rows, |s| of each row) that gives the group of each row; negative: in none.
+        n_groups: How many groups there are.
     """
 
-    square: np.ndarray
-    freedom: np.ndarray
-    voxel: np.ndarray
-    still: np.ndarray
+    number: Callable[[ScaledRows, np.ndarray], np.ndarray]
+    n_groups: int
 
-    def chi_square(self, group: np.ndarray, n_groups: int) -> np.ndarray:
-        """χ² per degree of freedom by group, shape (n_groups,); NaN where there are none.
 
-        Args:
-            group: Number of the group of each observation, shape (n,); negative: in none.
-            n_groups: How many there are.
+@dataclass(frozen=True)
+class Misfit:
+    """Residuals of groups of rows.
+
+    Attributes:
+        n_rows: Rows in each group, shape (n_groups,), int.
+        excess: Σ(C - G - b R I) / Σ b R I: the part by which the group measures more than the map says, same shape; NaN
+            without rows.
+        esd: Its standard uncertainty from the variances of the sums, same shape.
+        chi_square: χ² per degree of freedom, same shape; NaN where there are none.
+    """
+
+    n_rows: np.ndarray
+    excess: np.ndarray
+    esd: np.ndarray
+    chi_square: np.ndarray
+
+    def reshape(self, *shape: int) -> Misfit:
+        """The same groups in an array of another shape."""
+        return Misfit(*(getattr(self, field.name).reshape(shape) for field in fields(self)))
+
+
+class Misfits:
+    """Adds up residuals about a map, block by block."""
+
+    def __init__(self, merged: DiffuseMap, index: np.ndarray, groupings: dict[str, Grouping]):
         """
-        part = group >= 0
-        square = np.bincount(group[part], self.square[part], n_groups)
-        freedom = np.bincount(group[part], self.freedom[part], n_groups)
-        return np.divide(square, freedom, out=np.full(n_groups, np.nan), where=freedom > 0.5)
+        Args:
+            merged: The map that the residuals are about; rows of voxels that it lacks are left out.
+            index: The voxels that ``ScaledRows.voxel`` numbers, shape (n_voxels, 3), in ascending order.
+            groupings: By name.
+        """
+        self._place = np.full(len(index), -1, dtype=np.int64)
+        self._place[np.searchsorted(pack(index), pack(merged.index))] = np.arange(len(merged))
+        self._merged, self._s = merged, merged.s
+        self._groupings = groupings
+        self._sums = {name: np.zeros((6, grouping.n_groups)) for name, grouping in groupings.items()}
+
+    def add(self, rows: ScaledRows) -> None:
+        """Add a block of rows."""
+        rows = rows.diffuse
+        rows = rows.select(self._place[rows.voxel] >= 0)
+        voxel = self._place[rows.voxel]
+        expected = rows.expected * self._merged.intensity.value[voxel]
+        residual = rows.signal - expected
+        free = np.maximum(1 - rows.weight * rows.expected / self._merged.exposure[voxel], 0)
+        variance = free * rows.variance
+        terms = (
+            residual**2 / rows.model_variance, variance / rows.model_variance, residual, expected, variance,
+            np.ones(len(rows)),
+        )  # fmt: skip
+        for name, grouping in self._groupings.items():
+            group = grouping.number(rows, self._s[voxel])
+            part = group >= 0
+            for sums, values in zip(self._sums[name], terms):
+                sums += np.bincount(group[part], values[part], grouping.n_groups)
+
+    @property
+    def names(self) -> set[str]:
+        """The groupings."""
+        return set(self._groupings)
+
+    def of(self, name: str) -> Misfit:
+        """The misfit of the groups of one grouping."""
+        square, freedom, residual, expected, variance, n_rows = self._sums[name]
+        excess = _quotient(residual, expected)
+        esd = _quotient(np.sqrt(variance), expected)
+        return Misfit(n_rows.astype(np.int64), excess, esd, _quotient(square, freedom, _LEAST_FREEDOM))
 
 
-def residuals(observations: Observations, scales: Scales, use: np.ndarray) -> Residuals:
-    """Residuals of the observations in the voxels ``use`` (n_voxels,), of stills that have a scale.
-
-    The model variance takes the shell's mean for the intensity and a smooth background, never the observation's own
-    counts.
-    """
-    part = use[observations.voxel] & (observations.n_pixels > 0) & np.isfinite(scales.scale)[observations.still]
-    voxel, still = observations.voxel[part], observations.still[part]
-    response = scales.scale[still] * observations.response[part]
-    weight, signal = scales.weight[part], observations.signal[part]
-    total = np.bincount(voxel, weight * response, observations.n_voxels)[voxel]
-    intensity = np.bincount(voxel, weight * signal, observations.n_voxels)[voxel] / total
-    variance = response * scales.reference[voxel] + scales.added_variance[part]
-    square = (signal - response * intensity) ** 2 / variance
-    return Residuals(square, 1 - weight * response / total, voxel, still)
+def _quotient(a: np.ndarray, b: np.ndarray, least: float = 0.0) -> np.ndarray:
+    return np.divide(a, b, out=np.full(len(a), np.nan), where=b > least)
