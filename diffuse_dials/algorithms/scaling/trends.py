@@ -174,7 +174,7 @@ class TrendAxes:
         add("panel", "panel", np.arange(len(self.plane.origin)), "", one, "panels of different sensitivity or distance")
         add("detector", "x (mm)", x, "y (mm)", y, "a mask, flat field, polarization or background that is not right")
         add("s", "|s| (1/Å)", (fine[1:] + fine[:-1]) / 2, "", one, "outliers or sigmas: a common factor cannot show")
-        add("order", self.order_label, order.centre, "|s| (1/Å)", shells, "radiation damage, or a background that drifts")
+        add("order", self.order_label, order.centre, "|s| (1/Å)", shells, "radiation damage, a background that drifts")
         add("scale", "scale", scale.centre, "|s| (1/Å)", shells, "a background that does not scale with the crystal")
         add("noise", "expected variance of a sum (photons²)", np.sqrt(_NOISE_EDGES[1:] * _NOISE_EDGES[:-1]), "", one,
             "gain or read noise that is not right, if χ² has the trend")  # fmt: skip
