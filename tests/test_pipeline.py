@@ -252,3 +252,21 @@ def test_a_single_still_is_a_map_with_its_own_noise_and_empty_statistics(work):
     assert halves.tolist() == [0, 1]
     empty = 1 if merged["multiplicity.half1"].max() == 0 else 2
     assert np.all(merged[f"intensity.half{empty}.variance"] == -1)
+
+
+def test_a_radial_background_is_in_the_map_and_not_in_the_radial_totals(work, tmp_path):
+    """What is isotropic in a still goes, the blanks first; the totals keep what was measured."""
+    background = f"background={work / 'blank.expt'}"
+    run_grid(work, background)
+    blanks, blank_totals = load_table("gridded.refl"), load_table("radial_totals.refl")
+    run_grid(work, background, "background_method=radial")
+    table, totals = load_table("gridded.refl"), load_table("radial_totals.refl")
+    record = json.loads((tmp_path / "grid.json").read_text())
+    assert record["isotropic_removed"] is True and record["background"]["blanks_first"]["method"] == "image"
+    assert np.array_equal(totals["background"], blank_totals["background"])
+    assert np.array_equal(table["counts"], blanks["counts"])
+    kept = ~table["bragg"]
+    left = (table["counts"] - table["background"])[kept].sum()
+    assert abs(left) < 0.01 * (blanks["counts"] - blanks["background"])[kept].sum()
+    run_grid(work, "background_method=radial")
+    assert not load_table("radial_totals.refl")["background"].any()

@@ -161,7 +161,8 @@ class Measurement:
         self._gain = None if params.corrections.gain is Auto else params.corrections.gain
         gain_record = self._choose_noise(first)
         files = [name for name in params.input.background if name]
-        blanks = Blanks(files, self._shapes, self._photons, self._exposures, self._noise)
+        options = params.background.image
+        blanks = Blanks(files, options, self._shapes, self._photons, self._exposures, self._noise)
         self._background = choose_background(params, blanks)
         self.record = {
             "corrections": {

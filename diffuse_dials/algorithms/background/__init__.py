@@ -12,16 +12,18 @@ import libtbx.phil
 from diffuse_dials.algorithms.background.constant import ConstantBackground
 from diffuse_dials.algorithms.background.image import ImageBackground
 from diffuse_dials.algorithms.background.none import NoBackground
+from diffuse_dials.algorithms.background.radial import RadialBackground
 from diffuse_dials.plugins import with_plugins
 
-BACKGROUNDS = with_plugins("diffuse_dials.backgrounds", (NoBackground, ConstantBackground, ImageBackground))
+BACKGROUNDS = with_plugins("diffuse_dials.backgrounds", (NoBackground, ConstantBackground, ImageBackground, RadialBackground))
 
 phil_scope = libtbx.phil.parse(
     f"""
 background_method = *{" ".join(BACKGROUNDS)}
   .type = choice
   .help = "none; constant: so many photons in every pixel; image: blank exposures (input.background), scaled by"
-          "exposure time. input.background alone means image."
+          "exposure time or monitor. radial: what depends on |s| alone in each still, after the blanks if there are any;"
+          "the crystal's isotropic scattering goes with it. input.background alone means image."
 background {{
 """
     + "".join(f"  {name} {{\n{cls.phil}\n  }}\n" for name, cls in BACKGROUNDS.items() if cls.phil)

@@ -12,13 +12,15 @@ class Blanks:
     Attributes:
         files: Names of the .expt files; empty where none was given.
         shapes: (slow, fast) of each panel.
+        options: Extract of ``background.image``, which says how they are used.
         noise: NoiseModel of the detector.
     """
 
-    def __init__(self, files, shapes, photons, exposures, noise):
+    def __init__(self, files, options, shapes, photons, exposures, noise):
         """
         Args:
             files: Names of .expt files without crystals.
+            options: Extract of ``background.image``.
             shapes: (slow, fast) of each panel of the stills.
             photons: Function (raw values of a panel, experiment, panel number) → photons, shape (n,).
             exposures: Exposures of the run.
@@ -27,7 +29,7 @@ class Blanks:
         Raises:
             ValueError: If a file cannot be read, or its blanks were taken with another detector.
         """
-        self.files, self.shapes, self.noise = tuple(files), shapes, noise
+        self.files, self.options, self.shapes, self.noise = tuple(files), options, shapes, noise
         self._photons, self._exposures = photons, exposures
         self._experiments = []
         for file in self.files:

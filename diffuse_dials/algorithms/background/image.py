@@ -49,7 +49,7 @@ class ImageBackground(Background):
 
     @classmethod
     def from_phil(cls, params, blanks) -> ImageBackground:
-        """Sum the blanks, one after the other.
+        """Sum the blanks, one after the other, so that memory does not grow with their number.
 
         Args:
             params: Extract of ``background.image``.
@@ -60,7 +60,8 @@ class ImageBackground(Background):
         """
         if not blanks.files:
             raise ValueError("background_method=image needs input.background: an .expt file of blank exposures.")
-        by_monitor = blanks.have_monitor() if params.scale_by == "Auto" else params.scale_by == "monitor"
+        scale_by, smooth = params.scale_by, params.smooth
+        by_monitor = blanks.have_monitor() if scale_by == "Auto" else scale_by == "monitor"
         if by_monitor and not blanks.have_monitor():
             raise ValueError(
                 "background.image.scale_by=monitor, but input.monitor has no reading for some blanks. Add their "
@@ -78,16 +79,16 @@ class ImageBackground(Background):
             blanks.noise.variance(panel, t) + (n_blanks - 1) * blanks.noise.read_variance[panel]
             for panel, t in enumerate(total)
         )
-        if params.smooth:
+        if smooth:
             smoothed = [
-                tuple(_smooth(v, k, shape, params.smooth) for v, k, shape in zip(values, known, blanks.shapes))
+                tuple(_smooth(v, k, shape, smooth) for v, k, shape in zip(values, known, blanks.shapes))
                 for values in (total, variances)
             ]
             # The variance is smoothed like a background, not shrunk: what smoothing takes from single pixels it gives
             # back as correlation, and a sum over a voxel has the variance of the unsmoothed one.
             total, variances = smoothed
         files = tuple(str(f) for f in blanks.files)
-        return cls(total, variances, known, light, by_monitor, n_blanks, files, params.smooth or None)
+        return cls(total, variances, known, light, by_monitor, n_blanks, files, smooth or None)
 
     def at(self, panel: int, exposure):
         """(photons, their variance, where they are known) for a still of that exposure, arrays (n,)."""

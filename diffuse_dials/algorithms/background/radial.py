@@ -1,0 +1,146 @@
+"""The isotropic part of each still, estimated on the still itself: for jets, and for backgrounds that no blank follows.
+
+What depends on |s| alone, once polarization, solid angle, efficiency and absorption are divided out, is taken for
+background. The crystal's own isotropic scattering goes with it: what remains is the anisotropic part of the map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from diffuse_dials.algorithms.background.base import Background, PanelSample
+from diffuse_dials.algorithms.background.image import ImageBackground
+
+_LEAST_PIXELS = 300  # of a bin: so that a profile takes less than 0.3 % of a pixel's own noise with it
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class RadialBackground(Background):
+    """J(|s|) x response, J = Σ (counts - blanks) / Σ response over the pixels of a bin.
+
+    The ratio of sums is unbiased down to zero counts. Pixels off the profile by more than a Poisson variable can be are
+    left out of a second and third round: leaking Bragg spots and zingers. The bound is Bernstein's,
+    P(N - m > x) <= exp(-x²/(2m + 2x/3)), so that it cuts nothing of weak counts.
+
+    Attributes:
+        bin_width: Of |s|, 1/Å.
+        rejection: In standard deviations of a normal variable of that probability.
+        blanks: Subtracted first; None: nothing.
+    """
+
+    bin_width: float
+    rejection: float
+    blanks: ImageBackground | None
+    name: ClassVar[str] = "radial"
+    per_still: ClassVar[bool] = True
+    isotropic_removed: ClassVar[bool] = True
+    takes_blanks: ClassVar[bool] = True
+    phil: ClassVar[str] = """
+    bin_width = 0.005
+      .type = float(value_min=0.0005, value_max=0.1)
+      .help = "Width of the |s| bins of the profile (1/Angstrom), which is linear between their centres. Bins of less"
+              "than 300 pixels are joined."
+      .expert_level = 1
+    rejection = 5
+      .type = float(value_min=3)
+      .help = "Pixels that differ from the profile by more than counting allows are left out of it: less probable than"
+              "so many standard deviations of a normal distribution, on either side."
+      .expert_level = 2
+"""
+
+    @classmethod
+    def from_phil(cls, params, blanks) -> RadialBackground:
+        """Values of the parameters; blanks, if there are any, are subtracted first as background_method=image does."""
+        return cls(params.bin_width, params.rejection, ImageBackground.from_phil(blanks.options, blanks) if blanks.files else None)
+
+    def at(self, panel: int, exposure):
+        """The blanks, scaled to the still: (photons, their variance, where they are known)."""
+        return super().at(panel, exposure) if self.blanks is None else self.blanks.at(panel, exposure)
+
+    def of_still(self, panels: list[PanelSample]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(photons, their variance) of each panel: the profile that all panels share, times their response.
+
+        The variance is that of the profile; it is common to the pixels of a bin, and small against theirs.
+        """
+        used = [np.flatnonzero(sample.use) for sample in panels]
+        s, y, response, variance = (
+            np.concatenate([values[pixels] for values, pixels in zip(columns, used)])
+            for columns in (
+                [sample.s_length for sample in panels],
+                [sample.counts - sample.background for sample in panels],
+                [sample.response for sample in panels],
+                [sample.variance for sample in panels],
+            )
+        )
+        if not len(s):
+            return [(np.zeros(len(sample.counts)), np.zeros(len(sample.counts))) for sample in panels]
+        bins = _joined_bins(s, self.bin_width)
+        good = np.ones(len(s), dtype=bool)
+        for _ in range(_ROUNDS):
+            profile = _Profile.of(bins[good], s[good], y[good], response[good], variance[good])
+            excess = y - response * profile.intensity_at(s)
+            # The variance that a bin's pixels have on average: an own count must not decide over itself.
+            expected = response * profile.variance_per_response(s)
+            reach = self.rejection**2 / 6
+            above = reach + np.sqrt(reach**2 + self.rejection**2 * expected)
+            good = (excess <= above) & (excess >= -self.rejection * np.sqrt(expected) - 1)
+        return [
+            (sample.response * profile.intensity_at(sample.s_length),
+             sample.response**2 * profile.error_squared_at(sample.s_length))
+            for sample in panels
+        ]  # fmt: skip
+
+    def describe(self) -> dict:
+        """For the log and grid.json."""
+        first = self.blanks.describe() if self.blanks is not None else None
+        return {
+            "method": self.name, "bin_width": self.bin_width, "rejection": self.rejection, "blanks_first": first,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Profile:
+    """J at the mean |s| of each bin, linear between, constant beyond; all arrays of shape (n_bins,)."""
+
+    s: np.ndarray
+    intensity: np.ndarray
+    error_squared: np.ndarray
+    noise: np.ndarray
+
+    @classmethod
+    def of(cls, bins, s, y, response, variance) -> _Profile:
+        n = int(bins.max()) + 1
+        total = np.bincount(bins, response, n)
+        hit = total > 0
+        mean_s, signal, noise = (
+            np.bincount(bins, values, n)[hit] / total[hit] for values in (s * response, y, variance)
+        )
+        return cls(mean_s, signal, noise / total[hit], np.maximum(noise, 0))
+
+    def intensity_at(self, s):
+        return np.interp(s, self.s, self.intensity)
+
+    def error_squared_at(self, s):
+        return np.interp(s, self.s, self.error_squared)
+
+    def variance_per_response(self, s):
+        return np.interp(s, self.s, self.noise)
+
+
+def _joined_bins(s, width: float) -> np.ndarray:
+    """Bin of each |s|: of that width, joined with the next ones until it holds enough pixels."""
+    fine = np.floor(s / width).astype(np.int64)
+    n_pixels = np.bincount(fine)
+    number, held, joined = 0, 0, np.empty(len(n_pixels), dtype=np.int64)
+    left = n_pixels.sum()
+    for i, n in enumerate(n_pixels):
+        joined[i] = number
+        held += n
+        left -= n
+        if held >= _LEAST_PIXELS and left >= _LEAST_PIXELS:
+            number, held = number + 1, 0
+    return joined[fine]
