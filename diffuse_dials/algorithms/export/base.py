@@ -1,0 +1,47 @@
+"""What an exporter is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from diffuse_dials.algorithms.export.content import MapContent, SumsContent
+
+
+class Exporter:
+    """One file format.
+
+    Attributes:
+        name: By which ``export.format`` chooses it.
+        phil: Its parameters, in a scope of its name; empty if it has none.
+        by_default: Whether it is written when no format was chosen.
+    """
+
+    name: ClassVar[str]
+    phil: ClassVar[str] = ""
+    by_default: ClassVar[bool] = True
+
+    @classmethod
+    def from_phil(cls, params) -> Exporter:
+        """An exporter with the values of its scope; ``params`` is None where it has no parameters."""
+        return cls()
+
+    def write(self, content: MapContent, prefix: Path) -> dict[str, dict]:
+        """Write a map.
+
+        Args:
+            content: The map.
+            prefix: Path of the files without their suffix.
+
+        Returns:
+            What there is to know of each file that was written, by its path, for the log and the .json.
+        """
+        raise NotImplementedError
+
+
+class TableExporter(Exporter):
+    """A format that also holds the tables of earlier stages."""
+
+    def write_sums(self, content: SumsContent, prefix: Path) -> dict[str, dict]:
+        """Write a table; arguments as in :meth:`Exporter.write`."""
+        raise NotImplementedError

@@ -1,0 +1,85 @@
+"""The files given to diffuse.export, read and held together."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from dxtbx.model import ExperimentList
+
+from diffuse_dials.adapters.experiments import load_experiments
+from diffuse_dials.algorithms.export.content import MapContent, SumsContent, is_map, is_sums, map_content
+from diffuse_dials.algorithms.scaling.symmetry import super_cell_experiment
+from diffuse_dials.io.records import load_grid_record
+from diffuse_dials.io.tables import load_table
+from diffuse_dials.models.grid import GridRecord
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+_CELL_TOLERANCE = 1e-3  # relative
+
+
+def load_content(experiment_files, reflection_files, params) -> MapContent | SumsContent:
+    """Read one .refl file, and the .expt file that belongs to it.
+
+    Args:
+        experiment_files: Names; none is allowed, then the files say nothing of wavelength and stills.
+        reflection_files: Names.
+        params: Extract of diffuse.export.
+
+    Raises:
+        ValueError: If it is not one file of each, or they do not belong together, or the table is of another kind.
+    """
+    if len(reflection_files) != 1 or len(experiment_files) > 1:
+        raise ValueError(
+            f"{len(experiment_files)} .expt and {len(reflection_files)} .refl files were given. Give one pair, such as "
+            "absolute.expt absolute.refl."
+        )
+    (name,) = reflection_files
+    table = load_table(name)
+    experiments = load_experiments(experiment_files[0]) if experiment_files else None
+    if is_map(table):
+        table.require(("miller_index",), "diffuse.scale")
+        record = load_grid_record(name)
+        wavelength = _map_wavelength(experiments, experiment_files, record, name)
+        content = map_content(table, record, params, wavelength)
+        _describe(content, name)
+        return content
+    if is_sums(table):
+        table.require(("id",), "diffuse.grid")
+        logger.info("%s: %d rows of %d stills, columns %s", name, len(table), len(table.identifiers), ", ".join(table.columns))
+        return SumsContent(table, load_grid_record(name) if "miller_index" in table else None, experiments)
+    raise ValueError(
+        f"{name} holds neither a map nor sums of diffuse scattering. Give a .refl that diffuse.scale, diffuse.absolute, "
+        "diffuse.grid or diffuse.extract wrote; dials.export writes Bragg intensities."
+    )
+
+
+def _map_wavelength(experiments: ExperimentList | None, names, record: GridRecord, table_name: str) -> float | None:
+    """Wavelength of the map's experiment, whose cell must be that of the grid.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if experiments is None:
+        return None
+    crystals = [experiment.crystal for experiment in experiments if experiment.crystal is not None]
+    expected = super_cell_experiment(record).crystal.get_unit_cell().parameters()
+    if len(crystals) != 1 or not np.allclose(crystals[0].get_unit_cell().parameters(), expected, rtol=_CELL_TOLERANCE):
+        raise ValueError(
+            f"{names[0]} is not the experiment of the map {table_name}: it must hold one crystal with the super-cell "
+            f"{' '.join(f'{value:.2f}' for value in expected)}. Give the .expt written with the .refl."
+        )
+    beam = experiments[0].beam
+    return None if beam is None else float(beam.get_wavelength())
+
+
+def _describe(content: MapContent, name: str) -> None:
+    """Log what is written."""
+    record = content.record
+    logger.info("%s: %s, %d voxels of the asymmetric unit", name, content.title(), len(content.index))
+    logger.info(
+        "Cell %s, %s voxels per lattice point, Laue group %s; lattice points %s",
+        " ".join(f"{value:.2f}" for value in record.unit_cell), " x ".join(map(str, record.ndiv)), record.laue_group,
+        "left out" if content.without_lattice_points else "kept where measured",
+    )  # fmt: skip
