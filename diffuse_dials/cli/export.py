@@ -39,8 +39,8 @@ include scope diffuse_dials.algorithms.export.phil_scope
 output {
   prefix = Auto
     .type = path
-    .help = "Path of all files without suffix: map gives map.ccp4, map.mtz ... and map_hk0.png. Auto: map for a map, sums"
-            "for sums."
+    .help = "Path of all files without suffix: map gives map.ccp4, map.mtz ... and map_hk0.png. Auto: map for a map,"
+            "sums for sums."
   json = diffuse.export.json
     .type = path
     .help = "What each file holds."

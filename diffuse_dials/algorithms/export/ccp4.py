@@ -89,7 +89,7 @@ class Ccp4(Exporter):
             f"diffuse_dials: {content.title()}",
             f"reciprocal space, {self.magnification:g} A for 1/A; NaN: not measured",
             f"crystal {' '.join(f'{x:.3f}' for x in content.record.unit_cell)}",
-            f"voxels per lattice point {' '.join(map(str, content.record.ndiv))}, expanded by {content.record.laue_group}",
+            f"voxels per lattice point {' '.join(map(str, content.record.ndiv))}, mates by {content.record.laue_group}",
             *(("lattice points: means of their neighbours",) if self.fill_lattice_points else ()),
         )
         header["nlabl"] = len(labels)

@@ -34,8 +34,9 @@ export {
   value = *Auto absolute scale all half1 half2 coherent incoherent
     .type = choice
     .help = "What to write as the intensity. Auto: intensity.absolute if the file has it, else intensity.scale."
-            "all: pixels under the Bragg mask included; half1, half2: the map of either random half of the stills; these"
-            "three on the absolute scale if the file has one. coherent, incoherent: the theory that diffuse.absolute used."
+            "all: pixels under the Bragg mask included; half1, half2: the map of either random half of the stills;"
+            "these three on the absolute scale if the file has one. coherent, incoherent: the theory that"
+            "diffuse.absolute used."
   isotropic_part = True
     .type = bool
     .help = "Write the intensities as they are. False: the mean over fine shells of |s| is taken out, of the half maps"
@@ -55,9 +56,9 @@ class MapContent:
 
     Attributes:
         index: Voxels n, shape (n, 3), int32; h = n / ndiv.
-        columns: Arrays of shape (n,) by name: ``intensity`` always; ``sigma``, ``multiplicity``, ``n_pixels``, ``half1``,
-            ``half1_sigma``, ``half1_multiplicity`` and the same of ``half2`` where the input has them. Not measured is
-            NaN in float columns and 0 in integer ones.
+        columns: Arrays of shape (n,) by name: ``intensity`` always; ``sigma``, ``multiplicity``, ``n_pixels``,
+            ``half1``, ``half1_sigma``, ``half1_multiplicity`` and the same of ``half2`` where the input has them. Not
+            measured is NaN in float columns and 0 in integer ones.
         name: What the intensity is, in words.
         units: Its unit.
         record: The grid.
@@ -177,7 +178,9 @@ def map_content(table: Table, record: GridRecord, params, wavelength: float | No
     keep &= s <= (1 / params.d_min + rounding if params.d_min else np.inf)
     keep &= s >= (1 / params.d_max - rounding if params.d_max else 0)
     if not keep.any():
-        raise ValueError(f"No measured voxel of {table.path} is left. Check d_min, d_max, value and exclude_lattice_points.")
+        raise ValueError(
+            f"No measured voxel of {table.path} is left. Check d_min, d_max, value and exclude_lattice_points."
+        )
     index, s = index[keep], s[keep]
     columns = {name: values[keep] for name, values in columns.items()}
     if not params.export.isotropic_part:

@@ -47,11 +47,12 @@ def load_content(experiment_files, reflection_files, params) -> MapContent | Sum
         return content
     if is_sums(table):
         table.require(("id",), "diffuse.grid")
-        logger.info("%s: %d rows of %d stills, columns %s", name, len(table), len(table.identifiers), ", ".join(table.columns))
+        names = ", ".join(table.columns)
+        logger.info("%s: %d rows of %d stills, columns %s", name, len(table), len(table.identifiers), names)
         return SumsContent(table, load_grid_record(name) if "miller_index" in table else None, experiments)
     raise ValueError(
-        f"{name} holds neither a map nor sums of diffuse scattering. Give a .refl that diffuse.scale, diffuse.absolute, "
-        "diffuse.grid or diffuse.extract wrote; dials.export writes Bragg intensities."
+        f"{name} holds neither a map nor sums of diffuse scattering. Give a .refl that diffuse.scale, "
+        "diffuse.absolute, diffuse.grid or diffuse.extract wrote; dials.export writes Bragg intensities."
     )
 
 

@@ -64,8 +64,8 @@ def _symmetry(content: MapContent) -> tuple[gemmi.SpaceGroup, tuple[float, ...]]
     space_group = gemmi.find_spacegroup_by_ops(operators)
     if space_group is None:
         raise ValueError(
-            f"The point group of {content.record.space_group} in this setting has no name in gemmi's tables, which an MTZ "
-            "file needs. Leave mtz out of format=, or reindex the stills to a usual setting."
+            f"The point group of {content.record.space_group} in this setting has no name in gemmi's tables, which an "
+            "MTZ file needs. Leave mtz out of format=, or reindex the stills to a usual setting."
         )
     return space_group, tuple(crystal.get_unit_cell().parameters())
 

@@ -17,6 +17,7 @@ from diffuse_dials.io.columns import COLUMNS
 from diffuse_dials.models.grid import GridRecord
 
 _CHUNK = 32
+_COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
 
 class Nexus(TableExporter):
@@ -57,7 +58,7 @@ class Nexus(TableExporter):
             entry = _entry(file, path, f"rows of {Path(content.table.path).name}")
             sums = _group(entry, "sums", "NXcollection")
             for name, values in content.table.columns.items():
-                dataset = sums.create_dataset(name, data=values, **_compression(values))
+                dataset = sums.create_dataset(name, data=values, **_COMPRESSION)
                 if name in COLUMNS:
                     dataset.attrs["long_name"] = COLUMNS[name].meaning
             stills = _group(entry, "stills", "NXcollection")
@@ -93,7 +94,7 @@ def _volume(data: h5py.Group, name: str, column: str, content: MapContent) -> No
     volume = content.volume
     dtype = content.filled(column, np.array([-1])).dtype
     chunks = tuple(min(_CHUNK, n) for n in volume.shape)
-    dataset = data.create_dataset(name, volume.shape, dtype, chunks=chunks, shuffle=True, compression="gzip", compression_opts=1)
+    dataset = data.create_dataset(name, volume.shape, dtype, chunks=chunks, **_COMPRESSION)
     for block in volume.blocks(axis=0):
         dataset[block] = content.filled(column, volume.rows[block])
     counts = np.issubdtype(dtype, np.integer)
@@ -119,7 +120,3 @@ def _grid(entry: h5py.Group, record: GridRecord) -> None:
 
 def _strings(values) -> np.ndarray:
     return np.array(list(values), dtype=h5py.string_dtype())
-
-
-def _compression(values: np.ndarray) -> dict:
-    return {"compression": "gzip", "compression_opts": 1, "shuffle": True} if len(values) else {}

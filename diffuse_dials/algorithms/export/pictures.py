@@ -82,14 +82,16 @@ class Sections(Exporter):
         for name in ("quantiles", "limits"):
             value = getattr(params, name)
             if value is not None and value[0] >= value[1]:
-                raise ValueError(f"{cls.name}.{name}={value[0]:g},{value[1]:g} are not in ascending order. Exchange them.")
+                given = f"{cls.name}.{name}={value[0]:g},{value[1]:g}"
+                raise ValueError(f"{given} are not in ascending order. Exchange them.")
         names = [name for text in params.planes or () for name in re.split(r"[\s,]+", text) if name]
         limits = None if params.limits is None else tuple(params.limits)
         return cls(tuple(Plane.from_text(name) for name in names), tuple(params.quantiles), limits)
 
     def write(self, content: MapContent, prefix: Path) -> dict[str, dict]:
         """See :meth:`Exporter.write`."""
-        drawings = [(plane, *self._section(content, plane)) for plane in self.planes]  # all are there before one is drawn
+        # A plane that lies outside stops the run before the first is drawn
+        drawings = [(plane, *self._section(content, plane)) for plane in self.planes]
         written = {}
         for plane, drawn, section in drawings:
             path = prefix.with_name(f"{prefix.name}_{plane.name}.{self.name}")

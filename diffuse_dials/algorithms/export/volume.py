@@ -16,8 +16,8 @@ phil_scope = libtbx.phil.parse(
 region {
   hkl_min = None
     .type = floats(size=3)
-    .help = "Smallest h, k, l of the box that ccp4, h5, vtk and npz hold (fractional Miller indices). None: the box around"
-            "the sphere that was measured."
+    .help = "Smallest h, k, l of the box that ccp4, h5, vtk and npz hold (fractional Miller indices). None: the box"
+            "around the sphere that was measured."
   hkl_max = None
     .type = floats(size=3)
     .help = "Largest h, k, l of the box."

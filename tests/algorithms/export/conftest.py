@@ -73,7 +73,7 @@ def write_map(name, folder, rng, missing=0.1):
 
 def expand_by_gemmi(record, index):
     """Rotations of the space group and Friedel's law, from gemmi's tables."""
-    operators = [gemmi.Op(op.triplet()) for op in gemmi.find_spacegroup_by_name(record.space_group).operations().sym_ops]
+    operators = list(gemmi.find_spacegroup_by_name(record.space_group).operations().sym_ops)
     full = {}
     for row, n in enumerate(index.tolist()):
         for op in operators:

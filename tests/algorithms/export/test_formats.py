@@ -140,8 +140,8 @@ def test_an_mtz_file_read_by_cctbx_holds_intensities_at_their_resolution(written
     for n in list(d)[:50]:
         row = written.full[n]
         assert d[n] == pytest.approx(written.columns["d"][row], rel=1e-5)
-        expected = written.columns["intensity.scale.value"][row], written.columns["intensity.scale.variance"][row] ** 0.5
-        assert value[n] == pytest.approx(expected, rel=1e-6)
+        expected, variance = (written.columns[f"intensity.scale.{name}"][row] for name in ("value", "variance"))
+        assert value[n] == pytest.approx((expected, variance**0.5), rel=1e-6)
     seen = arrays["I_half2"].size()
     assert seen == (keep & (written.columns["intensity.half2.variance"] >= 0)).sum()
 
