@@ -25,7 +25,7 @@ K = 4e-3
 
 @pytest.fixture
 def columns(run_in_tmp_path):
-    """absolute.expt and absolute.refl of a hexagonal map, I = 1000 exp(-10 s²) on a scale of K per e²; their columns."""
+    """absolute.expt and absolute.refl of a hexagonal map: I = 1000 exp(-10 s²) times K per e², and their columns."""
     index = unique_voxels(RECORD, 5.0)
     s = np.linalg.norm(reciprocal_vectors(index, RECORD), axis=1)
     compton, total = 200 * s, 1000 * np.exp(-10 * s**2)
