@@ -74,8 +74,7 @@ def map_to_asu(index: np.ndarray, space_group: sgtbx.space_group) -> np.ndarray:
     Returns:
         int32 array, shape (n, 3); Friedel mates are equal.
     """
-    h, k, l = (flumpy.from_numpy(np.ascontiguousarray(index[:, i], dtype=np.int32)) for i in range(3))
-    indices = flex.miller_index(h, k, l)
+    indices = _miller_index(index)
     miller.map_to_asu(space_group.build_derived_point_group().type(), False, indices)
     return np.rint(flumpy.to_numpy(indices.as_vec3_double())).astype(np.int32)
 
@@ -135,3 +134,18 @@ def supercell_crystal(unit_cell, ndiv, space_group: sgtbx.space_group) -> Crysta
     """The crystal whose Miller indices are voxel indices: cell × ndiv, U = 1, the derived point group."""
     basis = np.linalg.inv(fractionalization(unit_cell)) * np.asarray(ndiv)[:, None]
     return Crystal(*(tuple(row) for row in basis), space_group=space_group.build_derived_point_group())
+
+
+def systematically_absent(hkl: np.ndarray, space_group: sgtbx.space_group) -> np.ndarray:
+    """Whether translations of the space group extinguish each reflection (n, 3), shape (n,), bool."""
+    return flumpy.to_numpy(space_group.is_sys_absent(_miller_index(hkl)))
+
+
+def epsilons(hkl: np.ndarray, space_group: sgtbx.space_group) -> np.ndarray:
+    """Factor by which symmetry, centring included, raises the mean |F|² of a class of reflections, shape (n,), int."""
+    return flumpy.to_numpy(space_group.epsilon(_miller_index(hkl))) * space_group.n_ltr()
+
+
+def _miller_index(hkl):
+    h, k, l = (flumpy.from_numpy(np.ascontiguousarray(hkl[:, i], dtype=np.int32)) for i in range(3))
+    return flex.miller_index(h, k, l)

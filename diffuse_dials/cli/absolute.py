@@ -1,8 +1,10 @@
 """Put the merged map on the scale of electrons squared per unit cell and subtract Compton scattering.
 
-The scale comes from the total scattering (radial totals, Bragg peaks included), which must be that of the atoms in
-the cell: give what the cell holds as a model, a sequence or a formula. The map is I/K - Compton, its sigmas are
-sigma/K; the error of K, common to all voxels, is reported apart.
+By default the scale comes from the total scattering (radial totals, Bragg peaks included), which must be that of the
+atoms in the cell: give what the cell holds as a model, a sequence or a formula. absolute.method=reference compares
+Bragg intensities out of the map with |F|² of a model or of a file instead, and does not mind a background. All methods
+that can run are printed side by side. The map is I/K - Compton, its sigmas are sigma/K; the error of K, common to all
+voxels, is reported apart. docs/absolute.md explains the methods.
 
 Examples:
 
@@ -11,6 +13,8 @@ Examples:
   diffuse.absolute merged.* scaled.expt radial_totals.refl absolute.sequence=protein.fasta copies=1 disulfides=4
 
   diffuse.absolute merged.* scaled.expt radial_totals.refl absolute.formula="C613 H951 N193 O185 S10" s_max=0.6
+
+  diffuse.absolute merged.* scaled.expt radial_totals.refl model.cif Fmodel.mtz method=reference
 
   diffuse.absolute merged.* scaled.expt absolute.sequence=protein.fasta absolute.scale=0.0123
 """
@@ -24,12 +28,15 @@ import libtbx.phil
 from dials.util import show_mail_handle_errors, tabulate
 
 from diffuse_dials.adapters.experiments import save_experiments
-from diffuse_dials.algorithms.absolute import scale
+from diffuse_dials.algorithms.absolute import doubts, scale
+from diffuse_dials.algorithms.absolute.bragg import box_integrated
 from diffuse_dials.algorithms.absolute.composition import composition_from_phil, log_composition
 from diffuse_dials.algorithms.absolute.inputs import describe, load_inputs, total_scattering
 from diffuse_dials.algorithms.absolute.methods import METHODS
 from diffuse_dials.algorithms.absolute.methods.base import Evidence
-from diffuse_dials.algorithms.absolute.output import absolute_columns, absolute_models, summary
+from diffuse_dials.algorithms.absolute.output import Outcome, absolute_columns, absolute_models, summary
+from diffuse_dials.algorithms.absolute.raw_bragg import raw_bragg, raw_wilson
+from diffuse_dials.algorithms.absolute.reference_data import find_reference, is_reflection_file
 from diffuse_dials.algorithms.absolute.theory import Theory
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
@@ -38,6 +45,7 @@ from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.io.tables import save_table
 from diffuse_dials.report import absolute as report
 from diffuse_dials.report.html import write_report
+from diffuse_dials.report.plots import save_png
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -45,6 +53,16 @@ phil_scope = libtbx.phil.parse(
     """
 include scope diffuse_dials.algorithms.absolute.composition.phil_scope
 include scope diffuse_dials.algorithms.absolute.scale.phil_scope
+input {
+  composition = None
+    .type = path
+    .help = "Model (PDB, mmCIF) or sequence (FASTA): the same as absolute.model or absolute.sequence."
+  bragg = None
+    .type = path
+    .multiple = True
+    .help = "integrated.refl of dials.stills_process, for a Wilson plot and B. Intensities of single stills give no"
+            "scale of a diffuse map."
+}
 output {
   experiments = absolute.expt
     .type = path
@@ -59,6 +77,9 @@ output {
     .type = path
   html = diffuse.absolute.html
     .type = path
+  png = diffuse.absolute.png
+    .type = path
+    .help = "The report's plots on one picture. None: no picture."
   log = diffuse.absolute.log
     .type = path
 }
@@ -67,6 +88,7 @@ output {
 )
 
 _MODEL_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".pdb.gz", ".cif.gz", ".ent.gz")
+_SEQUENCE_SUFFIXES = (".fasta", ".fa", ".seq", ".pir")
 
 
 @show_mail_handle_errors()
@@ -76,30 +98,54 @@ def run(args=None, phil=phil_scope):
     call = start(args, phil, __doc__, usage, takes_others=True)
     params = call.params.absolute
     with user_errors():
-        _take_models(params, call.others)
-        inputs = load_inputs(call.experiments, call.reflections)
-        evidence = _evidence(inputs, params)
-        chosen, estimates, refusals = scale.find_scale(evidence, params)
-        relative, variance = (inputs.merged[f"intensity.scale.{name}"] for name in ("value", "variance"))
-        result = scale.absolute_map(relative, variance, inputs.s, chosen, evidence)
-        _log_estimates(estimates, refusals)
-        shells, means = scale.shell_means(result.value, inputs.s, inputs.merged["multiplicity"])
-        warnings = [*chosen.notes, *scale.warnings(estimates, evidence, shells, means)]
-        for warning in warnings:
+        _take_files(params, [*filter(None, [call.params.input.composition]), *call.others])
+        inputs = load_inputs(call.experiments, [*call.reflections, *call.params.input.bragg])
+        outcome, result = _outcome(inputs, params)
+        for warning in outcome.warnings:
             logger.warning("WARNING: %s", warning)
-        _write(call.params.output, inputs, evidence, chosen, estimates, refusals, result, shells, means, warnings)
+        _write(call.params.output, inputs, outcome, result)
 
 
-def _take_models(params, others) -> None:
-    """A model file may stand on the command line without the parameter's name."""
-    for name in others:
-        if not name.lower().endswith(_MODEL_SUFFIXES):
+def _take_files(params, names) -> None:
+    """Models, sequences and reflections may stand on the command line without a parameter's name."""
+    for name in names:
+        if is_reflection_file(name):
+            kind, scope, attribute = "sets of reference data", params.reference, "file"
+        elif name.lower().endswith(_MODEL_SUFFIXES):
+            kind, scope, attribute = "models", params, "model"
+        elif name.lower().endswith(_SEQUENCE_SUFFIXES):
+            kind, scope, attribute = "sequences", params, "sequence"
+        else:
             raise ValueError(
-                f"{name} is no .expt, .refl or model file and no parameter of this command. See -h for what it takes."
+                f"{name} is no .expt, .refl, model, sequence or reflection file and no parameter of this command. See "
+                "-h for what it takes."
             )
-        if params.model:
-            raise ValueError(f"{params.model} and {name} are both models. Give one.")
-        params.model = name
+        if getattr(scope, attribute):
+            raise ValueError(f"{getattr(scope, attribute)} and {name} are both {kind}. Give one.")
+        setattr(scope, attribute, name)
+
+
+def _outcome(inputs, params) -> tuple[Outcome, scale.AbsoluteMap]:
+    """The scale by all methods, the map with the one that counts, and what to doubt."""
+    evidence = _evidence(inputs, params)
+    chosen, estimates, refusals = scale.find_scale(evidence, params)
+    _log_estimates(estimates, refusals)
+    relative, variance = (inputs.merged[f"intensity.scale.{name}"] for name in ("value", "variance"))
+    result = scale.absolute_map(relative, variance, inputs.s, chosen, evidence)
+    shells, means = scale.shell_means(result.value, inputs.s, inputs.merged["multiplicity"])
+    flux = scale.flux_check(params, inputs.unit_cell.volume()) if chosen.method != "none" else None
+    flux_doubts, ratio = doubts.of_flux(chosen.k, flux)
+    if ratio is not None:
+        logger.info("Flux and illuminated volume give K = %.4g; K found is %.3g times that.", flux, ratio)
+    warnings = [
+        *chosen.notes,
+        *doubts.of_scale(estimates, evidence, shells, means),
+        *doubts.of_record(inputs.record, len(inputs.stills), chosen.method),
+        *flux_doubts,
+    ]
+    raw_plot = raw_wilson(evidence.raw_bragg, evidence.theory, params)
+    compton = scale.subtracts_compton(chosen, evidence)
+    return Outcome(evidence, chosen, estimates, refusals, shells, means, compton, warnings, raw_plot, flux), result
 
 
 def _evidence(inputs, params) -> Evidence:
@@ -115,25 +161,28 @@ def _evidence(inputs, params) -> Evidence:
         log_composition(composition)
         integrating = params.detector == "integrating"
         theory = Theory(composition, inputs.wavelength, params.bonds, params.anomalous, integrating)
-    return Evidence(theory, totals, inputs.record.isotropic_removed)
+    bragg = box_integrated(inputs.merged.columns, inputs.record, space_group)
+    reference, missing = find_reference(params, inputs.unit_cell, space_group, bragg)
+    raw = raw_bragg(inputs.raw, inputs.stills, space_group)
+    return Evidence(theory, totals, inputs.record.isotropic_removed, bragg, reference, raw, missing)
 
 
 def _log_estimates(estimates, refusals) -> None:
-    section = report.estimates_section(estimates, refusals, {name: method.expected for name, method in METHODS.items()})
+    section = report.estimates_section(estimates, refusals, METHODS)
     logger.info("\n%s\n\n%s", tabulate(section.rows, section.headers), section.text)
 
 
-def _write(output, inputs, evidence, chosen, estimates, refusals, result, shells, means, warnings) -> None:
+def _write(output, inputs, outcome: Outcome, result) -> None:
     save_table(absolute_columns(inputs.merged, result), output.reflections)
     save_experiments(inputs.map_experiments, output.experiments)
-    save_experiments(absolute_models(inputs.stills, chosen.k), output.models)
+    save_experiments(absolute_models(inputs.stills, outcome.chosen.k), output.models)
     _keep_records(inputs, Path(output.reflections).parent)
-    compton = scale.subtracts_compton(chosen, evidence)
     if output.json:
-        write_json(summary(evidence, chosen, estimates, refusals, shells, means, compton, warnings), output.json)
+        write_json(summary(outcome), output.json)
     if output.html:
-        sections = _sections(evidence, chosen, estimates, refusals, shells, means, compton, warnings)
-        write_report(output.html, "diffuse.absolute", sections)
+        write_report(output.html, "diffuse.absolute", report.sections(outcome, METHODS))
+    if output.png:
+        save_png(report.picture(outcome, METHODS), output.png)
     logger.info("\nWrote %s, %s and %s", output.experiments, output.reflections, output.models)
 
 
@@ -145,20 +194,3 @@ def _keep_records(inputs, folder) -> None:
     stills = StillsTable.beside(inputs.merged.path)
     if stills.rows:
         stills.write(folder / "stills.csv")
-
-
-def _sections(evidence, chosen, estimates, refusals, shells, means, compton, warnings):
-    expected = {name: method.expected for name, method in METHODS.items()}
-    yield report.estimates_section(estimates, refusals, expected)
-    if warnings:
-        yield report.Section("Warnings", rows=tuple((warning,) for warning in warnings))
-    if evidence.theory is not None:
-        yield report.composition_section(evidence.theory.composition)
-    if evidence.totals is not None and evidence.theory is not None and chosen.method != "none":
-        yield report.totals_section(evidence.totals, evidence.theory, chosen.k)
-    yield report.diffuse_section(shells, means, evidence.theory if chosen.method != "none" else None, compton)
-    limits = report.limits_section(estimates)
-    if limits is not None:
-        yield limits
-    if evidence.totals is not None:
-        yield report.overloads_section(evidence.totals.s, evidence.totals.overloaded_fraction())

@@ -35,6 +35,7 @@ class Inputs:
         scales: Inverse scale factor b of each still, by identifier.
         radial: Table of the radial totals, or None.
         record: grid.json.
+        raw: Tables of intensities that dials.stills_process integrated.
     """
 
     merged: Table
@@ -43,6 +44,7 @@ class Inputs:
     scales: dict[str, float]
     radial: Table | None
     record: GridRecord
+    raw: tuple[Table, ...] = ()
 
     @property
     def unit_cell(self):
@@ -69,40 +71,43 @@ class Inputs:
 
 
 def load_inputs(experiment_files, reflection_files) -> Inputs:
-    """Read merged.expt, merged.refl, scaled.expt and radial_totals.refl, in any order.
+    """Read merged.expt, merged.refl, scaled.expt, radial_totals.refl and integrated .refl files, in any order.
 
     Raises:
         ValueError: If one is missing, given twice, or belongs to another run than the rest.
     """
-    merged, radial = _tables(reflection_files)
+    merged, radial, raw = _tables(reflection_files)
     map_experiments, stills = _experiments(experiment_files)
     scales = {e.identifier: e.scaling_model.scale for e in stills}
     record = load_grid_record(merged.path)
     _check_cells(map_experiments, merged, stills, record, experiment_files)
     if radial is not None:
         _check_identifiers(radial, scales)
-    return Inputs(merged, map_experiments, stills, scales, radial, record)
+    return Inputs(merged, map_experiments, stills, scales, radial, record, raw)
 
 
-def _tables(names) -> tuple[Table, Table | None]:
+def _tables(names) -> tuple[Table, Table | None, tuple[Table, ...]]:
     merged = radial = None
+    raw = []
     for name in names:
         table = load_table(name)
         if "intensity.scale.value" in table:
             merged = _only(merged, table, "merged map")
         elif "s" in table and "response" in table:
             radial = _only(radial, table, "set of radial totals")
+        elif "intensity.sum.value" in table:
+            raw.append(table)
         else:
             raise ValueError(
-                f"{name} is neither a merged map nor radial totals. Give merged.refl of diffuse.scale and "
-                "radial_totals.refl."
+                f"{name} is none of a merged map, radial totals and integrated intensities. Give merged.refl of "
+                "diffuse.scale and radial_totals.refl."
             )
     if merged is None:
         raise ValueError("No merged map was given. Give merged.expt and merged.refl, which diffuse.scale wrote.")
     merged.require(_MERGED_COLUMNS, "diffuse.scale")
     if radial is not None:
         radial.require(_RADIAL_COLUMNS, "diffuse.extract or diffuse.grid")
-    return merged, radial
+    return merged, radial, tuple(raw)
 
 
 def _only(first, second, what):
@@ -216,7 +221,17 @@ def total_scattering(inputs: Inputs, min_pixels: int) -> TotalScattering | None:
         radial["n_overloaded"][used],
         width=inputs.record.s_bin_width,
         min_pixels=min_pixels,
+        overload_counts=_overload_counts(inputs.stills),
     )
+
+
+def _overload_counts(stills) -> float | None:
+    """Photons above which a pixel is overloaded, the least of all panels; None without a detector model."""
+    limits = []
+    for detector in {id(still.detector): still.detector for still in stills if still.detector}.values():
+        limits += [panel.get_trusted_range()[1] / (panel.get_gain() or 1) for panel in detector]
+    limits = [limit for limit in limits if 0 < limit < 1e15]
+    return float(min(limits)) if limits else None
 
 
 def describe(inputs: Inputs, space_group) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import numpy as np
 from dxtbx.model import ExperimentList
 
 from diffuse_dials.adapters.scattering import best_source
+from diffuse_dials.algorithms.absolute.methods.base import Evidence, ScaleEstimate
+from diffuse_dials.algorithms.absolute.methods.wilson import WilsonPlot
 from diffuse_dials.io.columns import COLUMNS
 
 
@@ -49,20 +52,72 @@ def absolute_models(stills, k: float) -> ExperimentList:
     return converted
 
 
-def summary(evidence, chosen, estimates, refusals, shells, means, compton_subtracted, warnings) -> dict:
+@dataclass(frozen=True)
+class Outcome:
+    """All that a run found, for the files and the report.
+
+    Attributes:
+        evidence: What the scale was drawn from.
+        chosen: The scale that counts.
+        estimates: All estimates, ``chosen`` first.
+        refusals: Why each other method could not run, by its name.
+        shells, means: Shell means of the map (1/Å; e² per cell, relative with method none).
+        compton_subtracted: Whether Compton scattering was subtracted.
+        warnings: What the user should look at.
+        raw_wilson: Wilson plot of intensities of single stills, or None.
+        flux: K by flux and illuminated volume, or None.
+    """
+
+    evidence: Evidence
+    chosen: ScaleEstimate
+    estimates: list[ScaleEstimate]
+    refusals: dict[str, str]
+    shells: np.ndarray
+    means: np.ndarray
+    compton_subtracted: bool
+    warnings: list[str]
+    raw_wilson: WilsonPlot | None = None
+    flux: float | None = None
+
+    @property
+    def wilson(self) -> ScaleEstimate | None:
+        """The estimate by Wilson statistics, if there is one."""
+        return next((e for e in self.estimates if e.wilson is not None), None)
+
+    @property
+    def theory(self):
+        """Theory to hold the map against: None without a composition, or where the map has no units."""
+        return self.evidence.theory if self.chosen.method != "none" else None
+
+    def expected_diffuse(self, s) -> np.ndarray | None:
+        """Diffuse scattering of independent vibrations with Wilson's B (e² per cell); None where B is unknown."""
+        if self.theory is None or self.wilson is None:
+            return None
+        return self.theory.diffuse(s, self.wilson.wilson.b)
+
+
+def summary(outcome: Outcome) -> dict:
     """Content of diffuse.absolute.json."""
+    chosen = outcome.chosen
+    expected = outcome.expected_diffuse(outcome.shells)
     data = {
         "method": chosen.method,
         "k": chosen.k,
         "relative_error_of_k": chosen.relative_error,
         "units": "relative" if chosen.method == "none" else "electrons squared per unit cell",
-        "compton_subtracted": compton_subtracted,
-        "estimates": [estimate.to_dict() for estimate in estimates],
-        "cannot_run": refusals,
-        "map_shells": {"s": shells.tolist(), "mean_intensity": means.tolist()},
-        "warnings": warnings,
+        "compton_subtracted": outcome.compton_subtracted,
+        "estimates": [estimate.to_dict() for estimate in outcome.estimates],
+        "cannot_run": outcome.refusals,
+        "map_shells": {
+            "s": outcome.shells.tolist(),
+            "mean_intensity": outcome.means.tolist(),
+            "independent_vibrations": None if expected is None else expected.tolist(),
+        },
+        "wilson_plot_of_single_stills": outcome.raw_wilson.to_dict() if outcome.raw_wilson else None,
+        "k_by_flux_and_volume": outcome.flux,
+        "warnings": outcome.warnings,
     }
-    theory, totals = evidence.theory, evidence.totals
+    theory, totals = outcome.evidence.theory, outcome.evidence.totals
     if theory is not None:
         data["composition"] = theory.composition.to_dict()
         data["wavelength_A"] = theory.wavelength

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import libtbx.phil
 import numpy as np
 
+from diffuse_dials.adapters.scattering import ELECTRON_RADIUS_SQUARED
 from diffuse_dials.algorithms.absolute.methods import METHODS
 from diffuse_dials.algorithms.absolute.methods.base import Evidence, ScaleEstimate
 from diffuse_dials.algorithms.absolute.theory import Theory, interpolated
@@ -20,7 +21,8 @@ absolute {{
   method = {" ".join(("*" if i == 0 else "") + name for i, name in enumerate(METHODS))}
     .type = choice
     .help = "How the scale is found. krogh_moe: sum rule of the total scattering. high_angle: total scattering in a"
-            "window. none: relative units."
+            "window. reference: Bragg intensities out of the map against absolute |F|^2. wilson: the same against the"
+            "statistics of random atoms. none: relative units."
   scale = None
     .type = float(value_min=1e-300)
     .help = "K, units of the map per squared electron, if it is known: it replaces what the method finds."
@@ -47,6 +49,39 @@ absolute {{
     .type = float(value_min=0)
     .help = "Lower end of the window (1/Angstrom). None: 0.3 below the upper end, but not below 0.3."
     .expert_level = 1
+  reference.file = None
+    .type = path
+    .help = "MTZ or CIF file of amplitudes or intensities of this crystal on the absolute scale (electrons), such as"
+            "the F of a refined model. It may also be given without the parameter's name. None: F calculated from"
+            "absolute.model, where that has the crystal's cell."
+  reference.labels = None
+    .type = str
+    .help = "Which data of the file. None: calculated amplitudes before observed ones, those before intensities."
+    .expert_level = 1
+  reference.fit_b = True
+    .type = bool
+    .help = "Fit a difference in B between reference and crystal, which otherwise changes the scale."
+    .expert_level = 1
+  bragg {{
+    d_min = None
+      .type = float(value_min=0)
+      .help = "High-resolution limit (Angstrom) of the Bragg intensities for reference and wilson. None: all."
+    d_max = None
+      .type = float(value_min=0)
+      .help = "Their low-resolution limit (Angstrom). None: 4 for wilson and for F calculated from a model, which lacks"
+              "bulk solvent; no limit for a file of data."
+    min_multiplicity = 1
+      .type = int(value_min=1)
+      .help = "Stills that a lattice point's voxel needs."
+  }}
+  check {{
+    flux = None
+      .type = float(value_min=1e-300)
+      .help = "Incident photons per second and square micrometre, if known: K is held against flux x r_e^2 x cells."
+    volume = None
+      .type = float(value_min=1e-300)
+      .help = "Illuminated volume of the crystal (cubic micrometres), for the same check."
+  }}
   composition_error = 0.03
     .type = float(value_min=0, value_max=1)
     .help = "Relative uncertainty of the composition, for the error of the scale."
@@ -62,9 +97,6 @@ absolute {{
 }}
 """
 )
-
-_DISAGREEMENT = 0.20
-_OVERLOADED = 1e-3
 
 
 @dataclass(frozen=True)
@@ -117,51 +149,25 @@ def find_scale(evidence: Evidence, params) -> tuple[ScaleEstimate, list[ScaleEst
     return chosen, estimates, refusals
 
 
-def warnings(estimates, evidence: Evidence, shells, means) -> list[str]:
-    """What the user should look at, a sentence each.
+def flux_check(params, volume: float) -> float | None:
+    """K as flux and illuminated volume give it: K = Φ r_e² N_cells (physics.md A).
 
     Args:
-        estimates: The scale that counts, then the others.
-        evidence: What they were drawn from.
-        shells, means: Shell means of the absolute map (1/Å, e² per cell).
+        params: Extract of the ``absolute`` scope.
+        volume: Of the unit cell, Å³.
+
+    Returns:
+        Photons per steradian, second and e² of a still of scale 1; None where either is unknown.
+
+    Raises:
+        ValueError: If only one of the two is given.
     """
-    found = _disagreements(estimates)
-    if evidence.isotropic_removed and estimates[0].method != "none":
-        found.append(
-            "A radial background was subtracted before: the map lacks its isotropic part, and no Compton scattering "
-            "was subtracted."
-        )
-    negative = shells[means < 0]
-    if len(negative):
-        found.append(
-            f"The mean of the map is negative in {len(negative)} of {len(shells)} shells, first at |s| = "
-            f"{negative[0]:.2f} 1/Å. "
-            "The background or the scale is too large; check the plots."
-        )
-    if evidence.totals is not None:
-        worst = float(np.max(evidence.totals.overloaded_fraction()))
-        if worst > _OVERLOADED:
-            found.append(
-                f"Up to {100 * worst:.2f} % of the pixels of an |s| bin are overloaded: the total scattering lacks "
-                "their Bragg intensity."
-            )
-    if evidence.theory is not None:
-        found += evidence.theory.composition.warnings()
-    return found
-
-
-def _disagreements(estimates) -> list[str]:
-    """Estimates that are more than 20 % from the one that counts, a sentence each."""
-    scales = [e for e in estimates if e.method != "none"]
-    found = []
-    for other in scales[1:]:
-        ratio = other.k / scales[0].k
-        if not 1 / (1 + _DISAGREEMENT) <= ratio <= 1 + _DISAGREEMENT:
-            found.append(
-                f"{other.method} gives {ratio:.2f} times the scale of {scales[0].method}. "
-                "Check composition, background and the plot of the total scattering."
-            )
-    return found
+    flux, illuminated = params.check.flux, params.check.volume
+    if (flux is None) != (illuminated is None):
+        raise ValueError("absolute.check.flux and absolute.check.volume say something together only. Give both.")
+    if flux is None:
+        return None
+    return flux * 1e-8 * ELECTRON_RADIUS_SQUARED * illuminated * 1e12 / volume
 
 
 def subtracts_compton(estimate: ScaleEstimate, evidence: Evidence) -> bool:

@@ -67,6 +67,19 @@ class Theory:
         total = self.coherent(s) + self.incoherent(s)
         return total + self.bonds(s) if self.use_bonds else total
 
+    def diffuse(self, s, b: float) -> np.ndarray:
+        """Coherent diffuse scattering of independently vibrating atoms, shape of ``s`` (1/Å), e².
+
+        Σ_all f² - Σ_ordered f² exp(-B s²/2), which is Σ f² (1 - exp(-B s²/2)) where all atoms are ordered: what the
+        map must approach at high angles (physics.md K).
+
+        Args:
+            s: |s|, 1/Å.
+            b: Mean B of the ordered atoms, Å².
+        """
+        s = np.asarray(s, dtype=float)
+        return self.coherent(s) - self.ordered(s) * np.exp(-b * s**2 / 2)
+
     def with_composition(self, factor: float) -> Theory:
         """The same with all atoms and bonds times ``factor``."""
         return replace(self, composition=self.composition.scaled(factor))

@@ -22,6 +22,7 @@ class TotalScattering:
         n_pixels: Shape (n_bins,).
         n_overloaded: Pixels left out because they were overloaded, shape (n_bins,).
         min_pixels: A bin with fewer pixels counts as not measured.
+        overload_counts: Photons from which on a pixel is overloaded; None where unknown.
     """
 
     s: np.ndarray
@@ -32,9 +33,11 @@ class TotalScattering:
     n_pixels: np.ndarray
     n_overloaded: np.ndarray
     min_pixels: int = 100
+    overload_counts: float | None = None
 
     @classmethod
-    def from_rows(cls, still, s, signal, response, variance, n_pixels, n_overloaded, *, width, min_pixels=100):
+    def from_rows(cls, still, s, signal, response, variance, n_pixels, n_overloaded, *, width, min_pixels=100,
+                  overload_counts=None):  # fmt: skip
         """Add up rows (still, panel, bin).
 
         Args:
@@ -43,7 +46,7 @@ class TotalScattering:
             signal, variance, n_pixels, n_overloaded: Sums of each row.
             response: Of each row, times the still's inverse scale factor.
             width: Of the bins, 1/Å.
-            min_pixels: As the attribute.
+            min_pixels, overload_counts: As the attributes.
 
         Raises:
             ValueError: If a bin centre does not fit the width.
@@ -67,6 +70,7 @@ class TotalScattering:
             line(n_pixels),
             line(n_overloaded),
             min_pixels,
+            overload_counts,
         )
 
     @property
@@ -116,6 +120,13 @@ class TotalScattering:
         first = bins[:_LOW_BINS]
         low = np.average(values[: len(first)], weights=self.shell_volume()[first])
         return np.interp(self.s, self.s[bins], values, left=low)
+
+    def intensity_with_overloads(self) -> np.ndarray:
+        """I_tot as if each overloaded pixel had held ``overload_counts``, the least it can have held, shape (n_bins,)."""
+        signal, response = self._sums(None)
+        share = self.n_overloaded / np.maximum(self.n_pixels, 1)
+        factor = (signal + self.n_overloaded * self.overload_counts) / np.where(signal > 0, signal * (1 + share), 1)
+        return self.intensity() * np.where(signal > 0, factor, 1)
 
     def sigma(self) -> np.ndarray:
         """Standard deviation of I_tot by counting statistics, shape (n_bins,); NaN where not measured."""

@@ -9,7 +9,7 @@ import libtbx.phil
 import numpy as np
 import pytest
 
-from diffuse_dials.algorithms.absolute import scale
+from diffuse_dials.algorithms.absolute import doubts, scale
 from diffuse_dials.algorithms.absolute.composition import Composition
 from diffuse_dials.algorithms.absolute.methods import METHODS
 from diffuse_dials.algorithms.absolute.methods.base import Evidence
@@ -220,9 +220,9 @@ def test_compton_scattering_is_not_subtracted_after_a_radial_background(cell, ly
         scale.find_scale(evidence, parameters())
     chosen, estimates, refusals = scale.find_scale(evidence, parameters("absolute.scale=2.0"))
     assert chosen.k == 2.0
-    assert set(refusals) == {"krogh_moe", "high_angle"}
+    assert set(refusals) == {"krogh_moe", "high_angle", "reference", "wilson"}
     assert not scale.absolute_map(np.ones(3), np.ones(3), np.full(3, 0.3), chosen, evidence).incoherent.any()
-    assert any("radial background" in w for w in scale.warnings(estimates, evidence, np.array([0.1]), np.array([1.0])))
+    assert any("radial background" in w for w in doubts.of_scale(estimates, evidence, np.array([0.1]), np.array([1.0])))
 
 
 def test_method_none_leaves_the_map_alone():
@@ -236,7 +236,7 @@ def test_method_none_leaves_the_map_alone():
 def test_methods_that_disagree_and_negative_maps_are_called_out(cell, lysozyme):
     evidence = Evidence(Theory(cell, NO_RECOIL), totals(lysozyme))
     chosen, estimates, _ = scale.find_scale(evidence, parameters("absolute.scale=1.3\nabsolute.n_bootstrap=0"))
-    found = scale.warnings(estimates, evidence, np.array([0.1, 0.3]), np.array([10.0, -1.0]))
+    found = doubts.of_scale(estimates, evidence, np.array([0.1, 0.3]), np.array([10.0, -1.0]))
     assert any("krogh_moe gives 0.77 times the scale of number" in warning for warning in found)
     assert any("negative in 1 of 2 shells, first at |s| = 0.30" in warning for warning in found)
 

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from diffuse_dials.algorithms.absolute.bragg import BraggIntensities
+from diffuse_dials.algorithms.absolute.reference_data import ReferenceData
 from diffuse_dials.algorithms.absolute.theory import Theory
 from diffuse_dials.algorithms.absolute.totals import TotalScattering
 
@@ -21,11 +23,28 @@ class Evidence:
         theory: Scattering of the composition; None where none was given.
         totals: Total scattering; None where there are no radial totals.
         isotropic_removed: Whether a radial background took the crystal's isotropic scattering with it.
+        bragg: Box-integrated Bragg intensities of the map; None where it has none.
+        reference: |F|² on the absolute scale; None where there is none.
+        raw_bragg: RawBragg, integrated on the stills one by one, which no method accepts; None where none were given.
+        missing: Why one of these is None, by its name, where there is more to say than what to give.
     """
 
     theory: Theory | None
     totals: TotalScattering | None
     isotropic_removed: bool = False
+    bragg: BraggIntensities | None = None
+    reference: ReferenceData | None = None
+    raw_bragg: object = None
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+_GIVE = {
+    "theory": "a composition. Give absolute.model=, absolute.sequence= or absolute.formula=.",
+    "totals": "radial_totals.refl. Give the one that diffuse.extract or diffuse.grid wrote.",
+    "bragg": "Bragg intensities in the map: lattice points of which the box of voxels was measured, Bragg pixels "
+    "included (intensity.all.value of diffuse.scale).",
+    "reference": "|F|² on the absolute scale. Give absolute.reference.file= (MTZ or CIF), or absolute.model=.",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,10 @@ class ScaleEstimate:
         errors: Relative errors of K by their causes.
         s_range: Range of |s| used, 1/Å.
         curve_s, curve_k: K as it comes out at other limits, for the plot.
-        notes: What the user must know, a sentence each.
+        notes: What the user must be warned of, a sentence each.
+        remarks: What else is worth knowing, a sentence each.
+        details: More results of the method, for the JSON file.
+        wilson: Its Wilson plot, if it made one.
     """
 
     method: str
@@ -48,6 +70,9 @@ class ScaleEstimate:
     curve_s: np.ndarray = field(default_factory=lambda: np.empty(0))
     curve_k: np.ndarray = field(default_factory=lambda: np.empty(0))
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    details: dict = field(default_factory=dict)
+    wilson: object = None
 
     @property
     def relative_error(self) -> float | None:
@@ -64,6 +89,8 @@ class ScaleEstimate:
             "s_range": list(self.s_range) if self.s_range else None,
             "k_against_limit": {"s": self.curve_s.tolist(), "k": self.curve_k.tolist()},
             "notes": list(self.notes),
+            "remarks": list(self.remarks),
+            **self.details,
         }
 
 
@@ -72,15 +99,18 @@ class Method:
 
     Class attributes:
         name: What the user writes as absolute.method.
-        needs_totals: Whether it compares the total scattering with theory; then it cannot be used where a radial
-            background was subtracted.
+        needs: Parts of the evidence that must be there.
+        without_isotropic: Whether it can be used where a radial background took the crystal's isotropic scattering.
         sets_units: Whether the map is in e² afterwards.
+        curve: What the limit of ``ScaleEstimate.curve_s`` is.
         expected: Its usual error, for the log.
     """
 
     name: ClassVar[str]
-    needs_totals: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("totals", "theory")
+    without_isotropic: ClassVar[bool] = False
     sets_units: ClassVar[bool] = True
+    curve: ClassVar[str] = ""
     expected: ClassVar[str] = ""
 
     def estimate(self, evidence: Evidence, params) -> ScaleEstimate:
@@ -97,24 +127,15 @@ class Method:
 
     def check(self, evidence: Evidence) -> None:
         """Refuse evidence that lacks what the method needs, with one line."""
-        if not self.needs_totals:
-            return
-        if evidence.isotropic_removed:
+        if evidence.isotropic_removed and not self.without_isotropic:
             raise ValueError(
-                f"absolute.method={self.name} compares the total scattering with theory, but a radial background was "
-                "subtracted and took "
-                "the crystal's isotropic scattering with it. Use absolute.method=none, absolute.scale=, or another "
-                "background_method."
+                f"absolute.method={self.name} compares the crystal's scattering with theory, but a radial background "
+                "was subtracted and took the crystal's isotropic scattering with it. Use absolute.method=reference or "
+                "none, absolute.scale=, or another background_method."
             )
-        if evidence.totals is None:
-            raise ValueError(
-                f"absolute.method={self.name} needs radial_totals.refl. Give the one that diffuse.extract wrote."
-            )
-        if evidence.theory is None:
-            raise ValueError(
-                f"absolute.method={self.name} needs a composition. Give absolute.model=, absolute.sequence= or "
-                "absolute.formula=."
-            )
+        for need in self.needs:
+            if getattr(evidence, need) is None:
+                raise ValueError(f"absolute.method={self.name} needs {evidence.missing.get(need, _GIVE[need])}")
 
 
 def bootstrap(totals: TotalScattering, k_of, n: int, seed: int) -> float:
@@ -136,3 +157,15 @@ def bootstrap(totals: TotalScattering, k_of, n: int, seed: int) -> float:
     draws = rng.multinomial(n_stills, np.full(n_stills, 1 / n_stills), size=n).astype(float)
     values = np.array([k_of(totals.intensity(draw)) for draw in draws])
     return float(values.std(ddof=1) / abs(values.mean()))
+
+
+def overload_error(totals: TotalScattering, k_of) -> float:
+    """Relative change of K if each overloaded pixel had held just what overloads it: less than the true loss.
+
+    Args:
+        totals: Total scattering.
+        k_of: Function from I_tot (n_bins,) to K.
+    """
+    if not np.any(totals.n_overloaded) or totals.overload_counts is None:
+        return 0.0
+    return float(k_of(totals.intensity_with_overloads()) / k_of(totals.intensity()) - 1)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffuse_dials.algorithms.absolute.methods.base import UNKNOWN_SAMPLING, Evidence, Method, ScaleEstimate, bootstrap
+from diffuse_dials.algorithms.absolute.methods.base import (
+    UNKNOWN_SAMPLING,
+    Evidence,
+    Method,
+    ScaleEstimate,
+    bootstrap,
+    overload_error,
+)
 
 _LOWEST = 0.30  # 1/Å: below, more than bonds is ordered
 _WINDOW = 0.30  # 1/Å: narrower windows follow the ripple of the bond distances
@@ -21,6 +28,7 @@ class HighAngle(Method):
     """
 
     name = "high_angle"
+    curve = "lower limit"
     expected = "5-15 %"
 
     def estimate(self, evidence: Evidence, params) -> ScaleEstimate:
@@ -53,7 +61,8 @@ class HighAngle(Method):
             "window": float(np.max(np.abs(curve[near] / k - 1), initial=0.0)),
             "composition": params.composition_error / (1 + params.composition_error),
             "stills": bootstrap(totals, lambda values: k_at(values, low), params.n_bootstrap, params.seed),
+            "overloads": overload_error(totals, lambda values: k_at(values, low)),
         }
         notes = () if np.isfinite(errors["stills"]) else (UNKNOWN_SAMPLING,)
-        errors = {cause: error for cause, error in errors.items() if np.isfinite(error)}
+        errors = {cause: error for cause, error in errors.items() if np.isfinite(error) and (error or cause != "overloads")}
         return ScaleEstimate(self.name, k, errors, (low, high), starts, curve, notes)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffuse_dials.algorithms.absolute.methods.base import UNKNOWN_SAMPLING, Evidence, Method, ScaleEstimate, bootstrap
+from diffuse_dials.algorithms.absolute.methods.base import (
+    UNKNOWN_SAMPLING,
+    Evidence,
+    Method,
+    ScaleEstimate,
+    bootstrap,
+    overload_error,
+)
 
 S_MAX_REFUSED = 0.40  # 1/Å
 S_MAX_DOUBTFUL = 0.45
@@ -22,6 +29,7 @@ class KroghMoe(Method):
     """
 
     name = "krogh_moe"
+    curve = "upper limit"
     expected = "3-5 % with the bond term and s_max of 0.45 1/Å or more"
 
     def estimate(self, evidence: Evidence, params) -> ScaleEstimate:
@@ -66,10 +74,11 @@ class KroghMoe(Method):
             "truncation": float(np.max(np.abs(curve[near] / k - 1), initial=0.0)),
             "composition": abs(k_if_larger(intensity, s_max) / k - 1),
             "stills": bootstrap(totals, lambda values: k_at(values, s_max), params.n_bootstrap, params.seed),
+            "overloads": overload_error(totals, lambda values: k_at(values, s_max)),
         }
         if not np.isfinite(errors["stills"]):
             notes.append(UNKNOWN_SAMPLING)
-        errors = {cause: error for cause, error in errors.items() if np.isfinite(error)}
+        errors = {cause: error for cause, error in errors.items() if np.isfinite(error) and (error or cause != "overloads")}
         return ScaleEstimate(self.name, k, errors, (totals.s_first, s_max), limits, curve, tuple(notes))
 
 

@@ -9,7 +9,8 @@ class Unscaled(Method):
     """The map keeps its relative units, K = 1, and no Compton scattering is subtracted."""
 
     name = "none"
-    needs_totals = False
+    needs = ()
+    without_isotropic = True
     sets_units = False
     expected = "relative units"
 

@@ -1,0 +1,99 @@
+"""What a user should look at before trusting an absolute scale, a sentence each."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffuse_dials.algorithms.absolute.methods import METHODS
+from diffuse_dials.algorithms.absolute.methods.base import Evidence
+from diffuse_dials.models.grid import GridRecord
+
+DISAGREEMENT = 0.20
+_OVERLOADED = 1e-3
+_FLUX = 2.0  # flux and volume are seldom known better
+
+
+def of_scale(estimates, evidence: Evidence, shells, means) -> list[str]:
+    """Doubts that the numbers themselves raise.
+
+    Args:
+        estimates: The scale that counts, then the others.
+        evidence: What they were drawn from.
+        shells, means: Shell means of the absolute map (1/Å, e² per cell).
+    """
+    found = _disagreements(estimates)
+    if evidence.isotropic_removed and estimates[0].method != "none":
+        found.append(
+            "A radial background was subtracted before: the map lacks its isotropic part, and no Compton scattering "
+            "was subtracted."
+        )
+    negative = shells[means < 0]
+    if len(negative) and not evidence.isotropic_removed:
+        found.append(
+            f"The mean of the map is negative in {len(negative)} of {len(shells)} shells, first at |s| = "
+            f"{negative[0]:.2f} 1/Å. The background or the scale is too large; check the plots."
+        )
+    if evidence.totals is not None:
+        worst = float(np.max(evidence.totals.overloaded_fraction()))
+        if worst > _OVERLOADED:
+            found.append(
+                f"Up to {100 * worst:.2f} % of the pixels of an |s| bin are overloaded: the total scattering lacks "
+                "their Bragg intensity."
+            )
+    if evidence.theory is not None:
+        found += evidence.theory.composition.warnings()
+    return found
+
+
+def _disagreements(estimates) -> list[str]:
+    """Estimates that are more than 20 % from the one that counts, a sentence each."""
+    scales = [e for e in estimates if e.method != "none"]
+    found = []
+    for other in scales[1:]:
+        ratio = other.k / scales[0].k
+        if not 1 / (1 + DISAGREEMENT) <= ratio <= 1 + DISAGREEMENT:
+            usual = f" ({other.method} is good to {METHODS[other.method].expected})" if other.method in METHODS else ""
+            found.append(
+                f"{other.method} gives {ratio:.2f} times the scale of {scales[0].method}{usual}. "
+                "Check composition, background and the plot of the total scattering."
+            )
+    return found
+
+
+def of_record(record: GridRecord, n_stills: int, method: str) -> list[str]:
+    """Doubts about the data that grid.json gives reason for.
+
+    Args:
+        record: grid.json.
+        n_stills: Stills that were scaled.
+        method: The method whose scale counts.
+    """
+    if method == "none":
+        return []
+    found = []
+    for name, values in record.corrections.items():
+        if isinstance(values, dict) and values.get("applied") is False:
+            what = name.replace("_", " ")
+            found.append(f"The {what} was not corrected for ({values.get('reason')}): K depends on |s| by that much.")
+    compares_totals = method in METHODS and "totals" in METHODS[method].needs
+    if compares_totals and record.background.get("method") in (None, "none"):
+        found.append(
+            "No background was subtracted: what air and liquid around the crystal scatter is taken for the crystal's, "
+            "and the intensities come out too small. Use background images, or absolute.method=reference."
+        )
+    if n_stills < 10:
+        found.append(
+            f"The scale rests on {n_stills} still{'s' if n_stills > 1 else ''}: the spherical mean of the Bragg peaks "
+            "needs many orientations."
+        )
+    return found
+
+
+def of_flux(k: float, expected: float | None) -> tuple[list[str], float | None]:
+    """Doubts from the check against flux and volume, and the ratio K found / K expected."""
+    if expected is None:
+        return [], None
+    ratio = k / expected
+    if 1 / _FLUX <= ratio <= _FLUX:
+        return [], ratio
+    return [f"K is {ratio:.3g} times what flux and illuminated volume give, Φ r_e² N_cells = {expected:.4g}."], ratio
