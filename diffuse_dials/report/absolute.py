@@ -147,7 +147,7 @@ def _diffuse(axes, outcome) -> None:
             b = outcome.wilson.wilson.b
             axes.plot(fine, expected, color="C3", label=f"Σf0² (1 - exp(-Bs²/2)), B = {b:.1f} Å² (Wilson), and solvent")
         top = max(np.max(means, initial=0), float(theory.coherent(max(s, default=0.1))))
-        axes.set_ylim(np.min(means, initial=0), 1.2 * top)
+        axes.set_ylim(np.min(means, initial=0), 1.6 * top)  # room for the legend
     axes.axhline(0, color="0.5", lw=0.5)
     _label(axes, _S, _UNIT if theory is not None else "relative")
 
@@ -173,7 +173,8 @@ def _limits(axes, outcome, methods) -> None:
     """K against the limit of |s| at which it is taken, or by shell."""
     for estimate in outcome.estimates:
         if len(estimate.curve_s):
-            axes.plot(estimate.curve_s, estimate.curve_k, ".-", ms=3, label=f"{estimate.method}, {methods[estimate.method].curve}")
+            label = f"{estimate.method}, {methods[estimate.method].curve}"
+            axes.plot(estimate.curve_s, estimate.curve_k, ".-", ms=3, label=label)
     k = outcome.chosen.k
     axes.axhline(k, color="0.5", lw=0.8, label=f"{outcome.chosen.method}, used")
     axes.set_ylim(0.5 * k, 1.6 * k)
