@@ -17,8 +17,8 @@ def beam_direction(beam) -> np.ndarray:
     return s0 / np.linalg.norm(s0)
 
 
-def pixel_geometry(panel, s0_direction) -> PixelGeometry:
-    """Directions of all pixel centres of a panel.
+def pixel_geometry(panel, s0_direction, step: int = 1) -> PixelGeometry:
+    """Directions of the pixel centres of a panel.
 
     Pixel centres are at index + 0.5. The panel's pixel-to-millimetre strategy moves the point back by the
     depth-weighted displacement, where it knows the sensor: parallax lives there and nowhere else.
@@ -26,20 +26,22 @@ def pixel_geometry(panel, s0_direction) -> PixelGeometry:
     Args:
         panel: The dxtbx panel.
         s0_direction: Unit vector along the beam, shape (3,).
+        step: Only every so many pixels along both directions, for pictures; 1 for all.
 
     Returns:
         The geometry; pixels run fast first.
     """
     n_fast, n_slow = panel.get_image_size()
-    slow, fast = np.mgrid[0:n_slow, 0:n_fast] + 0.5
+    slow, fast = np.mgrid[0:n_slow:step, 0:n_fast:step] + 0.5
     lab = lab_coordinates(panel, np.stack([fast.ravel(), slow.ravel()], axis=1))
     distance = np.sqrt(np.einsum("ij,ij->i", lab, lab))
     direction = lab / distance[:, None]
     cos_obliquity = np.abs(direction @ np.array(panel.get_normal()))
     pixel_size = panel.get_pixel_size()
     return PixelGeometry(
-        direction, distance, cos_obliquity, np.asarray(s0_direction, dtype=float), pixel_size[0] * pixel_size[1], (n_slow, n_fast)
-    )
+        direction, distance, cos_obliquity, np.asarray(s0_direction, dtype=float), pixel_size[0] * pixel_size[1],
+        fast.shape,
+    )  # fmt: skip
 
 
 def lab_coordinates(panel, pixels: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from diffuse_dials.algorithms.background import choose_background
 from diffuse_dials.algorithms.background.base import PanelSample
 from diffuse_dials.algorithms.background.blanks import Blanks
 from diffuse_dials.algorithms.corrections import choose_corrections, log_corrections, total_response
+from diffuse_dials.algorithms.corrections.maps import factor_maps
 from diffuse_dials.algorithms.exposure import Exposures
 from diffuse_dials.algorithms.inputs import Stills, setting_matrix
 from diffuse_dials.algorithms.masking.chosen import choose_bragg_masks
@@ -58,6 +59,11 @@ extraction {
     .type = choice
     .help = "Images with several lattices: the diffuse pixels are used once, with the first lattice's orientation"
             "(the spots of all are masked), or the run stops."
+  photons_range = None
+    .type = floats(size=2)
+    .help = "Use only pixels with at least and at most so many photons. It biases the map: what is cut off a Poisson"
+            "variable at one end is missing from its mean. None, and better: every pixel counts."
+    .expert_level = 2
   skip_failed = False
     .type = bool
     .help = "Go on without stills whose image is missing or broken; stills.csv names each and why."
@@ -129,6 +135,7 @@ class Measurement:
 
     Attributes:
         record: What the sums contain, for grid.json: corrections, background, masks.
+        factor_maps: Each correction over the detector, by the models of the first still.
     """
 
     def __init__(self, params, stills: Stills, stills_csv=None):
@@ -154,7 +161,9 @@ class Measurement:
         first = stills.experiments[0]
         self._shapes = images.panel_shapes(first.detector)
         self._check_stills()
-        _, corrections = choose_corrections(params.corrections, first)
+        self._check_photons_range()
+        chosen, corrections = choose_corrections(params.corrections, first)
+        self.factor_maps = factor_maps(chosen, first)
         self._bragg_masks = choose_bragg_masks(params, stills, self._mask)
         self._exposures = Exposures(params, stills_csv)
         exposure_record = self._exposures.check(first)
@@ -181,7 +190,7 @@ class Measurement:
             },
         }
         logger.info("Corrections:")
-        log_corrections(self.record["corrections"])
+        log_corrections(self.record["corrections"], {found.name: found.range for found in self.factor_maps})
         logger.info("Noise: %s", ", ".join(f"{k} {v}" for k, v in self.record["noise"].items()))
         logger.info("Background: %s", ", ".join(f"{k} {v}" for k, v in self.record["background"].items()))
 
@@ -224,6 +233,18 @@ class Measurement:
             sample.append(panels)
         return sample
 
+    def _check_photons_range(self) -> None:
+        given = self._params.extraction.photons_range
+        if not given:
+            return
+        if given[0] > given[1]:
+            raise ValueError(f"extraction.photons_range={given[0]:g},{given[1]:g}: the smaller number comes first.")
+        logger.warning(
+            "extraction.photons_range leaves out pixels by their own counts: means are biased, %s where few photons "
+            "are expected. Radial totals and absolute scale are biased with them.",
+            "upwards" if given[0] > 0 else "downwards",
+        )
+
     def _check_stills(self) -> None:
         """Refuse stills of different detectors, and several lattices on an image where that was asked for."""
         keys = self._stills.keys
@@ -261,6 +282,8 @@ class Measurement:
             shared = self._panel(experiment, panel)
             photons = self._photons(raw[panel], experiment, panel)
             good, overloaded = self._good(raw[panel], experiment.detector[panel], mask)
+            if self._params.extraction.photons_range:
+                good &= self._within_photons(photons)
             background, variance, known = self._background.at(panel, exposure)
             if known is not None:
                 good &= known
@@ -330,6 +353,11 @@ class Measurement:
         if self._params.masking.trusted_range in (None, "none"):  # PHIL reads a typed none as None
             return np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
         return images.in_trusted_range(raw, panel)
+
+    def _within_photons(self, photons) -> np.ndarray:
+        """Pixels that extraction.photons_range leaves."""
+        low, high = self._params.extraction.photons_range
+        return (photons >= low) & (photons <= high)
 
     def _good(self, raw, panel, mask) -> tuple[np.ndarray, np.ndarray]:
         step = self._params.extraction.pixel_step

@@ -16,6 +16,7 @@ diffuse.grid does the same straight from the images, without writing pixels: use
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import libtbx.phil
 from dials.util import show_mail_handle_errors
@@ -23,12 +24,15 @@ from dials.util import show_mail_handle_errors
 from diffuse_dials.adapters.experiments import save_experiments
 from diffuse_dials.algorithms import pipeline
 from diffuse_dials.algorithms.extraction import Measurement
-from diffuse_dials.algorithms.inputs import load_stills
+from diffuse_dials.algorithms.inputs import Stills, load_stills
 from diffuse_dials.algorithms.parallel import n_processes
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.io.tables import save_table
+from diffuse_dials.report.corrections import correction_sections, factor_figure, totals_section
+from diffuse_dials.report.html import write_report
+from diffuse_dials.report.plots import save_png
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -52,6 +56,12 @@ output {
   json = extracted.json
     .type = path
     .help = "What the pixels contain: corrections, background, masks. diffuse.grid reads it."
+  html = diffuse.extract.html
+    .type = path
+    .help = "Report: each correction with its values and its picture. None: none."
+  png = diffuse.extract.png
+    .type = path
+    .help = "Pictures of the corrections: diffuse.extract_polarization.png and so on. None: none."
   log = diffuse.extract.log
     .type = path
 }
@@ -63,7 +73,8 @@ output {
 @show_mail_handle_errors()
 def run(args=None, phil=phil_scope):
     """Run diffuse.extract from the command line."""
-    call = start(args, phil, __doc__, "diffuse.extract [options] integrated.expt integrated.refl [param=value] [file.phil]")
+    usage = "diffuse.extract [options] integrated.expt integrated.refl [param=value] [file.phil]"
+    call = start(args, phil, __doc__, usage)
     params = call.params
     with user_errors():
         needs_tables = params.masking.bragg.method != "lattice"
@@ -76,6 +87,21 @@ def run(args=None, phil=phil_scope):
         table = StillsTable.beside(params.output.stills)
         pipeline.update_stills(table, stills, outcomes)
         table.write(params.output.stills)
-        write_json({**pipeline.contents_record(measurement.record), "d_min": params.d_min, "d_max": params.d_max}, params.output.json)
+        limits = {"d_min": params.d_min, "d_max": params.d_max}
+        write_json({**pipeline.contents_record(measurement.record), **limits}, params.output.json)
+        _write_pictures(measurement, stills, totals, params.output)
         save_experiments(stills.experiments, params.output.experiments)
-        logger.info("Wrote %s and %s", params.output.experiments, f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0])
+        written = f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]
+        logger.info("Wrote %s and %s", params.output.experiments, written)
+
+
+def _write_pictures(measurement: Measurement, stills: Stills, totals, output) -> None:
+    """The report, and a PNG of each factor of the response."""
+    detector = stills.experiments[0].detector
+    if output.html:
+        sections = correction_sections(measurement.record["corrections"], measurement.factor_maps, detector)
+        write_report(output.html, "diffuse.extract", [*sections, totals_section(totals)])
+    if output.png:
+        path = Path(output.png)
+        for factor in measurement.factor_maps:
+            save_png(factor_figure(factor, detector), path.with_name(f"{path.stem}_{factor.name}{path.suffix}"))

@@ -7,6 +7,7 @@ import numpy as np
 # Dry air by mass (CRC Handbook); density from the ideal gas law with M = 28.9645 g/mol.
 DRY_AIR = {"N": 0.755268, "O": 0.231781, "Ar": 0.012827, "C": 0.000124}
 _MOLAR_MASS_AIR = 28.9645
+_MOLAR_MASS_HELIUM = 4.002602
 _GAS_CONSTANT = 8.314462618
 
 
@@ -78,6 +79,11 @@ def transmission(path, mu):
 def air_density(temperature=293.15, pressure=101325.0):
     """Density of dry air, g/cm³, from temperature (K) and pressure (Pa) by the ideal gas law."""
     return pressure * _MOLAR_MASS_AIR / (_GAS_CONSTANT * temperature) * 1e-6
+
+
+def helium_density(temperature=293.15, pressure=101325.0):
+    """Density of helium, g/cm³, from temperature (K) and pressure (Pa) by the ideal gas law."""
+    return pressure * _MOLAR_MASS_HELIUM / (_GAS_CONSTANT * temperature) * 1e-6
 
 
 def apply_corrections(raw_I, lp_mult, qe_mult, sa_mult, air_mult):

@@ -32,7 +32,7 @@ def mask_figure(experiment, pixels) -> Figure:
     used = np.concatenate(sparse)
     low, high = np.percentile(used, (1, 99)) if len(used) else (0, 1)
     placed = len(raw) > 1
-    places = [_placement(panel) if placed else Affine2D() for panel in experiment.detector]
+    places = [placement(panel) if placed else Affine2D() for panel in experiment.detector]
     figure = Figure(figsize=(9, 8.6), layout="tight")
     axes = figure.add_subplot(facecolor="#eeeeee")
     step = max(1, -(-max(max(values.shape) for values in raw) // _LONGEST))
@@ -67,7 +67,7 @@ def save_figure(figure: Figure, path) -> None:
         FigureCanvasAgg(figure).print_png(str(partial))
 
 
-def _placement(panel) -> Affine2D:
+def placement(panel) -> Affine2D:
     """From (fast, slow) of a panel to x and y of the laboratory."""
     origin = np.array(panel.get_pixel_lab_coord((0, 0)))
     fast = np.array(panel.get_pixel_lab_coord((1, 0))) - origin

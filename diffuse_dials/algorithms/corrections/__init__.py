@@ -14,6 +14,7 @@ import numpy as np
 
 from diffuse_dials.algorithms.corrections.air import Air
 from diffuse_dials.algorithms.corrections.base import NotKnown
+from diffuse_dials.algorithms.corrections.maps import checked_factor
 from diffuse_dials.algorithms.corrections.polarization import Polarization
 from diffuse_dials.algorithms.corrections.sensor_efficiency import SensorEfficiency
 from diffuse_dials.algorithms.corrections.solid_angle import SolidAngle
@@ -81,17 +82,22 @@ def total_response(corrections, panel: int, pixels, wavelength: float) -> np.nda
     """
     product = np.ones(len(pixels.distance))
     for correction in corrections:
-        factor = correction.response(panel, pixels, wavelength)
-        if not (np.isfinite(factor).all() and factor.min() > 0):
-            raise ValueError(f"The correction {correction.name} is {factor.min():.3g} to {factor.max():.3g} on panel {panel}; it must be positive. Check the values it was given.")
-        product *= factor
+        product *= checked_factor(correction, panel, pixels, wavelength)
     return product
 
 
-def log_corrections(record: dict) -> None:
-    """One line per correction: its values, or a warning that it was left out and why."""
+def log_corrections(record: dict, ranges: dict) -> None:
+    """One line per correction: its range over the detector and its values, or a warning that it was left out and why.
+
+    Args:
+        record: From :func:`choose_corrections`, exposure time and gain added.
+        ranges: (smallest, largest) factor by the name of the correction.
+    """
     for name, values in record.items():
-        if values["applied"]:
-            logger.info("  %s: %s", name, ", ".join(f"{k} {v}" for k, v in values.items() if k != "applied") or "applied")
-        else:
+        if not values["applied"]:
             logger.warning("  %s: not applied (%s)", name, values["reason"])
+            continue
+        words = [f"{key} {value}" for key, value in values.items() if key != "applied"]
+        if name in ranges:
+            words.insert(0, "factor {:.4g} to {:.4g} over the detector".format(*ranges[name]))
+        logger.info("  %s: %s", name, ", ".join(words))

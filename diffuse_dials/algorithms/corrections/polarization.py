@@ -46,7 +46,10 @@ class Polarization:
         length = np.linalg.norm(normal)
         if not length > 0 or abs(np.dot(normal / length, beam.get_unit_s0())) > 0.5:
             raise ValueError(f"corrections.polarization.normal {tuple(normal)} must be perpendicular to the beam, {beam.get_unit_s0()}.")
-        source = "parameters" if params.fraction is not None else "beam model"
+        given = [name for name in ("fraction", "normal") if getattr(params, name) is not None]
+        source = f"{' and '.join(given)} from the parameters" if given else "beam model"
+        if len(given) < 2:
+            source += f"{', the rest from the beam model' if given else ''} (dxtbx reads none from CBF headers)"
         return cls(float(fraction), tuple(float(x) for x in normal / length), source)
 
     def response(self, panel: int, pixels, wavelength: float) -> np.ndarray:
