@@ -11,7 +11,7 @@ Examples:
 
   diffuse.export merged.expt merged.refl format=ccp4+mtz isotropic_part=False d_min=2
 
-  diffuse.export absolute.expt absolute.refl format=png png.planes=hk0,hk0.5,h1/3l
+  diffuse.export absolute.expt absolute.refl format=png planes=hk0,hk0.5,h1/3l
 
   diffuse.export scaled.expt scaled.refl format=h5
 """
@@ -55,7 +55,8 @@ output {
 @show_mail_handle_errors()
 def run(args=None, phil=phil_scope):
     """Run diffuse.export from the command line."""
-    call = start(args, phil, __doc__, "diffuse.export [options] absolute.expt absolute.refl [param=value] [file.phil]")
+    usage = "diffuse.export [options] absolute.expt absolute.refl [param=value] [file.phil]"
+    call = start(args, phil, __doc__, usage, takes_stores=True)
     params = call.params
     with user_errors():
         content = load_content(call.experiments, call.reflections, params)

@@ -86,6 +86,11 @@ def section_figure(section: Section, low: float, high: float) -> Figure:
     image = np.ma.masked_invalid(section.image)
     mesh = axes.pcolormesh(section.x, section.y, image, cmap=colours, vmin=low, vmax=high, rasterized=True)
     axes.set_aspect("equal")
+    seen = np.isfinite(section.image)
+    for axis, corners in ((axes.set_xlim, section.x), (axes.set_ylim, section.y)):
+        if seen.any():
+            around = [corners[i : i + seen.shape[0], j : j + seen.shape[1]][seen] for i in (0, 1) for j in (0, 1)]
+            axis(min(c.min() for c in around), max(c.max() for c in around))
     axes.set_title(section.title)
     first, second = section.axes
     axes.set_xlabel(f"along {first} (1/Å)")

@@ -46,6 +46,7 @@ def columns(run_in_tmp_path):
     experiment.beam = Beam((0, 0, 1), 0.98)
     save_experiments(ExperimentList([experiment]), "absolute.expt")
     save_grid_record(RECORD, "grid.json")
+    Path("gridded.h5").touch()
     return {**columns, "s": s}
 
 
@@ -196,9 +197,10 @@ def test_sums_are_no_map(sums):
     [
         (("absolute.expt",), "1 .expt and 0 .refl"),
         (("absolute.refl", "absolute.refl"), "2 .refl"),
-        (("absolute.refl", "png.planes=hk0,hkl"), "planes=hkl is no section"),
-        (("absolute.refl", "format=png", "png.planes=hk0,hk9"), "hk9 lies outside the map"),
-        (("absolute.refl", "png.quantiles=0.9,0.1"), "not in ascending order"),
+        (("gridded.h5",), "HDF5 already"),
+        (("absolute.refl", "planes=hk0,hkl"), "planes=hkl is no section"),
+        (("absolute.refl", "format=png", "planes=hk0,hk9"), "hk9 lies outside the map"),
+        (("absolute.refl", "quantiles=0.9,0.1"), "not in ascending order"),
         (("absolute.refl", "format=npz", "region.hkl_min=40,0,0"), "holds no voxel"),
         (("absolute.refl", "region.hkl_min=1,0,0", "region.hkl_max=0,1,1"), "Exchange them"),
         (("absolute.refl", "d_min=99"), "No measured voxel"),

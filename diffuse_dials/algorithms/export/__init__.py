@@ -27,7 +27,8 @@ EXPORTERS = with_plugins("diffuse_dials.exporters", (Ccp4, Mtz, Nexus, Vtk, Npz,
 
 
 def _scope() -> str:
-    own = "".join(f"  {name} {{{cls.phil}\n  }}\n" for name, cls in EXPORTERS.items() if cls.phil)
+    scopes = {cls.scope or name: cls.phil for name, cls in EXPORTERS.items() if cls.phil}
+    own = "".join(f"  {name} {{{phil}\n  }}\n" for name, phil in scopes.items())
     return f"""
 export {{
   format = {" ".join(EXPORTERS)}
@@ -60,7 +61,8 @@ def choose(params, *, of_sums: bool) -> list[Exporter]:
                 f"format={name} holds a map, and the file given holds sums of single stills. Give merged.refl of "
                 f"diffuse.scale or absolute.refl of diffuse.absolute, or choose among {', '.join(able)}."
             )
-    return [EXPORTERS[name].from_phil(getattr(params, name, None)) for name in wanted]
+    chosen = {name: EXPORTERS[name] for name in wanted}
+    return [cls.from_phil(getattr(params, cls.scope or name, None)) for name, cls in chosen.items()]
 
 
 def write_all(exporters: list[Exporter], content: MapContent | SumsContent, prefix: Path) -> dict[str, dict]:

@@ -13,17 +13,23 @@ class Exporter:
 
     Attributes:
         name: By which ``export.format`` chooses it.
-        phil: Its parameters, in a scope of its name; empty if it has none.
+        phil: Its parameters; empty if it has none.
+        scope: The scope in which they stand; None: one of the exporter's name. Exporters may share one.
         by_default: Whether it is written when no format was chosen.
     """
 
     name: ClassVar[str]
     phil: ClassVar[str] = ""
+    scope: ClassVar[str | None] = None
     by_default: ClassVar[bool] = True
 
     @classmethod
     def from_phil(cls, params) -> Exporter:
-        """An exporter with the values of its scope; ``params`` is None where it has no parameters."""
+        """An exporter with the values of its scope; ``params`` is None where it has no parameters.
+
+        Raises:
+            ValueError: If values do not fit one another.
+        """
         return cls()
 
     def write(self, content: MapContent, prefix: Path) -> dict[str, dict]:

@@ -35,6 +35,7 @@ class Ccp4(Exporter):
     phil = """
     magnification = 100
       .type = float(value_min=1e-6)
+      .expert_level = 1
       .help = "Length in the viewer (Å) of 1/Å of reciprocal space."
     fill_lattice_points = False
       .type = bool

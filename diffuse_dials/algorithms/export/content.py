@@ -43,6 +43,7 @@ export {
             "that of each."
   exclude_lattice_points = Auto
     .type = bool
+    .expert_level = 1
     .help = "Treat voxels that hold a lattice point as not measured. Auto: yes if ndiv is above 1 on all axes, and"
             "never with value=all."
 }

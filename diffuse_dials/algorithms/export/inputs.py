@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 from dxtbx.model import ExperimentList
 
 from diffuse_dials.adapters.experiments import load_experiments
 from diffuse_dials.algorithms.export.content import MapContent, SumsContent, is_map, is_sums, map_content
+from diffuse_dials.algorithms.export.volume import check_memory
 from diffuse_dials.algorithms.scaling.symmetry import super_cell_experiment
 from diffuse_dials.io.records import load_grid_record
 from diffuse_dials.io.tables import load_table
@@ -16,6 +18,7 @@ from diffuse_dials.models.grid import GridRecord
 
 logger = logging.getLogger(f"dials.{__name__}")
 
+_MEMORY_PER_BYTE = 3  # of a .refl file: DIALS's columns while they are read, and ours
 _CELL_TOLERANCE = 1e-3  # relative
 
 
@@ -36,6 +39,10 @@ def load_content(experiment_files, reflection_files, params) -> MapContent | Sum
             "absolute.expt absolute.refl."
         )
     (name,) = reflection_files
+    if name.endswith(".h5"):
+        raise ValueError(f"{name} is HDF5 already, which h5py and h5dump open as it is. Give a .refl, or the map.")
+    size = _MEMORY_PER_BYTE * Path(name).stat().st_size
+    check_memory(size, f"Reading {name}", "Use a machine with more memory.")
     table = load_table(name)
     experiments = load_experiments(experiment_files[0]) if experiment_files else None
     if is_map(table):

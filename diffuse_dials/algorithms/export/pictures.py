@@ -58,6 +58,7 @@ class Sections(Exporter):
     quantiles: tuple[float, float] = (0.01, 0.99)
     limits: tuple[float, float] | None = None
 
+    scope = "sections"
     phil = """
     planes = hk0 h0l 0kl
       .type = strings
@@ -65,10 +66,12 @@ class Sections(Exporter):
               "separated by commas or spaces."
     quantiles = 0.01,0.99
       .type = floats(size=2, value_min=0, value_max=1)
+      .expert_level = 1
       .help = "Colours reach from the first to the second quantile of the section's intensities; without isotropic part"
               "they are symmetric about 0."
     limits = None
       .type = floats(size=2)
+      .expert_level = 1
       .help = "Lowest and highest intensity of the colours, in place of the quantiles."
     """
 
@@ -82,7 +85,7 @@ class Sections(Exporter):
         for name in ("quantiles", "limits"):
             value = getattr(params, name)
             if value is not None and value[0] >= value[1]:
-                given = f"{cls.name}.{name}={value[0]:g},{value[1]:g}"
+                given = f"{cls.scope}.{name}={value[0]:g},{value[1]:g}"
                 raise ValueError(f"{given} are not in ascending order. Exchange them.")
         names = [name for text in params.planes or () for name in re.split(r"[\s,]+", text) if name]
         limits = None if params.limits is None else tuple(params.limits)
@@ -117,8 +120,8 @@ class Sections(Exporter):
         edges = [(volume.start[i] + np.arange(volume.shape[i] + 1) - 0.5) / ndiv[i] for i in (first, second)]
         x, y = sections.plane_coordinates(content.b_matrix, axis, drawn.value, *edges)
         image = content.filled("intensity", volume.rows.take(place, axis=axis))
-        title = f"{drawn.name}: {content.name}"
         signed = not content.has_isotropic_part
+        title = f"{drawn.name}: {content.name}{', isotropic part removed' if signed else ''}"
         return drawn, sections.Section(x, y, image, (_AXES[first], _AXES[second]), title, content.units, signed)
 
 

@@ -16,10 +16,12 @@ phil_scope = libtbx.phil.parse(
 region {
   hkl_min = None
     .type = floats(size=3)
+    .expert_level = 1
     .help = "Smallest h, k, l of the box that ccp4, h5, vtk and npz hold (fractional Miller indices). None: the box"
             "around the sphere that was measured."
   hkl_max = None
     .type = floats(size=3)
+    .expert_level = 1
     .help = "Largest h, k, l of the box."
 }
 """
@@ -130,7 +132,11 @@ def expand(index: np.ndarray, operators: np.ndarray, record: GridRecord, region:
     s_max = float(np.linalg.norm(reciprocal_vectors(index, record), axis=1).max())
     first, last = box(s_max, record, region)
     shape = tuple(int(n) for n in last - first + 1)
-    _check_memory(shape, s_max)
+    check_memory(
+        _BYTES_PER_VOXEL * float(np.prod([float(n) for n in shape])),
+        f"The map to {1 / s_max:.2f} Å, a box of {' x '.join(map(str, shape))} voxels,",
+        "Use a larger d_min, or a part of it: region.hkl_min and region.hkl_max. format=mtz needs no box.",
+    )
     rows = np.full(shape, -1, dtype=np.int32)
     flat = rows.reshape(-1)
     for operator in operators:
@@ -140,15 +146,20 @@ def expand(index: np.ndarray, operators: np.ndarray, record: GridRecord, region:
     return Volume(tuple(int(n) for n in first), rows)
 
 
-def _check_memory(shape: tuple[int, int, int], s_max: float) -> None:
-    needed = _BYTES_PER_VOXEL * float(np.prod([float(n) for n in shape]))
+def check_memory(needed: float, what: str, advice: str) -> None:
+    """Refuse what would take more than half of the free memory.
+
+    Args:
+        needed: Bytes.
+        what: Subject of the message.
+        advice: What to do instead.
+
+    Raises:
+        ValueError: With the three.
+    """
     free = psutil.virtual_memory().available
     if needed > _MEMORY_FRACTION * free:
-        raise ValueError(
-            f"The map to {1 / s_max:.2f} Å is a box of {' x '.join(map(str, shape))} voxels, which needs "
-            f"{needed / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free. Use a larger d_min, or a part of it: "
-            "region.hkl_min and region.hkl_max. format=mtz needs no box."
-        )
+        raise ValueError(f"{what} needs {needed / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free. {advice}")
 
 
 def _text(values) -> str:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import gemmi
 import h5py
 import iotbx.mtz
@@ -273,3 +278,29 @@ def test_an_npz_file_holds_the_box_its_axes_and_its_grid(written):
         np.testing.assert_allclose(
             arrays["b_matrix"] @ (np.array(n) / arrays["ndiv"]), reciprocal_position(written, n), atol=1e-12
         )
+
+
+def test_another_package_adds_a_format_by_an_entry_point(make_map):
+    """As the documentation describes it, in a fresh process that finds the other package's metadata."""
+    make_map("triclinic")
+    Path("lines.py").write_text(
+        "from diffuse_dials.algorithms.export.base import Exporter\n"
+        "class Lines(Exporter):\n"
+        "    name, phil, by_default = 'lines', 'digits = 3\\n  .type = int', False\n"
+        "    def __init__(self, digits): self.digits = digits\n"
+        "    @classmethod\n"
+        "    def from_phil(cls, params): return cls(params.digits)\n"
+        "    def write(self, content, prefix):\n"
+        "        path = prefix.with_name(prefix.name + '.txt')\n"
+        "        path.write_text('\\n'.join(f'{i:.{self.digits}f}' for i in content.columns['intensity']))\n"
+        "        return {str(path): {}}\n"
+    )
+    Path("lines-1.dist-info").mkdir()
+    Path("lines-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: lines\nVersion: 1\n")
+    Path("lines-1.dist-info/entry_points.txt").write_text("[diffuse_dials.exporters]\nlines = lines:Lines\n")
+    code = "from diffuse_dials.cli.export import run; run(['merged.refl', 'format=lines+mtz', 'digits=1'])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ["PYTHONPATH"]])}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    lines = Path("map.txt").read_text().split()
+    assert len(lines) == gemmi.read_mtz_file("map.mtz").nreflections
+    assert all(len(line.partition(".")[2]) == 1 for line in lines)

@@ -71,11 +71,11 @@ def test_a_section_shows_the_layer_of_voxels_that_holds_the_plane(make_map, monk
         save(figure, path, form)
 
     monkeypatch.setattr(sections, "save_figure", keep)
-    run(["merged.refl", "format=png+svg", "png.planes=hk1/3,h0l", "svg.planes=0kl", "exclude_lattice_points=False"])
+    run(["merged.refl", "format=png+svg", "planes=hk1/3,h0l", "exclude_lattice_points=False"])
     files = json.loads(open("diffuse.export.json").read())["files"]
-    assert list(files) == ["map_hk0.3333.png", "map_h0l.png", "map_0kl.svg"]
+    assert list(files) == ["map_hk0.3333.png", "map_h0l.png", "map_hk0.3333.svg", "map_h0l.svg"]
     assert files["map_hk0.3333.png"]["plane"] == "hk0.3333"
-    assert open("map_hk0.3333.png", "rb").read(4) == b"\x89PNG" and "<svg" in open("map_0kl.svg").read(2000)
+    assert open("map_hk0.3333.png", "rb").read(4) == b"\x89PNG" and "<svg" in open("map_h0l.svg").read(2000)
     mesh = drawn[0].axes[0].collections[0]
     image = mesh.get_array().reshape(mesh.get_coordinates().shape[0] - 1, -1)
     middle = np.array(image.shape) // 2
