@@ -149,3 +149,12 @@ def epsilons(hkl: np.ndarray, space_group: sgtbx.space_group) -> np.ndarray:
 def _miller_index(hkl):
     h, k, l = (flumpy.from_numpy(np.ascontiguousarray(hkl[:, i], dtype=np.int32)) for i in range(3))
     return flex.miller_index(h, k, l)
+
+
+def count_unique(unit_cell, space_group: sgtbx.space_group, d_max: float, d_min: float) -> int:
+    """Reflections of the asymmetric unit between two resolutions (Å), absences of the space group left out."""
+    symmetry = crystal.symmetry(
+        uctbx.unit_cell(tuple(unit_cell)), space_group=space_group, assert_is_compatible_unit_cell=False
+    )
+    d_max = None if np.isinf(d_max) else d_max * (1 + 1e-9)
+    return miller.build_set(symmetry, anomalous_flag=False, d_min=d_min * (1 - 1e-9), d_max=d_max).size()

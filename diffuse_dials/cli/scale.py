@@ -14,11 +14,14 @@ Examples:
   diffuse.scale gridded.expt gridded.refl merging.n_splits=20 merging.seed=7
 
   diffuse.scale gridded.expt gridded.refl assume_consistent_indexing=True
+
+  diffuse.scale gridded.expt gridded.refl random_orientations=True bragg=integrated.refl
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import libtbx.phil
@@ -28,21 +31,24 @@ from dxtbx.model import ExperimentList
 
 from diffuse_dials.adapters.experiments import save_experiments
 from diffuse_dials.adapters.symmetry import fractionalization
+from diffuse_dials.algorithms.bragg_statistics import bragg_statistics, load_spots
 from diffuse_dials.algorithms.merging import DiffuseMap, excludes_lattice_points, half_sets, merge
 from diffuse_dials.algorithms.pipeline import voxel_columns
+from diffuse_dials.algorithms.random_orientations import RandomOrientations
 from diffuse_dials.algorithms.scaling import symmetry
 from diffuse_dials.algorithms.scaling.inputs import Gridded, load_gridded
 from diffuse_dials.algorithms.scaling.model import check_registered
-from diffuse_dials.algorithms.scaling.quality import counted_voxels, quality
+from diffuse_dials.algorithms.scaling.quality import Quality, counted_voxels, null_correlations, quality, shell_edges
 from diffuse_dials.algorithms.scaling.refine import ScaledStills, scale_stills
 from diffuse_dials.algorithms.scaling.rows import scaled_rows
-from diffuse_dials.algorithms.scaling.trends import PanelPlane, TrendAxes
-from diffuse_dials.algorithms.statistics import MapStatistics, isotropic_part
+from diffuse_dials.algorithms.scaling.trends import TREND_HEADERS, PanelPlane, TrendAxes, trend_rows
+from diffuse_dials.algorithms.statistics import isotropic_part
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.records import save_grid_record
 from diffuse_dials.io.tables import save_table
 from diffuse_dials.report import plots
+from diffuse_dials.report import scale as report
 from diffuse_dials.report.html import Section, write_report
 
 logger = logging.getLogger(f"dials.{__name__}")
@@ -52,6 +58,7 @@ phil_scope = libtbx.phil.parse(
 include scope diffuse_dials.algorithms.scaling.refine.phil_scope
 include scope diffuse_dials.algorithms.merging.phil_scope
 include scope diffuse_dials.algorithms.statistics.phil_scope
+include scope diffuse_dials.algorithms.bragg_statistics.phil_scope
 output {
   experiments = scaled.expt
     .type = path
@@ -80,45 +87,69 @@ output {
 )
 
 
-_EXPLANATION = (
-    "Scales come from all stills; CC½ correlates maps of random halves of the stills, averaged over the splits, "
-    "after the "
-    "isotropic part of each half was taken out of it. CC½ total leaves it in, and the fall-off inflates it."
-)
-
-
 @show_mail_handle_errors()
 def run(args=None, phil=phil_scope):
     """Run diffuse.scale from the command line."""
-    call = start(
-        args, phil, __doc__, "diffuse.scale [options] gridded.expt gridded.refl|gridded.h5 [param=value] [file.phil]",
-        takes_stores=True,
-    )  # fmt: skip
+    call = start(args, phil, __doc__, "diffuse.scale [options] gridded.expt gridded.refl [param=value] [file.phil]")
     params = call.params
     with user_errors():
         check_registered()
         gridded = load_gridded(call.experiments, call.reflections)
         scaled = scale_stills(gridded, params)
         splits = half_sets(list(gridded.keys), params.merging.seed, params.merging.n_splits)
-        index = scaled.observations.index
-        merged = merge(scaled_rows(gridded, scaled), index, gridded.record, splits)
+        merged = merge(scaled_rows(gridded, scaled), scaled.observations.index, gridded.record, splits)
         excluded = excludes_lattice_points(params.merging.exclude_lattice_points, gridded.record.ndiv)
         counted = counted_voxels(merged, excluded)
-        axes = TrendAxes(
-            scaled.scales.scale, np.arange(len(gridded.keys), dtype=float), "order of the stills in the files",
-            PanelPlane.of(gridded.experiments[0].detector), gridded.sums.position is not None,
-        )  # fmt: skip
-        found = quality(
-            counted, scaled_rows(gridded, scaled), index, gridded.record, excluded, params.statistics.n_shells, axes
-        )
-        statistics, chi_square = found.statistics, found.still_chi_square
-        logger.info("\n%s", tabulate(statistics.rows(), headers=statistics.headers, disable_numparse=True))
-        logger.info("%s", _EXPLANATION)
-        _write_stills(gridded, scaled, chi_square, params.output)
+        found = _judge(gridded, scaled, counted, splits, excluded, params)
+        _log(found)
+        _write_stills(gridded, scaled, found.still_chi_square, params.output)
         _write_map(gridded, merged, params.output, call.reflections)
-        _write_summary(gridded, scaled, counted, statistics, chi_square, params)
+        _write_summary(gridded, scaled, counted, found, params)
         logger.info("Wrote %s and %s", params.output.experiments, params.output.reflections)
         logger.info("Wrote %s and %s", params.output.merged_experiments, params.output.merged_reflections)
+
+
+def _judge(gridded: Gridded, scaled: ScaledStills, counted: DiffuseMap, splits, excluded: bool, params) -> Quality:
+    """All statistics of the run."""
+    record, scale, n_shells = gridded.record, scaled.scales.scale, params.statistics.n_shells
+    axes = TrendAxes(
+        scale, np.arange(len(gridded.keys), dtype=float), "order of the stills in the files",
+        PanelPlane.of(gridded.experiments[0].detector), gridded.sums.position is not None,
+    )  # fmt: skip
+    rows = scaled_rows(gridded, scaled)
+    found = quality(counted, rows, scaled.observations.index, record, excluded, n_shells, axes)
+    if params.statistics.random_orientations:
+        labels, d_min = [key.label for key in gridded.keys], 1 / counted.s.max()
+        null = RandomOrientations(gridded.experiments, labels, record, d_min, params.merging.seed)
+        turned, edges = null.turn(scaled_rows(gridded, scaled)), shell_edges(counted, n_shells)
+        found = replace(found, null=null_correlations(turned, null.index, record, splits, edges, excluded))
+    if params.input.bragg:
+        spots = load_spots(params.input.bragg, gridded.experiments, scale, record)
+        bragg = bragg_statistics(spots, scale, splits, record, n_shells, params.scale.min_partiality)
+        found = replace(found, bragg=bragg)
+    return found
+
+
+def _log(found: Quality) -> None:
+    """The tables that the page holds too."""
+
+    def table(title, headers, rows, explanation):
+        text = tabulate(rows, headers=headers, disable_numparse=True)
+        logger.info("\n%s\n%s\n%s", title, text, explanation)
+
+    statistics = found.statistics
+    table("Statistics by resolution shell", statistics.headers, statistics.rows(), report.STATISTICS)
+    table("Equivalents before merging", found.symmetry.headers, found.symmetry.rows(), report.SYMMETRY)
+    table("Residuals", TREND_HEADERS, trend_rows(found.trends), report.RESIDUALS)
+    if found.null is not None:
+        table("Random orientations", found.null_headers, found.null_rows(), report.NULL)
+    if found.bragg is not None:
+        table("Bragg reflections", found.bragg.headers, found.bragg.rows(), report.BRAGG)
+        if found.bragg.n_low_partiality:
+            logger.info(
+                "%d spots have a partiality below %g: counted, kept, and not divided by it",
+                found.bragg.n_low_partiality, found.bragg.min_partiality,
+            )  # fmt: skip
 
 
 def _write_stills(gridded: Gridded, scaled: ScaledStills, chi_square: np.ndarray, output) -> None:
@@ -164,10 +195,10 @@ def _write_map(gridded: Gridded, merged: DiffuseMap, output, inputs) -> None:
         save_grid_record(gridded.record, folder / "grid.json")
 
 
-def _write_summary(gridded, scaled, counted, statistics: MapStatistics, chi_square, params) -> None:
+def _write_summary(gridded: Gridded, scaled: ScaledStills, counted: DiffuseMap, found: Quality, params) -> None:
     """The same numbers as JSON and as a page with pictures."""
     order = sorted(scaled.models)
-    scale, esd = scaled.scales.scale[order], scaled.scales.esd[order]
+    scale, esd, chi_square = scaled.scales.scale[order], scaled.scales.esd[order], found.still_chi_square[order]
     labels = [gridded.keys[i].label for i in order]
     if params.output.json:
         write_json(
@@ -180,49 +211,31 @@ def _write_summary(gridded, scaled, counted, statistics: MapStatistics, chi_squa
                 "n_splits": params.merging.n_splits,
                 "half_maps": "scales from all stills",
                 "esd": scaled.scales.esd_method,
-                **statistics.to_dict(),
+                **found.to_dict(),
                 "stills": {
-                    label: {"scale": float(b), "esd": float(e), "chi_square": _number(chi_square[i])}
-                    for label, b, e, i in zip(labels, scale, esd, order)
+                    label: {"scale": float(b), "esd": float(e), "chi_square": None if x != x else float(x)}
+                    for label, b, e, x in zip(labels, scale, esd, chi_square)
                 },
             },
             params.output.json,
         )
     if params.output.html:
-        write_report(params.output.html, "diffuse.scale", _sections(gridded, scaled, counted, statistics, scale, esd))
+        failed = tuple((gridded.keys[i].label, reason) for i, reason in scaled.failed.items())
+        sections = report.statistics_sections(found.statistics)
+        sections += [report.symmetry_section(found.symmetry, found.statistics)]
+        sections += [report.null_section(found)] if found.null is not None else []
+        sections += [report.map_section(*_pictures(counted, gridded.record)), report.trends_section(found.trends)]
+        sections += [report.scales_section(labels, scale, esd, chi_square)]
+        sections += [report.bragg_section(found.bragg)] if found.bragg is not None else []
+        sections += [Section("Stills left out", "" if failed else "None.", ("still", "reason"), failed)]
+        write_report(params.output.html, "diffuse.scale", sections)
 
 
-def _sections(gridded, scaled, counted, statistics: MapStatistics, scale, esd) -> list[Section]:
-    record = gridded.record
-    d_min = [shell.d_min for shell in statistics.shells]
-    series = {
-        "CC½, anisotropic part": np.array([shell.cc_half for shell in statistics.shells]),
-        "CC½, total": np.array([shell.cc_half_total for shell in statistics.shells]),
-    }
-    multiplicity = [shell.multiplicity for shell in statistics.shells]
+def _pictures(counted: DiffuseMap, record):
+    """Sections of the map, and of its anisotropic part."""
     orbits = symmetry.orbit_sizes(counted.index, record)
-    anisotropic = counted.intensity.value - isotropic_part(counted.s, counted.intensity.value, orbits)
+    value = counted.intensity.value
+    anisotropic = value - isotropic_part(counted.s, value, orbits)
     frame = plots.VoxelFrame(record.ndiv, fractionalization(record.unit_cell), symmetry.laue_operators(record))
-    failed = [(gridded.keys[i].label, reason) for i, reason in scaled.failed.items()]
-    return [
-        Section(
-            "Statistics by resolution shell",
-            f"{len(scale)} stills, {len(counted)} voxels of the asymmetric unit. {_EXPLANATION}",
-            statistics.headers,
-            tuple(statistics.rows()),
-            plots.correlations(d_min, series, "Correlation of random half maps"),
-        ),
-        Section("Multiplicity", figure=plots.by_shell(d_min, multiplicity, "stills per voxel", "Multiplicity")),
-        Section("Scales", "Error bars: counting statistics only.", figure=plots.scales(scale, esd)),
-        Section("Stills left out", "" if failed else "None.", ("still", "reason"), tuple(failed)),
-        Section(
-            "Sections of the map",
-            "Isotropic part removed, symmetry mates filled in, voxels with lattice points left out where the "
-            "statistics do so.",
-            figure=plots.sections({"anisotropic part": anisotropic}, counted.index, frame),
-        ),
-    ]
-
-
-def _number(value: float) -> float | None:
-    return None if value != value else float(value)
+    yield plots.sections({"intensity": value}, counted.index, frame, signed=False)
+    yield plots.sections({"anisotropic part": anisotropic}, counted.index, frame)

@@ -35,44 +35,12 @@ def save_png(figure: Figure, path) -> None:
         FigureCanvasAgg(figure).print_png(str(partial))
 
 
-def correlations(d_min, series: dict[str, np.ndarray], title: str) -> Figure:
-    """Correlation coefficients by shell.
-
-    Args:
-        d_min: High-resolution limit of each shell, shape (n,), Å.
-        series: Values by label, each of shape (n,).
-        title: Of the plot.
-    """
-    figure, axes = _new(title, "1/d (1/Å)", "correlation")
-    for label, values in series.items():
-        axes.plot(1 / np.asarray(d_min), values, "o-", label=label)
-    axes.axhline(0, color="0.7", lw=0.8)
-    axes.set_ylim(min(-0.05, *(np.nanmin(v, initial=0) for v in series.values())), 1.02)
-    axes.legend(frameon=False)
-    return figure
-
-
-def by_shell(d_min, values, label: str, title: str) -> Figure:
-    """One number by resolution shell; arguments as in :func:`correlations`."""
-    figure, axes = _new(title, "1/d (1/Å)", label)
-    axes.plot(1 / np.asarray(d_min), values, "o-")
-    axes.set_ylim(bottom=0)
-    return figure
-
-
-def scales(scale: np.ndarray, esd: np.ndarray) -> Figure:
-    """Scale of each still with its standard uncertainty, in the order of the experiment list."""
-    figure, axes = _new("Scale of each still", "still", "inverse scale factor b")
-    axes.errorbar(np.arange(len(scale)), scale, esd, fmt="o", ms=3, lw=0.8)
-    axes.axhline(1, color="0.7", lw=0.8)
-    axes.set_ylim(bottom=0)
-    return figure
-
-
 def sections(
     maps: dict[str, np.ndarray], index: np.ndarray, frame: VoxelFrame, planes=("hk0", "h0l"), signed=True
 ) -> Figure:
-    """Planes through the origin of reciprocal space, symmetry mates filled in; one row per plane, one column per map.
+    """Planes through the origin of reciprocal space, symmetry mates filled in.
+
+    One row per plane and one column per map; a single map has its planes side by side.
 
     Args:
         maps: Values by title, each of shape (n,); NaN is left white. All share the colours of the last.
@@ -81,8 +49,9 @@ def sections(
         planes: Names of planes, of ``PLANES``.
         signed: Whether the values scatter about zero (isotropic part removed).
     """
-    figure = Figure(figsize=(4.4 * len(maps) + 0.8, 4.2 * len(planes)), layout="constrained")
-    rows = figure.subplots(len(planes), len(maps), squeeze=False)
+    shape = (len(planes), len(maps)) if len(maps) > 1 else (1, len(planes))
+    figure = Figure(figsize=(4.4 * shape[1] + 0.8, 4.2 * shape[0]), layout="constrained")
+    rows = figure.subplots(*shape, squeeze=False).reshape(len(planes), len(maps))
     for row, plane in zip(rows, planes):
         images = [_section(index, values, frame, PLANES[plane]) for values in maps.values()]
         low, high = _limits(images[-1][2], signed)
@@ -133,12 +102,3 @@ def _limits(image: np.ndarray, signed: bool) -> tuple[float, float]:
         return -high, high
     low, high = (float(q) for q in np.quantile(seen, [0.01, 0.99]))
     return low, high if high > low else low + 1
-
-
-def _new(title: str, x: str, y: str):
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    return figure, axes

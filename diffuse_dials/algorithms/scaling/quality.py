@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffuse_dials.algorithms.merging import DiffuseMap
+from diffuse_dials.algorithms.bragg_statistics import BraggStatistics
+from diffuse_dials.algorithms.equivalents import Equivalents, SymmetryStatistics
+from diffuse_dials.algorithms.merging import DiffuseMap, merge
 from diffuse_dials.algorithms.scaling.residuals import Grouping, Misfits
-from diffuse_dials.algorithms.scaling.symmetry import orbit_sizes, reciprocal_vectors, unique_voxels
+from diffuse_dials.algorithms.scaling.symmetry import laue_operators, orbit_sizes, reciprocal_vectors, unique_voxels
 from diffuse_dials.algorithms.scaling.trends import Trend, TrendAxes
 from diffuse_dials.algorithms.statistics import MapStatistics, equal_volume_edges, map_statistics, shell_of
 from diffuse_dials.models.grid import GridRecord, holds_lattice_point
@@ -23,12 +25,44 @@ class Quality:
     Attributes:
         statistics: By resolution shell and overall.
         still_chi_square: χ² per degree of freedom of each still, shape (n_stills,); NaN for stills without a scale.
-        trends: Residuals against panel, place on the detector, |s|, order and scale.
+        trends: Residuals against panel, place on the detector, |s|, order, scale and noise.
+        symmetry: Agreement of unmerged equivalents.
+        null: CC½ of the anisotropic part by shell and, last, of all, with every still turned at random, shape
+            (n_shells + 1,); None if not asked for.
+        bragg: Of integrated reflections; None if none were given.
     """
 
     statistics: MapStatistics
     still_chi_square: np.ndarray
     trends: tuple[Trend, ...]
+    symmetry: SymmetryStatistics
+    null: np.ndarray | None = None
+    bragg: BraggStatistics | None = None
+
+    def to_dict(self) -> dict:
+        """For JSON: NaN becomes null; χ² of the stills is left to whoever knows their names."""
+        return {
+            **self.statistics.to_dict(),
+            "symmetry": self.symmetry.to_dict(),
+            "random_orientations": None if self.null is None else self._null_to_dict(),
+            "residuals": {trend.name: trend.to_dict() for trend in self.trends},
+            "bragg": None if self.bragg is None else self.bragg.to_dict(),
+        }
+
+    def _null_to_dict(self) -> dict:
+        values = [None if value != value else float(value) for value in self.null]
+        return {"cc_half_shells": values[:-1], "cc_half": values[-1]}
+
+    null_headers = ("d (Å)", "CC½", "CC½, random orientations")
+
+    def null_rows(self) -> list[tuple]:
+        """Rows of the table of the null test, the last overall."""
+        lines = (*self.statistics.shells, self.statistics.overall)
+        names = [""] * len(self.statistics.shells) + ["all "]
+        return [
+            (f"{name}{line.d_max:.2f} - {line.d_min:.2f}", f"{line.cc_half:.3f}", f"{value:.3f}")
+            for name, line, value in zip(names, lines, self.null)
+        ]
 
 
 def counted_voxels(merged: DiffuseMap, exclude_lattice_points: bool) -> DiffuseMap:
@@ -56,7 +90,7 @@ def quality(
     n_shells: int,
     axes: TrendAxes,
 ) -> Quality:
-    """Statistics by shell and overall, χ² of each still, and residuals against all that may need a correction.
+    """Statistics by shell and overall, χ² of each still, equivalents, and residuals against what may need a correction.
 
     Args:
         counted: Voxels of the diffuse map.
@@ -67,18 +101,18 @@ def quality(
         n_shells: Shells of equal volume, from the lowest to the highest |s| measured.
         axes: Stills and detector that the residuals are held against.
     """
-    s = counted.s
-    edges = equal_volume_edges(s.min(), s.max(), n_shells)
-    n_stills = len(axes.scale)
+    edges = shell_edges(counted, n_shells)
     groupings = {
         "shell": Grouping(lambda rows, s: shell_of(s, edges), n_shells),
         "all": Grouping(lambda rows, s: np.where(shell_of(s, edges) >= 0, 0, -1), 1),
-        "still": Grouping(lambda rows, s: rows.still, n_stills),
+        "still": Grouping(lambda rows, s: rows.still, len(axes.scale)),
         **axes.groupings(edges),
     }
     misfits = Misfits(counted, index, groupings)
+    equivalents = Equivalents(index, laue_operators(record))
     for rows in blocks:
         misfits.add(rows)
+        equivalents.add(rows)
     statistics = map_statistics(
         counted,
         orbit_sizes(counted.index, record),
@@ -86,7 +120,40 @@ def quality(
         possible_voxels(record, edges, exclude_lattice_points),
         np.append(misfits.of("shell").chi_square, misfits.of("all").chi_square),
     )
-    return Quality(statistics, misfits.of("still").chi_square, axes.trends(misfits, edges))
+    trends = axes.trends(misfits, edges)
+    return Quality(statistics, misfits.of("still").chi_square, trends, equivalents.statistics(counted, edges))
+
+
+def null_correlations(
+    turned: Iterable[ScaledRows],
+    index: np.ndarray,
+    record: GridRecord,
+    splits: np.ndarray,
+    edges: np.ndarray,
+    exclude_lattice_points: bool,
+) -> np.ndarray:
+    """CC½ of the anisotropic part by shell and, last, of all, from rows of stills turned at random.
+
+    Args:
+        turned: The rows.
+        index: The voxels that they number, shape (n_voxels, 3).
+        record: The grid.
+        splits: As in :class:`~diffuse_dials.algorithms.merging.Merger`.
+        edges: Of the shells, 1/Å.
+        exclude_lattice_points: As for the map itself.
+    """
+    counted = counted_voxels(merge(turned, index, record, splits), exclude_lattice_points)
+    n = len(edges) - 1
+    statistics = map_statistics(
+        counted, orbit_sizes(counted.index, record), edges, np.ones(n), np.full(n + 1, np.nan)
+    )
+    return np.array([line.cc_half for line in (*statistics.shells, statistics.overall)])
+
+
+def shell_edges(counted: DiffuseMap, n_shells: int) -> np.ndarray:
+    """Edges in |s| (1/Å) of shells of equal volume over what was measured, shape (n_shells + 1,)."""
+    s = counted.s
+    return equal_volume_edges(s.min(), s.max(), n_shells)
 
 
 def possible_voxels(record: GridRecord, edges: np.ndarray, exclude_lattice_points: bool) -> np.ndarray:

@@ -49,6 +49,10 @@ scale {
     .type = bool
     .help = "Allow components beyond one factor per still; not in the model 'still'."
     .expert_level = 3
+  min_partiality = 0.1
+    .type = float(value_min=0, value_max=1)
+    .help = "Bragg spots (input.bragg) below this partiality are counted in the report. Nothing is divided by it."
+    .expert_level = 2
   tolerance = 1e-8
     .type = float(value_min=1e-12, value_max=1e-2)
     .help = "Relative change of the scales at which they have converged."

@@ -73,6 +73,18 @@ class Trend:
         }  # fmt: skip
 
 
+TREND_HEADERS = ("against", "rms excess (%)", "worst (%)", "worst / error", "if not flat, look for")
+
+
+def trend_rows(trends: tuple[Trend, ...]) -> list[tuple]:
+    """How far each trend is from flat, a row each."""
+    rows = []
+    for trend in trends:
+        excess, pull = trend.worst
+        rows.append((trend.name, f"{100 * trend.rms:.2f}", f"{100 * excess:.1f}", f"{pull:.1f}", trend.advice))
+    return rows
+
+
 @dataclass(frozen=True)
 class PanelPlane:
     """Where panels lie in the laboratory's x-y plane: x, y (mm) of a pixel = origin + fast·px + slow·py.

@@ -1,0 +1,200 @@
+"""Curves and colour maps described once, drawn twice: by plotly in a page, by matplotlib in a file."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f")
+_DIVERGING, _SEQUENTIAL = "RdBu", "Viridis"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line or set of points.
+
+    Attributes:
+        x, y: Shape (n,); NaN is left out.
+        label: In the legend.
+        error: Standard uncertainties of y, shape (n,), or None.
+        names: What a pointer over a point shows beside its numbers, n texts, or nothing.
+        lines: Whether points are joined.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    label: str = ""
+    error: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    lines: bool = True
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Curves over common axes.
+
+    Attributes:
+        title: Of the plot.
+        x_label, y_label: With units.
+        series: The curves.
+        guide: A horizontal line that says what is expected, or None.
+        y_range: Limits of y, or None to fit the data.
+        log_x: Whether x is logarithmic.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    guide: float | None = None
+    y_range: tuple[float, float] | None = None
+    log_x: bool = False
+
+    def plotly(self) -> dict:
+        """data and layout of a plotly figure; numbers with five digits."""
+        data = [_trace(one, _COLOURS[i % len(_COLOURS)]) for i, one in enumerate(self.series)]
+        layout = _layout(self.title, self.x_label, self.y_label)
+        layout["showlegend"] = any(one.label for one in self.series)
+        if self.log_x:
+            layout["xaxis"]["type"] = "log"
+        if self.y_range is not None:
+            layout["yaxis"]["range"] = list(self.y_range)
+        if self.guide is not None:
+            layout["shapes"] = [{
+                "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": self.guide, "y1": self.guide,
+                "line": {"color": "#999", "width": 1, "dash": "dot"}, "layer": "below",
+            }]  # fmt: skip
+        return {"data": data, "layout": layout}
+
+    def figure(self) -> Figure:
+        """The same by matplotlib."""
+        figure, axes = _axes(self.title, self.x_label, self.y_label)
+        for one, colour in zip(self.series, _COLOURS * (1 + len(self.series) // len(_COLOURS))):
+            style = {"color": colour, "label": one.label or None, "marker": "o", "ms": 3}
+            axes.errorbar(one.x, one.y, one.error, ls="-" if one.lines else "none", lw=1, elinewidth=0.8, **style)
+        if self.guide is not None:
+            axes.axhline(self.guide, color="0.6", lw=0.8, ls=":")
+        if self.log_x:
+            axes.set_xscale("log")
+        if self.y_range is not None:
+            axes.set_ylim(*self.y_range)
+        if any(one.label for one in self.series):
+            axes.legend(frameon=False)
+        return figure
+
+
+@dataclass(frozen=True)
+class ColourMap:
+    """Values over a plane of two axes.
+
+    Attributes:
+        title: Of the plot.
+        x_label, y_label, label: With units; ``label`` is that of the values.
+        x, y: Centres of the cells, shapes (n_x,), (n_y,).
+        values: Shape (n_y, n_x); NaN is left white.
+        limit: Colours run from -limit to limit; None: from the lowest to the highest value.
+        equal: Whether x and y have one unit, and one length on the page.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    label: str
+    x: np.ndarray
+    y: np.ndarray
+    values: np.ndarray
+    limit: float | None = None
+    equal: bool = False
+
+    def plotly(self) -> dict:
+        """data and layout of a plotly figure; numbers with five digits."""
+        trace = {
+            "type": "heatmap", "x": _numbers(self.x), "y": _numbers(self.y),
+            "z": [_numbers(row) for row in self.values], "hoverongaps": False,
+            "colorbar": {"title": {"text": self.label, "side": "top"}},
+            "colorscale": _SEQUENTIAL if self.limit is None else _DIVERGING,
+        }  # fmt: skip
+        if self.limit is not None:
+            trace.update(zmin=-self.limit, zmax=self.limit)
+        layout = _layout(self.title, self.x_label, self.y_label)
+        if self.equal:
+            layout["yaxis"].update(scaleanchor="x", constrain="domain")
+            layout["xaxis"]["constrain"] = "domain"
+            layout["height"] = 560
+        return {"data": [trace], "layout": layout}
+
+    def figure(self) -> Figure:
+        """The same by matplotlib."""
+        figure, axes = _axes(self.title, self.x_label, self.y_label)
+        limits = {} if self.limit is None else {"vmin": -self.limit, "vmax": self.limit}
+        colours = "viridis" if self.limit is None else "RdBu_r"
+        mesh = axes.pcolormesh(
+            _edges(self.x), _edges(self.y), np.ma.masked_invalid(self.values), cmap=colours, rasterized=True, **limits
+        )
+        if self.equal:
+            axes.set_aspect("equal")
+        figure.colorbar(mesh, label=self.label)
+        return figure
+
+
+@lru_cache(maxsize=1)
+def plotly_library() -> str:
+    """plotly.js of the installed plotly, compressed by gzip, in base64: the same bytes at every call.
+
+    Raises:
+        ValueError: If plotly is not installed.
+    """
+    try:
+        from plotly.offline import get_plotlyjs  # slow to import, and only pages need it
+    except ImportError:
+        raise ValueError(
+            "The package plotly, which draws the page's graphs, is not installed. Install it, or set output.html=None."
+        ) from None
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), compresslevel=5, mtime=0)).decode()
+
+
+def _trace(one: Series, colour: str) -> dict:
+    trace = {
+        "type": "scatter", "mode": "lines+markers" if one.lines else "markers", "x": _numbers(one.x),
+        "y": _numbers(one.y), "name": one.label, "line": {"color": colour, "width": 1.5},
+        "marker": {"color": colour, "size": 6},
+    }  # fmt: skip
+    if one.error is not None:
+        trace["error_y"] = {"type": "data", "array": _numbers(one.error), "thickness": 1, "width": 2}
+    if one.names:
+        trace["text"] = list(one.names)
+        trace["hovertemplate"] = "%{text}<br>%{x}, %{y}<extra></extra>"
+    return trace
+
+
+def _layout(title: str, x_label: str, y_label: str) -> dict:
+    return {
+        "title": {"text": title, "font": {"size": 15}},
+        "xaxis": {"title": {"text": x_label, "standoff": 8}, "zeroline": False},
+        "yaxis": {"title": {"text": y_label, "standoff": 8}, "zeroline": False}, "height": 380, "template": "none",
+        "margin": {"l": 80, "r": 20, "t": 40, "b": 55}, "hovermode": "closest", "font": {"size": 13},
+    }  # fmt: skip
+
+
+def _axes(title: str, x_label: str, y_label: str):
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    return figure, axes
+
+
+def _numbers(values) -> list:
+    """Numbers that JSON can hold; what is not finite becomes null, which plotly leaves out."""
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in np.asarray(values, dtype=float)]
+
+
+def _edges(centres: np.ndarray) -> np.ndarray:
+    if len(centres) < 2:
+        return np.array([-0.5, 0.5]) + centres[0]
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])

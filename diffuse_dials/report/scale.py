@@ -1,0 +1,153 @@
+"""The page of diffuse.scale: statistics, symmetry, residuals, scales and sections of the map."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from diffuse_dials.algorithms.bragg_statistics import BraggStatistics
+from diffuse_dials.algorithms.equivalents import SymmetryStatistics
+from diffuse_dials.algorithms.scaling.quality import Quality
+from diffuse_dials.algorithms.scaling.trends import TREND_HEADERS, Trend, trend_rows
+from diffuse_dials.algorithms.statistics import MapStatistics
+from diffuse_dials.report.graphs import ColourMap, Graph, Series
+from diffuse_dials.report.html import Section
+
+STATISTICS = (
+    "Scales come from all stills; CC½ correlates maps of random halves of the stills, averaged over the splits, after "
+    "the isotropic part of each half was taken out of it (± is the spread over the splits). CC½ total leaves it in, "
+    "and the fall-off inflates it. σ ratio is the scatter of the stills over the predicted σ."
+)
+SYMMETRY = (
+    "Correlation of the anisotropic parts of voxels that an operator relates, before they are merged. Expected is what "
+    "the noise leaves of 1 if the symmetry holds."
+)
+RESIDUALS = (
+    "Excess = Σ(counts - background - model) / Σ model. Each plot is flat within its errors if no component is "
+    "missing. Map and scales take up a factor over |s| that all stills share, and one over the stills."
+)
+NULL = "Each still was turned by a random rotation: what half maps share then does not come from the crystal."
+BRAGG = (
+    "Bragg intensities over polarization and scale, merged per h, never divided by partialities. They serve these "
+    "statistics only: on stills their size depends on mosaicity and on how the sphere cuts each spot."
+)
+
+
+def statistics_sections(statistics: MapStatistics) -> list[Section]:
+    """The table by shell and its curves."""
+    s = np.array([1 / shell.d_min for shell in statistics.shells])
+
+    def of(name):
+        return np.array([getattr(shell, name) for shell in statistics.shells])
+
+    half = Graph(
+        "Correlation of random half maps", "1/d (1/Å)", "correlation",
+        (
+            Series(s, of("cc_half"), "CC½, anisotropic part", of("cc_half_spread")),
+            Series(s, of("cc_star"), "CC*"),
+            Series(s, of("cc_half_total"), "CC½, total"),
+        ),
+        guide=0.0, y_range=(min(-0.05, np.nanmin([*of("cc_half"), 0]) - 0.05), 1.05),
+    )  # fmt: skip
+    errors = Graph(
+        "Are the sigmas right?", "1/d (1/Å)", "1 if so",
+        (Series(s, of("chi_square"), "χ² of the stills about the map"), Series(s, of("sigma_ratio"), "σ ratio")),
+        guide=1.0,
+    )  # fmt: skip
+    signal = Graph("Signal to noise", "1/d (1/Å)", "<I/σ>", (Series(s, of("i_over_sigma")),))
+    seen = Graph(
+        "Stills per voxel", "1/d (1/Å)", "stills", (Series(s, of("multiplicity")),),
+        y_range=(0, 1.1 * np.nanmax([*of("multiplicity"), 1])),
+    )  # fmt: skip
+    rows = tuple(statistics.rows())
+    return [
+        Section("Statistics by resolution shell", STATISTICS, statistics.headers, rows, (half, errors, signal, seen))
+    ]
+
+
+def symmetry_section(symmetry: SymmetryStatistics, statistics: MapStatistics) -> Section:
+    """Agreement of unmerged equivalents."""
+    s = np.array([1 / shell.d_min for shell in statistics.shells])
+    series = [Series(s, o.shells, f"{o.kind}: {o.name}") for o in symmetry.operators]
+    graph = Graph(
+        "Equivalents before merging", "1/d (1/Å)", "correlation",
+        (*series, Series(s, symmetry.cc_sym_shells, "CC_sym")), guide=0.0,
+    )  # fmt: skip
+    part = "" if symmetry.fraction == 1 else f" One voxel in {1 / symmetry.fraction:.0f} was looked at."
+    return Section("Symmetry", SYMMETRY + part, symmetry.headers, tuple(symmetry.rows()), graph)
+
+
+def null_section(quality: Quality) -> Section:
+    """The null test."""
+    s = np.array([1 / shell.d_min for shell in quality.statistics.shells])
+    cc_half = np.array([shell.cc_half for shell in quality.statistics.shells])
+    graph = Graph(
+        "Null test", "1/d (1/Å)", "CC½, anisotropic part",
+        (Series(s, cc_half, "as indexed"), Series(s, quality.null[:-1], "random orientations")), guide=0.0,
+    )  # fmt: skip
+    return Section("Random orientations", NULL, quality.null_headers, tuple(quality.null_rows()), graph)
+
+
+def trends_section(trends: tuple[Trend, ...]) -> Section:
+    """Residuals: a table of how far each trend is from flat, and the plots."""
+    graphs = tuple(graph for trend in trends for graph in trend_graphs(trend))
+    return Section("Residuals", RESIDUALS, TREND_HEADERS, tuple(trend_rows(trends)), graphs)
+
+
+def trend_graphs(trend: Trend):
+    """The plots of one trend; none for a single group."""
+    misfit, title = trend.misfit, f"Residuals against {trend.name}"
+    if trend.y_label:
+        known = np.isfinite(misfit.excess)
+        # Colours reach beyond the noise, so that what is not flat stands out and noise does not.
+        limit = 4 * np.median(misfit.esd[known]) if known.any() else 0.0
+        limit = max(limit, float(np.quantile(np.abs(misfit.excess[known]), 0.95))) if known.any() else 0.0
+        yield ColourMap(
+            title, trend.x_label, trend.y_label, "excess", trend.x, trend.y, misfit.excess, limit or 0.01,
+            equal=trend.name == "detector",
+        )  # fmt: skip
+        return
+    if len(trend.x) == 1:
+        return
+    log = trend.name == "noise"
+    excess = Series(trend.x, misfit.excess[0], "", misfit.esd[0])
+    if trend.name != "s":
+        yield Graph(title, trend.x_label, "excess", (excess,), guide=0.0, log_x=log)
+    chi = Series(trend.x, misfit.chi_square[0])
+    yield Graph(f"χ² against {trend.name}", trend.x_label, "χ²", (chi,), guide=1.0, log_x=log)
+
+
+def scales_section(labels, scale: np.ndarray, esd: np.ndarray, chi_square: np.ndarray) -> Section:
+    """Scale and χ² of each still; a pointer over a point says which still it is."""
+    number, names = np.arange(len(scale)), tuple(labels)
+    return Section(
+        "Stills",
+        "Error bars: counting statistics only.",
+        figure=(
+            Graph("Scale of each still", "still", "inverse scale factor b",
+                  (Series(number, scale, "", esd, names, lines=False),), guide=1.0),
+            Graph("χ² of each still about the map", "still", "χ²",
+                  (Series(number, chi_square, "", None, names, lines=False),), guide=1.0),
+        ),
+    )  # fmt: skip
+
+
+def bragg_section(bragg: BraggStatistics) -> Section:
+    """Bragg statistics and the Wilson plot."""
+    x = np.array([(shell.d_min**-2 + shell.d_max**-2) / 8 for shell in bragg.shells])
+    wilson = Graph(
+        "Wilson plot of raw still intensities (no absolute scale)", "sin²θ/λ² (1/Å²)", "ln (<J> / Σf²)",
+        (Series(x, np.array([shell.wilson for shell in bragg.shells])),),
+    )  # fmt: skip
+    low = f"{bragg.n_low_partiality} spots have a partiality below {bragg.min_partiality}: counted and kept."
+    text = f"{BRAGG} {bragg.n_stills} stills. {low if bragg.has_partiality else 'The files hold no partialities.'}"
+    return Section("Bragg reflections", text, bragg.headers, tuple(bragg.rows()), wilson)
+
+
+def map_section(intensity: Figure, anisotropic: Figure) -> Section:
+    """Sections of the map, with and without its isotropic part."""
+    text = (
+        "Symmetry mates filled in; voxels with lattice points, where the statistics leave them out, and what was not "
+        "measured are white. Colours end at quantiles: 1 and 99 % of the intensities, 98 % of the anisotropic part."
+    )
+    return Section("Sections of the map", text, figure=(intensity, anisotropic))

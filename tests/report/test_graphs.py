@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+
+import numpy as np
+import pytest
+
+from diffuse_dials.report.graphs import ColourMap, Graph, Series, plotly_library
+from diffuse_dials.report.html import Section, write_report
+from matplotlib.figure import Figure
+
+GRAPH = Graph(
+    "Scales", "still", "b",
+    (Series(np.arange(3), np.array([1.0, np.nan, 2.5]), "all", np.full(3, 0.1), ("a.cbf", "b.cbf", "</script>")),),
+    guide=1.0,
+)  # fmt: skip
+MAP = ColourMap("Residuals", "x (mm)", "y (mm)", "excess", np.arange(3), np.arange(2), np.zeros((2, 3)), 0.1, True)
+
+
+def test_a_graph_is_drawn_by_both(run_in_tmp_path):
+    """The same points in plotly's dictionary and on matplotlib's axes."""
+    data = GRAPH.plotly()["data"][0]
+    assert data["y"] == [1.0, None, 2.5] and data["text"][0] == "a.cbf"
+    assert GRAPH.plotly()["layout"]["shapes"][0]["y0"] == 1.0
+    (axes,) = GRAPH.figure().axes
+    assert axes.get_xlabel() == "still" and np.array_equal(axes.lines[0].get_xdata(), np.arange(3))
+    assert MAP.plotly()["data"][0]["zmax"] == 0.1 and MAP.plotly()["layout"]["yaxis"]["scaleanchor"] == "x"
+    assert MAP.figure().axes[0].get_aspect() == 1
+
+
+def test_a_page_carries_all_it_needs(run_in_tmp_path):
+    """No address of a network, the library once, and each graph as JSON that parses; names cannot end a script."""
+    write_report("page.html", "t", [Section("one", figure=GRAPH), Section("two", figure=(MAP, Figure()))])
+    page = (run_in_tmp_path / "page.html").read_text()
+    outside = re.sub(r'id="plotly">[^<]*<', "", page)
+    assert 'src="http' not in outside and page.count('id="plotly"') == 1
+    graphs = re.findall(r'class="graph">(\{.*?\})</script>', outside)
+    assert [json.loads(graph)["data"][0]["type"] for graph in graphs] == ["scatter", "heatmap"]
+    assert json.loads(graphs[0])["data"][0]["text"][2] == "</script>"
+    assert outside.count("<svg") == 1
+
+
+def test_a_page_without_graphs_is_small(run_in_tmp_path):
+    write_report("page.html", "t", [Section("one", "text", ("a",), ((1.5,),))])
+    assert (run_in_tmp_path / "page.html").stat().st_size < 5000
+
+
+def test_the_library_is_plotly_and_the_same_bytes_each_time():
+    text = gzip.decompress(base64.b64decode(plotly_library())).decode()
+    assert "Plotly" in text
+    plotly_library.cache_clear()
+    again = plotly_library()
+    assert gzip.decompress(base64.b64decode(again)).decode() == text
+    assert base64.b64decode(again)[4:8] == bytes(4)  # no time stamp
+
+
+def test_without_plotly_the_message_says_what_to_do(monkeypatch):
+    import sys
+
+    plotly_library.cache_clear()
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(ValueError, match="output.html=None"):
+        plotly_library()
