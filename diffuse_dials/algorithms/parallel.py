@@ -1,34 +1,52 @@
-"""Work on one still after the other in forked processes; results come in the order of the tasks."""
+"""The same work on one still, or block of stills, after the other: here, in forked processes, or on the ranks of MPI.
+
+A task is a small picklable thing; what a process needs besides (models, masks, geometry) was set up before and is
+shared by fork, or set up by each rank. Results come in the order of the tasks, whoever worked on them.
+"""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
+import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 import libtbx.phil
 from libtbx import Auto
 
+from diffuse_dials.algorithms import forked, mpi
+
 logger = logging.getLogger(f"dials.{__name__}")
 
-phil_scope = libtbx.phil.parse(
-    """
-mp {
+_NPROC = """
   nproc = 1
     .type = int(value_min=1)
     .help = "Processes that work on stills at the same time. Auto: one per processor. Results do not depend on it."
+"""
+
+phil_scope = libtbx.phil.parse(
+    f"""
+mp {{{_NPROC}
   method = *multiprocessing
     .type = choice
     .help = "How the processes are started."
     .expert_level = 1
-}
+}}
 """
 )
 
-_work = None  # what the forked workers run: inherited, so that images, masks and geometry are never pickled
+mpi_phil_scope = libtbx.phil.parse(
+    f"""
+mp {{{_NPROC}
+  method = *multiprocessing mpi
+    .type = choice
+    .help = "multiprocessing: mp.nproc processes on this machine. mpi: the ranks that mpirun or srun started, on one"
+            "machine or many; mp.nproc is not used then."
+    .expert_level = 1
+}}
+"""
+)
 
 
 def n_processes(params) -> int:
@@ -36,7 +54,15 @@ def n_processes(params) -> int:
     return len(os.sched_getaffinity(0)) if params.nproc is Auto else params.nproc
 
 
-def each(work, tasks, nproc: int, label: str):
+def working_on(item: int) -> None:
+    """Called by ``work`` before it begins with an item of its task: for the progress bar, and to name it if all fails."""
+    _reporter(item)
+
+
+_reporter = lambda item: None  # noqa: E731  (set while each() runs)
+
+
+def each(work, tasks, nproc: int, label: str, *, comm=None, total: int | None = None, name=str):
     """Run ``work(task)`` for each task and yield the results in the order of the tasks.
 
     Args:
@@ -44,35 +70,90 @@ def each(work, tasks, nproc: int, label: str):
         tasks: Small picklable things, such as numbers of stills.
         nproc: Number of processes; 1 works in this one.
         label: Shown beside the progress bar on a terminal.
+        comm: An mpi.Communicator; its ranks work in place of processes, and only rank 0 is given the results.
+        total: Number of items, if ``work`` calls :func:`working_on` for each; None: the tasks are the items.
+        name: What to call a task, or an item of ``working_on``, in a message.
 
     Raises:
-        ValueError: If a process dies (killed, out of memory); whatever ``work`` raises comes through as it is.
+        ValueError: If a process dies (killed, out of memory) or this one is told to stop (SIGTERM); whatever ``work``
+            raises comes through as it is.
     """
     tasks = list(tasks)
-    if nproc == 1 or len(tasks) < 2:
-        yield from _progress(map(work, tasks), len(tasks), label)
+    with _Progress(total or len(tasks), label, total is not None, comm) as progress, _stoppable():
+        if comm is not None and comm.size > 1:
+            results = mpi.spread(comm, work, tasks, name)
+        elif nproc == 1 or len(tasks) < 2:
+            results = _here(work, tasks)
+        else:
+            results = forked.spread(work, tasks, nproc, name, progress.show)
+        waiting, following = {}, 0
+        for position, result in results:
+            waiting[position] = result
+            progress.task_done()
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
+
+
+def _here(work, tasks):
+    for position, task in enumerate(tasks):
+        yield position, work(task)
+
+
+@contextmanager
+def _stoppable():
+    """SIGTERM (a batch system's time limit, mpirun after the death of a rank) ends the run with a message."""
+
+    def stop(_signal, _frame):
+        raise ValueError("The run was told to stop (SIGTERM): a rank was killed, or the time limit of the job is over.")
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread, where no signal arrives either
+        yield
         return
-    global _work
-    _work = work
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(min(nproc, len(tasks)), mp_context=context) as pool:
-        try:
-            yield from _progress(pool.map(_run, tasks), len(tasks), label)
-        except BrokenProcessPool:
-            raise ValueError("A worker process was killed, perhaps for lack of memory. Use a smaller mp.nproc and run it again.") from None
-        finally:
-            _work = None
-            pool.shutdown(cancel_futures=True)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _run(task):
-    return _work(task)
+class _Progress:
+    """A bar with rate and time left, if there is a terminal to show it on."""
 
+    def __init__(self, total: int, label: str, by_item: bool, comm):
+        self._bar = None
+        self._by_item = by_item
+        self._shown = 0
+        if sys.stderr.isatty() and (comm is None or comm.rank == 0):
+            from tqdm import tqdm  # only a terminal needs it
 
-def _progress(results, total: int, label: str):
-    if not sys.stderr.isatty():
-        yield from results
-        return
-    from tqdm import tqdm  # only a terminal needs it
+            self._bar = tqdm(total=total, desc=label, unit="still", leave=False, smoothing=0.05)
 
-    yield from tqdm(results, total=total, desc=label, unit="still", leave=False)
+    def __enter__(self):
+        global _reporter
+        self._before = _reporter
+        _reporter = self._count
+        return self
+
+    def __exit__(self, *_):
+        global _reporter
+        _reporter = self._before
+        if self._bar is not None:
+            self._bar.close()
+
+    def _count(self, item) -> None:
+        """An item begins in this process; forked ones tell ``show``."""
+        forked.at(item)
+        if self._by_item and not forked.in_worker():
+            self.show(self._shown + 1)
+
+    def task_done(self) -> None:
+        if not self._by_item:
+            self.show(self._shown + 1)
+
+    def show(self, done: int) -> None:
+        """So many items are done."""
+        if self._bar is not None and (self._by_item or done > self._shown):
+            self._bar.update(done - self._shown)
+        self._shown = max(done, self._shown)

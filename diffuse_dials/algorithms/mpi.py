@@ -1,0 +1,211 @@
+"""The ranks of an MPI job (mpi4py): one command, run by all of them; rank 0 speaks and writes.
+
+Every rank parses the same arguments and sets up the same things; then the ranks share the tasks, and rank 0 alone
+goes on with the results.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from contextlib import contextmanager
+
+import numpy as np
+
+_ASK, _DONE, _FAILED, _TASK, _STOP = range(1, 6)
+
+
+class Communicator:
+    """The processes of one run. Without MPI there is one, and everything here is the identity.
+
+    Attributes:
+        rank: Number of this process; 0 speaks and writes.
+        size: Number of processes.
+    """
+
+    def __init__(self, comm=None):
+        self._comm = comm
+        self.rank = 0 if comm is None else comm.Get_rank()
+        self.size = 1 if comm is None else comm.Get_size()
+
+    @classmethod
+    def of(cls, method: str) -> Communicator:
+        """The ranks that mpirun started, for ``mp.method=mpi``; else this process alone.
+
+        Raises:
+            ValueError: If mpi4py is missing, or mpirun started several processes that do not know of each other.
+        """
+        if method != "mpi":
+            started = max(int(os.environ.get(name, 1)) for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
+            if started > 1:
+                raise ValueError(f"MPI started {started} processes of this command, but mp.method is {method}. Add mp.method=mpi.")
+            return cls()
+        try:
+            from mpi4py import MPI
+        except ImportError as error:
+            raise ValueError(f"mp.method=mpi needs the package mpi4py ({error}). Install it, or use mp.nproc.") from None
+        return cls(MPI.COMM_WORLD)
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        """The sum of an array over all ranks, on every rank (Allreduce); float64 and integers.
+
+        Sums of floats depend on the number of ranks in the last bit, sums of integers do not.
+        """
+        if self.size == 1:
+            return array
+        total = np.empty_like(array)
+        self._comm.Allreduce(np.ascontiguousarray(array), total)
+        return total
+
+    def sum_on_first(self, array: np.ndarray) -> np.ndarray | None:
+        """The sum of an array over all ranks, on rank 0 (Reduce); None on the others."""
+        if self.size == 1:
+            return array
+        total = np.empty_like(array) if self.rank == 0 else None
+        self._comm.Reduce(np.ascontiguousarray(array), total)
+        return total
+
+    def from_first(self, value):
+        """Rank 0's value, on every rank (picklable)."""
+        return value if self.size == 1 else self._comm.bcast(value)
+
+    def gather(self, value) -> list | None:
+        """The values of all ranks in their order, on rank 0 (picklable); None on the others."""
+        return [value] if self.size == 1 else self._comm.gather(value)
+
+    def share(self, n: int) -> slice:
+        """This rank's contiguous part of ``n`` things."""
+        ends = [n * k // self.size for k in range(self.size + 1)]
+        return slice(ends[self.rank], ends[self.rank + 1])
+
+    @contextmanager
+    def together(self):
+        """A step that every rank takes: if it fails on one, every rank raises that ValueError, none waits for ever."""
+        error = None
+        try:
+            yield
+        except ValueError as caught:
+            error = caught
+        if self.size > 1:
+            failed = [text for text in self._comm.allgather(None if error is None else str(error)) if text is not None]
+            if failed and error is None:
+                raise ValueError(failed[0])
+        if error is not None:
+            raise error
+
+    def abort(self) -> None:
+        """End all ranks at once after a bug on this one, whose traceback is shown."""
+        if self.size > 1:
+            traceback.print_exc()
+            sys.stderr.flush()
+            self._comm.Abort(1)
+
+    # What spread() needs: messages of small Python objects.
+
+    def send(self, value, rank: int, tag: int) -> None:
+        self._comm.send(value, rank, tag)
+
+    def receive(self):
+        """(rank, tag, value) of the next message; waits without using the processor."""
+        from mpi4py import MPI
+
+        status = MPI.Status()
+        while not self._comm.iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG):
+            time.sleep(0.001)
+        value = self._comm.recv(None, MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+        return status.Get_source(), status.Get_tag(), value
+
+    def has_message(self) -> bool:
+        from mpi4py import MPI
+
+        return self._comm.iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
+
+
+def spread(comm: Communicator, work, tasks: list, name):
+    """Run ``work(task)`` on the ranks: two of them halve the tasks, more are given them one by one by rank 0.
+
+    Every rank calls this with the same tasks.
+
+    Args:
+        comm: The ranks, two or more.
+        work: Function of one task.
+        tasks: The same on every rank.
+        name: What to call a task in a message.
+
+    Yields:
+        On rank 0 (position in ``tasks``, result), in the order in which they are done; nothing on the others.
+
+    Raises:
+        ValueError: What ``work`` raised on any rank (a bug there ends all ranks).
+    """
+    if comm.rank:
+        _work_for_first(comm, work, tasks)
+        return
+    n_done, at_work = 0, {}
+    waiting = list(range(len(tasks)))[::-1]
+    mine = range(0, len(tasks), 2) if comm.size == 2 else ()
+    stopped = False
+    try:
+        for position in mine:
+            yield position, work(tasks[position])
+            n_done += 1
+            while comm.has_message():
+                _, answer = _answer(comm, tasks, at_work, waiting)
+                if answer:
+                    yield answer
+                    n_done += 1
+        while n_done < len(tasks):
+            _, answer = _answer(comm, tasks, at_work, waiting)
+            if answer:
+                yield answer
+                n_done += 1
+    except ValueError as error:
+        stopped = "SIGTERM" in str(error)
+        if stopped:
+            lost = ", ".join(name(tasks[position]) for position in at_work.values())
+            raise ValueError(f"{error} The other ranks were working on {lost or 'their share'}.") from None
+        raise
+    finally:
+        if not stopped:  # a rank that is dead would never take the message
+            for rank in range(1, comm.size):
+                comm.send(None, rank, _STOP)
+
+
+def _answer(comm: Communicator, tasks, at_work: dict, waiting: list):
+    """Rank 0 takes one message: a result, a failure, or the wish for a task."""
+    rank, tag, value = comm.receive()
+    at_work.pop(rank, None)
+    if tag == _FAILED:
+        raise ValueError(value)
+    if comm.size > 2:
+        if waiting:
+            at_work[rank] = waiting.pop()
+            comm.send(at_work[rank], rank, _TASK)
+    return rank, value if tag == _DONE else None
+
+
+def _work_for_first(comm: Communicator, work, tasks) -> None:
+    """The other ranks: work until rank 0 says stop."""
+    if comm.size == 2:
+        for position in range(1, len(tasks), 2):
+            if comm.has_message() or not _try(comm, work, tasks, position):
+                break
+    else:
+        comm.send(None, 0, _ASK)
+    while True:
+        _, tag, position = comm.receive()
+        if tag == _STOP:
+            return
+        _try(comm, work, tasks, position)
+
+
+def _try(comm: Communicator, work, tasks, position: int) -> bool:
+    try:
+        result = work(tasks[position])
+    except ValueError as error:
+        comm.send(str(error), 0, _FAILED)
+        return False
+    comm.send((position, result), 0, _DONE)
+    return True
