@@ -53,3 +53,14 @@ def lab_coordinates(panel, pixels: np.ndarray) -> np.ndarray:
 def fingerprint(detector) -> str:
     """A text that is equal for detectors that put every pixel in the same place with the same sensor."""
     return json.dumps(detector.to_dict(), sort_keys=True)
+
+
+def corner_s_length(detector, s0_direction) -> float:
+    """|s|·λ = |ŝ1 - ŝ0| of the farthest corner of any panel; 2 (all directions) where a panel looks backwards."""
+    largest = 0.0
+    for panel in detector:
+        n_fast, n_slow = panel.get_image_size()
+        corners = lab_coordinates(panel, np.array([(x, y) for x in (0, n_fast) for y in (0, n_slow)], dtype=float))
+        cosines = corners @ np.asarray(s0_direction) / np.linalg.norm(corners, axis=1)
+        largest = max(largest, 2.0 if cosines.min() < 0 else float(np.sqrt(2 - 2 * cosines.min())))
+    return largest

@@ -106,8 +106,9 @@ def _last_words(worker: _Worker, shared, tasks, name) -> str:
     item, code = shared[2 * worker.place], worker.process.exitcode
     what = name(item if item >= 0 else tasks[worker.position])
     how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit status {code}"
-    advice = "perhaps for lack of memory: use a smaller mp.nproc" if code == -signal.SIGKILL else "which is a bug or a broken file"
-    return f"The process that worked on {what} {how}, {advice}. No other still was the cause."
+    killed = code == -signal.SIGKILL
+    advice = "perhaps for lack of memory: use a smaller mp.nproc" if killed else "perhaps because of a broken file"
+    return f"The process that worked on {what} {how}, {advice}."
 
 
 def _serve(work, pipe: Connection, others: list[Connection], shared, place: int, parent: int) -> None:

@@ -26,10 +26,12 @@ from diffuse_dials.algorithms import pipeline
 from diffuse_dials.algorithms.extraction import Measurement
 from diffuse_dials.algorithms.inputs import Stills, load_stills
 from diffuse_dials.algorithms.parallel import n_processes
+from diffuse_dials.algorithms.parts import Job
+from diffuse_dials.algorithms.pixel_files import extract_to_files, place_files
+from diffuse_dials.algorithms.run_folder import is_complete, run_key
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.stills import StillsTable
-from diffuse_dials.io.tables import save_table
 from diffuse_dials.report.corrections import correction_sections, factor_figure, totals_section
 from diffuse_dials.report.html import write_report
 from diffuse_dials.report.plots import save_png
@@ -39,7 +41,8 @@ logger = logging.getLogger(f"dials.{__name__}")
 phil_scope = libtbx.phil.parse(
     """
 include scope diffuse_dials.algorithms.extraction.phil_scope
-include scope diffuse_dials.algorithms.parallel.phil_scope
+include scope diffuse_dials.algorithms.run_folder.phil_scope
+include scope diffuse_dials.algorithms.parallel.mpi_phil_scope
 output {
   experiments = extracted.expt
     .type = path
@@ -75,24 +78,33 @@ def run(args=None, phil=phil_scope):
     """Run diffuse.extract from the command line."""
     usage = "diffuse.extract [options] integrated.expt integrated.refl [param=value] [file.phil]"
     call = start(args, phil, __doc__, usage)
-    params = call.params
-    with user_errors():
-        needs_tables = params.masking.bragg.method != "lattice"
-        stills = load_stills(call.experiments, call.reflections, needs_tables)
-        measurement = Measurement(params, stills, params.output.stills)
-        names, totals, outcomes = pipeline.extract_to_files(params, stills, measurement, n_processes(params.mp))
-        pipeline.log_outcomes(outcomes, stills)
-        identifiers = dict(enumerate(stills.experiments.identifiers()))
-        save_table(pipeline.radial_columns(totals), params.output.radial_totals, identifiers)
-        table = StillsTable.beside(params.output.stills)
-        pipeline.update_stills(table, stills, outcomes)
-        table.write(params.output.stills)
-        limits = {"d_min": params.d_min, "d_max": params.d_max}
-        write_json({**pipeline.contents_record(measurement.record), **limits}, params.output.json)
-        _write_pictures(measurement, stills, totals, params.output)
-        save_experiments(stills.experiments, params.output.experiments)
+    params, output, comm = call.params, call.params.output, call.comm
+    with user_errors(comm):
+        with comm.together():
+            stills = load_stills(call.experiments, call.reflections, params.masking.bragg.method != "lattice")
+            key = run_key("diffuse.extract", phil, params, call.files, stills)
+            if params.resume and is_complete(output.json, key, (output.experiments, output.stills)):
+                logger.info("%s is complete: nothing is left to do.", output.experiments)
+                return
+            measurement = Measurement(params, stills, output.stills)
+        job = Job(comm, n_processes(params.mp), params.resume, key)
+        extracted = extract_to_files(params, stills, measurement, job)
+        if extracted is None:
+            return  # rank 0 writes
+        pipeline.log_outcomes(extracted.outcomes, stills)
+        names = place_files(extracted, output.reflections)
+        extracted.save_totals(output.radial_totals, dict(enumerate(stills.experiments.identifiers())))
+        table = StillsTable.beside(output.stills)
+        pipeline.update_stills(table, stills, extracted.outcomes)
+        table.write(output.stills)
+        _write_pictures(measurement, stills, extracted.totals(), output)
+        save_experiments(stills.experiments, output.experiments)
+        contents = pipeline.contents_record(measurement.record)
+        # it comes last and says that the others are complete
+        write_json({**contents, "d_min": params.d_min, "d_max": params.d_max, "run_key": key}, output.json)
+        extracted.folder.remove(output.reflections)
         written = f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]
-        logger.info("Wrote %s and %s", params.output.experiments, written)
+        logger.info("Wrote %s and %s", output.experiments, written)
 
 
 def _write_pictures(measurement: Measurement, stills: Stills, totals, output) -> None:

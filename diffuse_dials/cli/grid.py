@@ -24,12 +24,14 @@ from diffuse_dials.adapters.experiments import save_experiments
 from diffuse_dials.algorithms import pipeline
 from diffuse_dials.algorithms.extraction import Measurement, corner_resolution
 from diffuse_dials.algorithms.gridding import define_grid
-from diffuse_dials.algorithms.inputs import load_stills
+from diffuse_dials.algorithms.inputs import Stills, load_stills
 from diffuse_dials.algorithms.parallel import n_processes
+from diffuse_dials.algorithms.parts import Job, PartedSums
+from diffuse_dials.algorithms.pixel_files import grid_files, is_block
+from diffuse_dials.algorithms.run_folder import is_complete, run_key
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.records import save_grid_record
 from diffuse_dials.io.stills import StillsTable
-from diffuse_dials.io.tables import save_table
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -37,14 +39,16 @@ phil_scope = libtbx.phil.parse(
     """
 include scope diffuse_dials.algorithms.gridding.phil_scope
 include scope diffuse_dials.algorithms.extraction.phil_scope
-include scope diffuse_dials.algorithms.parallel.phil_scope
+include scope diffuse_dials.algorithms.pipeline.phil_scope
+include scope diffuse_dials.algorithms.parallel.mpi_phil_scope
 output {
   experiments = gridded.expt
     .type = path
     .help = "The stills."
   reflections = gridded.refl
     .type = path
-    .help = "The sums."
+    .help = "The sums. If they go to a store (see grid.store), its name is the same with .h5, and the folder"
+            "gridded_parts beside it belongs to it."
   radial_totals = radial_totals.refl
     .type = path
     .help = "From images: sums by |s| of all good pixels, Bragg spots included, for diffuse.absolute."
@@ -66,35 +70,64 @@ output {
 def run(args=None, phil=phil_scope):
     """Run diffuse.grid from the command line."""
     call = start(args, phil, __doc__, "diffuse.grid [options] stills.expt stills.refl [param=value] [file.phil]")
-    params, nproc = call.params, n_processes(call.params.mp)
-    with user_errors():
-        extracted = _contents_of_extracted(call)
-        stills = load_stills(call.experiments, () if extracted else call.reflections, params.masking.bragg.method != "lattice")
-        grid = define_grid(params.grid, stills, params.d_min or corner_resolution(stills.experiments[0]))
+    params, comm = call.params, call.comm
+    with user_errors(comm):
+        with comm.together():
+            extracted = _contents_of_extracted(call)
+            read_tables = params.masking.bragg.method != "lattice"
+            stills = load_stills(call.experiments, () if extracted else call.reflections, read_tables)
+            key = run_key("diffuse.grid", phil, params, call.files, stills)
+            if params.resume and _is_complete(params.output, key):
+                logger.info("%s is complete: nothing is left to do.", params.output.reflections)
+                return
+            grid = define_grid(params.grid, stills, params.d_min or corner_resolution(stills.experiments[0]))
+            measurement = None if extracted else Measurement(params, stills, params.output.stills)
+        job = Job(comm, n_processes(params.mp), params.resume, key)
         if extracted:
-            contents = extracted
-            sums, totals, outcomes = pipeline.grid_files(call.reflections, stills, grid, params, nproc), None, None
+            sums = grid_files(call.reflections, stills, grid, params, job)
         else:
-            measurement = Measurement(params, stills, params.output.stills)
-            contents = pipeline.contents_record(measurement.record)
-            sums, totals, outcomes = pipeline.grid_images(params, stills, measurement, grid, nproc)
-            pipeline.log_outcomes(outcomes, stills)
-        logger.info("%d sums of %d pixels in %d stills", len(sums), sums.n_pixels.sum(), len(set(sums.still.tolist())))
-        identifiers = dict(enumerate(stills.experiments.identifiers()))
-        save_table(pipeline.voxel_columns(sums), params.output.reflections, identifiers)
-        table = StillsTable.beside(params.output.stills)
-        if totals is not None:
-            save_table(pipeline.radial_columns(totals), params.output.radial_totals, identifiers)
-            pipeline.update_stills(table, stills, outcomes)
-        table.write(params.output.stills)
-        save_grid_record(grid.record(params, contents), params.output.grid)
-        save_experiments(stills.experiments, params.output.experiments)
-        logger.info("Wrote %s, %s and %s", params.output.experiments, params.output.reflections, params.output.grid)
+            sums = pipeline.grid_images(params, stills, measurement, grid, job)
+        if sums is None:
+            return  # rank 0 writes
+        sums.log()
+        contents = extracted or pipeline.contents_record(measurement.record)
+        _write(sums, stills, grid.record(params, {**contents, "run_key": key}), params.output, bool(extracted))
+
+
+def _write(sums: PartedSums, stills: Stills, record, output, from_files: bool) -> None:
+    """Write all outputs; grid.json comes last and says that the others are complete."""
+    identifiers = dict(enumerate(stills.experiments.identifiers()))
+    table, store = output.reflections, str(Path(output.reflections).with_suffix(".h5"))
+    if sums.store:
+        sums.save_index(store, stills.experiments.identifiers(), record.run_key)
+    else:
+        sums.save_sums(table, identifiers)
+    stills_table = StillsTable.beside(output.stills)
+    if not from_files:
+        sums.save_totals(output.radial_totals, identifiers)
+        pipeline.update_stills(stills_table, stills, sums.outcomes)
+        pipeline.log_outcomes(sums.outcomes, stills)
+    stills_table.write(output.stills)
+    save_experiments(stills.experiments, output.experiments)
+    save_grid_record(record, output.grid)
+    # what an earlier run left of the other kind would be taken for this run's
+    if sums.store:
+        Path(table).unlink(missing_ok=True)
+        sums.folder.keep_only_this(table)
+    else:
+        Path(store).unlink(missing_ok=True)
+        sums.folder.remove(table)
+    logger.info("Wrote %s, %s and %s", output.experiments, store if sums.store else table, output.grid)
+
+
+def _is_complete(output, key: str) -> bool:
+    names = [output.reflections, str(Path(output.reflections).with_suffix(".h5"))]
+    return any(is_complete(output.grid, key, (name, output.experiments, output.stills)) for name in names)
 
 
 def _contents_of_extracted(call) -> dict | None:
     """The record beside diffuse.extract's files, if those were given: then no image is opened."""
-    if not any(pipeline.is_block(name) for name in call.reflections):
+    if not any(is_block(name) for name in call.reflections):
         return None
     path = Path(call.reflections[0]).parent / "extracted.json"
     if not path.is_file():

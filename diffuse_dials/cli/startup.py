@@ -14,6 +14,7 @@ from dials.util.options import ArgumentParser
 from dials.util.version import dials_version
 
 from diffuse_dials import __version__
+from diffuse_dials.algorithms.mpi import Communicator
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -28,6 +29,7 @@ class Invocation:
         reflections: Names of the .refl files (and stores) given.
         others: Arguments that are neither files of DIALS nor parameters (images, model files).
         verbose: How often -v was given.
+        comm: The ranks of MPI that run this command, one where mp.method is not mpi.
     """
 
     params: object
@@ -35,6 +37,12 @@ class Invocation:
     reflections: tuple[str, ...]
     others: tuple[str, ...]
     verbose: int
+    comm: Communicator
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All input files."""
+        return self.experiments + self.reflections
 
 
 def start(
@@ -82,7 +90,12 @@ def start(
     if others and not takes_others:
         raise Sorry(f"{others[0]} is no .expt or .refl file and no parameter of this command. See -h for what it takes and -c -e2 for its parameters.")
     output = getattr(params, "output", None)
-    dials.util.log.config(verbosity=options.verbose, logfile=getattr(output, "log", None))
+    with user_errors():
+        comm = Communicator.of(params.mp.method if hasattr(params, "mp") else "")
+    if comm.rank:
+        logging.disable(logging.CRITICAL)  # rank 0 speaks for all
+    else:
+        dials.util.log.config(verbosity=options.verbose, logfile=getattr(output, "log", None))
     logger.info("diffuse_dials %s, %s", __version__, dials_version())
     changed = parser.diff_phil.as_str()
     if changed:
@@ -93,6 +106,7 @@ def start(
         tuple(f for f in files if f.endswith(tables)),
         tuple(others),
         options.verbose,
+        comm,
     )
 
 
@@ -107,11 +121,20 @@ def _parse(parser, arguments):
 
 
 @contextmanager
-def user_errors():
-    """Show a ValueError, which our algorithms raise for bad input, as one clean line; anything else is a bug."""
+def user_errors(comm: Communicator | None = None):
+    """Show a ValueError, which our algorithms raise for bad input, as one clean line; anything else is a bug.
+
+    With several ranks, rank 0 shows it; a bug on one ends all.
+    """
     try:
         yield
     except ValueError as error:
+        if comm is not None and comm.rank:
+            raise SystemExit(1) from None
         raise Sorry(str(error)) from None
-    except MemoryError:
+    except (Exception, MemoryError) as error:
+        if comm is not None and comm.size > 1:
+            comm.abort()
+        if not isinstance(error, MemoryError):
+            raise
         raise Sorry("There is not enough memory. Use a larger d_min or pixel_step, fewer processes (mp.nproc) or fewer stills.") from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,12 +27,30 @@ def replacing(path):
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         yield partial
         os.replace(partial, path)
     except OSError as error:
         raise ValueError(f"Cannot write {path}: {error.strerror or error}. Check the folder, its permissions and the free space.") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """What processes of this machine that were killed left of the same file."""
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
+        number = leftover.name[len(path.stem) + 2 : len(leftover.name) - len(path.suffix)]
+        if number.isdigit() and not Path("/proc", number).exists() and Path("/proc/self").exists():
+            leftover.unlink(missing_ok=True)
+
+
+def place(source, path) -> None:
+    """Let a finished file appear under another name too, complete or not at all; a copy only where links are unknown."""
+    with replacing(path) as partial:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
 
 
 def write_text(text: str, path) -> None:

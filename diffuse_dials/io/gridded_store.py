@@ -94,6 +94,15 @@ def _virtual(file: h5py.File, name: str, names: list[str], parts: list[Part]) ->
     file.create_virtual_dataset(f"rows/{name}", layout, fillvalue=0)
 
 
+def part_folder(path) -> Path | None:
+    """The folder of the parts that a gridded.h5 points at; None where there is no such file."""
+    try:
+        with h5py.File(path, "r") as file:
+            return Path(path).parent / Path(file["parts/name"].asstr()[0]).parent
+    except (OSError, KeyError, ValueError):
+        return None
+
+
 @dataclass(frozen=True)
 class Block:
     """Rows of consecutive stills; a column that was not asked for is None.

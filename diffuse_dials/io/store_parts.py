@@ -42,19 +42,24 @@ class PartWriter:
         self._stills: list[tuple[int, int]] = []
         self._totals: list[RadialTotals] = []
         self._seen = np.zeros(0 if exact else box.size, dtype=bool)
-        self._n_rows = 0
+        self._n_rows = self._n_pixels = 0
 
-    def append(self, number: int, sums: VoxelSums, totals: RadialTotals | None = None) -> None:
+    def append(self, number: int, sums: VoxelSums | None, totals: RadialTotals | None = None) -> None:
         """Add the rows of one still.
 
         Args:
             number: Its position in the experiment list; stills of a part come in ascending order.
-            sums: Its rows, with ``asu_index``.
+            sums: Its rows, with ``asu_index``; None: its totals only.
             totals: Its radial totals.
 
         Raises:
             ValueError: If a voxel lies outside the box, or a panel's number above 32767.
         """
+        self._stills.append((number, 0 if sums is None else len(sums)))
+        if totals is not None:
+            self._totals.append(totals)
+        if sums is None:
+            return
         if not self._exact and len(sums) and sums.panel.max() > np.iinfo(np.int16).max:
             raise ValueError(f"Panel {sums.panel.max()} has a number above 32767. Use grid.store=False.")
         asu_id = self._box.number(sums.asu_index)
@@ -70,9 +75,7 @@ class PartWriter:
         for name, values in columns.items():
             self._put(name, values, sums)
         self._n_rows += len(sums)
-        self._stills.append((number, len(sums)))
-        if totals is not None:
-            self._totals.append(totals)
+        self._n_pixels += int(sums.n_pixels.sum())
 
     def _put(self, name: str, values: np.ndarray, sums: VoxelSums) -> None:
         rows = self._file["rows"]
@@ -118,12 +121,12 @@ class PartWriter:
             totals = RadialTotals.concatenate(self._totals)
             for field in fields(RadialTotals):
                 self._file[f"totals/{field.name}"] = getattr(totals, field.name)
-        self._file.attrs["n_rows"] = self._n_rows
+        self._file.attrs.update({"n_rows": self._n_rows, "n_pixels": self._n_pixels})
         self._file.attrs["complete"] = True
 
 
 @contextmanager
-def writing_part(path, key: str, box: AsuBox, exact: bool = False):
+def writing_part(path, key: str, box: AsuBox, exact: bool = False, mark: str = ""):
     """Write a part; it appears under its name only when the block ends well and everything is on the disk.
 
     Args:
@@ -131,6 +134,7 @@ def writing_part(path, key: str, box: AsuBox, exact: bool = False):
         key: Of the run it belongs to.
         box: Numbering of the asymmetric unit.
         exact: Types of gridded.refl, uncompressed, in place of the compact ones.
+        mark: Of the images it is made from.
 
     Yields:
         A PartWriter, whose ``finish`` must be called.
@@ -141,7 +145,7 @@ def writing_part(path, key: str, box: AsuBox, exact: bool = False):
     with replacing(path) as partial, disk_errors(path):
         with h5py.File(partial, "w", track_order=False) as file:
             file.attrs.update({"format": PART, "version": VERSION, "key": key, "low": box.low, "shape": box.shape})
-            file.attrs.update({"exact": exact, "complete": False})
+            file.attrs.update({"exact": exact, "mark": mark, "complete": False})
             file.create_group("rows")
             yield PartWriter(file, box, exact)
 
@@ -186,6 +190,8 @@ class Part:
     Attributes:
         path: Its file.
         key: Of the run it belongs to.
+        mark: Of the images it was made from.
+        n_pixels: Pixels in all its sums.
         box: Numbering of the asymmetric unit.
         exact: Whether it has the types of gridded.refl.
         numbers: Positions of its stills in the experiment list.
@@ -196,6 +202,8 @@ class Part:
 
     path: Path
     key: str
+    mark: str
+    n_pixels: int
     box: AsuBox
     exact: bool
     numbers: np.ndarray
@@ -216,8 +224,8 @@ class Part:
             if any(len(data) != still_rows.sum() for data in file["rows"].values()):
                 raise ValueError(f"{path} has columns of different length. Run diffuse.grid again.")
             return cls(
-                Path(path), str(file.attrs["key"]), box_of(file), bool(file.attrs["exact"]), numbers, still_rows,
-                json.loads(file["outcomes"][()]), columns,
+                Path(path), str(file.attrs["key"]), str(file.attrs["mark"]), int(file.attrs["n_pixels"]), box_of(file),
+                bool(file.attrs["exact"]), numbers, still_rows, json.loads(file["outcomes"][()]), columns,
             )  # fmt: skip
 
     @property

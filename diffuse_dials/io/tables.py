@@ -67,25 +67,29 @@ def _to_numpy(column) -> np.ndarray | None:
     return None  # shoeboxes, strings and int6: no command of ours works on them as arrays
 
 
-def save_table(columns: dict[str, np.ndarray], path, identifiers: dict[int, str] | None = None) -> None:
+def save_table(columns: dict, path, identifiers: dict[int, str] | None = None, n_rows: int | None = None) -> None:
     """Write a reflection table, complete or not at all.
 
     Args:
-        columns: Arrays of equal length; names that io.columns does not list are refused.
+        columns: Arrays of equal length, or functions that return them and are called one after the other; names that
+            io.columns does not list are refused.
         path: Output file.
         identifiers: Experiment identifier of each ``id``.
+        n_rows: Length of the columns, where they are functions.
 
     Raises:
         ValueError: If there are more than ``MAX_ROWS`` rows, or the file cannot be written.
     """
-    n_rows = {name: len(values) for name, values in columns.items()}
-    if max(n_rows.values(), default=0) > MAX_ROWS:
-        raise ValueError(f"{path} would have {max(n_rows.values())} rows, more than the {MAX_ROWS} that a .refl file holds.")
-    if len(set(n_rows.values())) > 1:
-        raise AssertionError(f"columns of different length: {n_rows}")
+    if n_rows is None:
+        n_rows = max((len(values) for values in columns.values()), default=0)
+    if n_rows > MAX_ROWS:
+        raise ValueError(f"{path} would have {n_rows} rows, more than the {MAX_ROWS} that a .refl file holds.")
     table = flex.reflection_table()
     for name, values in columns.items():
-        table[name] = _to_flex(values, COLUMNS[name].kind)
+        column = _to_flex(values() if callable(values) else values, COLUMNS[name].kind)
+        if len(column) != n_rows:
+            raise AssertionError(f"column {name} has {len(column)} rows, not {n_rows}")
+        table[name] = column
     for number, identifier in (identifiers or {}).items():
         table.experiment_identifiers()[int(number)] = identifier
     with replacing(path) as partial:
@@ -93,13 +97,13 @@ def save_table(columns: dict[str, np.ndarray], path, identifiers: dict[int, str]
             table.as_file(str(partial))
         except RuntimeError as error:  # how DIALS's msgpack writer reports a full disk
             raise OSError(str(error)) from error
-        _check_size(partial, n_rows)
+        _check_size(partial, columns, n_rows)
 
 
-def _check_size(path: Path, n_rows: dict[str, int]) -> None:
+def _check_size(path: Path, columns, n_rows: int) -> None:
     """A full disk can leave DIALS's writer without an exception: compare the size with what must be there."""
     width = {"int": 4, "size_t": 8, "bool": 1, "double": 8, "vec3_double": 24, "miller_index": 12}
-    expected = sum(n * width[COLUMNS[name].kind] for name, n in n_rows.items())
+    expected = n_rows * sum(width[COLUMNS[name].kind] for name in columns)
     if path.stat().st_size < expected:
         raise OSError(f"only {path.stat().st_size} of {expected} bytes were written")
 

@@ -28,6 +28,7 @@ class GridRecord:
         noise: How the variance of counts was worked out.
         background: Method and values of what was subtracted.
         masks: What took pixels out, with its values.
+        run_key: Of the run of diffuse.grid, for resume=True.
         isotropic_removed: Whether a per-still radial background took the crystal's isotropic part with it.
     """
 
@@ -48,6 +49,7 @@ class GridRecord:
     background: dict = field(default_factory=dict)
     masks: dict = field(default_factory=dict)
     isotropic_removed: bool = False
+    run_key: str = ""
 
     def to_dict(self) -> dict:
         """A dictionary that JSON can hold."""

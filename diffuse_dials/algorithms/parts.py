@@ -1,0 +1,259 @@
+"""A run in parts: some stills each, made by whichever process is free, kept on the disk, and made once."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from diffuse_dials.algorithms.forecast import Forecast
+from diffuse_dials.algorithms.inputs import Stills
+from diffuse_dials.algorithms.mpi import Communicator
+from diffuse_dials.algorithms.parallel import each
+from diffuse_dials.algorithms.run_folder import RunFolder
+from diffuse_dials.io.gridded_store import write_index
+from diffuse_dials.io.store_parts import Part
+from diffuse_dials.io.tables import save_table
+from diffuse_dials.kernels.sums import unpack
+from diffuse_dials.models.exposure import Exposure
+from diffuse_dials.models.sums import RadialTotals
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+_PART_ROWS = 4_000_000
+_PARTS_PER_PROCESS = 16
+_MAX_PARTS = 2000
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a run is carried out; none of it changes a number.
+
+    Attributes:
+        comm: Ranks that share the work.
+        nproc: Processes that do, where there is one rank.
+        resume: Whether finished parts of an earlier run are used.
+        key: Of the run (see run_folder.run_key).
+    """
+
+    comm: Communicator
+    nproc: int
+    resume: bool
+    key: str
+
+    @property
+    def n_workers(self) -> int:
+        """Processes that work."""
+        return max(self.nproc if self.comm.size == 1 else self.comm.size - (self.comm.size > 2), 1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one still.
+
+    Attributes:
+        number: Its position in the experiment list.
+        status: "ok", "skipped" (another lattice of a used image) or "failed".
+        reason: Why it is not ok.
+        exposure: Time, time stamp and monitor; None if not measured.
+        n_accepted: Pixels that pass all masks.
+    """
+
+    number: int
+    status: str
+    reason: str = ""
+    exposure: Exposure | None = None
+    n_accepted: int = 0
+
+    def to_dict(self) -> dict:
+        """For JSON; from_dict reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Outcome:
+        exposure = None if data["exposure"] is None else Exposure(**data["exposure"])
+        return cls(**{**data, "exposure": exposure})
+
+
+def split(n_stills: int, rows_per_still: float, n_workers: int) -> list[list[int]]:
+    """Blocks of consecutive stills, [first, end): small enough to share and to lose, not more than a folder bears."""
+    size = min(_PART_ROWS / max(rows_per_still, 1), n_stills / (_PARTS_PER_PROCESS * n_workers))
+    size = max(int(size), -(-n_stills // _MAX_PARTS), 1)
+    return [[first, min(first + size, n_stills)] for first in range(0, n_stills, size)]
+
+
+def open_run(job: Job, output: str, make_plan) -> RunFolder:
+    """The run's folder and plan, the same on every rank.
+
+    Args:
+        job: How the run is carried out.
+        output: The file that it will write.
+        make_plan: Called on rank 0 if the run begins now; returns a plan for JSON with its ``blocks``.
+
+    Raises:
+        ValueError: See RunFolder.open, and what make_plan raises.
+    """
+    folder, seen = None, None
+    with job.comm.together():
+        if job.comm.rank == 0:
+            folder = RunFolder.open(output, job.key, job.resume)
+            if folder.plan is None:
+                folder.begin({"key": job.key, **make_plan()})
+            seen = folder.path, folder.plan
+    path, plan = job.comm.from_first(seen)
+    return folder or RunFolder(path, plan)
+
+
+def make_parts(
+    job: Job, folder: RunFolder, make, marks, label: str, name, skip_failed: bool = True, is_whole=lambda part: True
+) -> list[Part] | None:
+    """Make what is missing of a run's parts.
+
+    Args:
+        job: How the run is carried out.
+        folder: The run's folder, with its plan.
+        make: ``make(number, path)`` writes part ``number``.
+        marks: ``marks(number)`` is the mark of its images.
+        label: For the progress bar.
+        name: ``name(still)`` for messages.
+        skip_failed: Whether finished parts with stills that failed are good enough.
+        is_whole: ``is_whole(part)`` is whether what belongs to a finished part besides its file exists.
+
+    Returns:
+        The parts in their order, on rank 0; None on the others.
+
+    Raises:
+        ValueError: What make raises, or if a process is killed; parts that are finished stay.
+    """
+    blocks = folder.plan["blocks"]
+    done = {}
+    if job.comm.rank == 0:
+        for number in range(len(blocks)):
+            part = folder.finished(number, job.key, marks(number))
+            failed = part is not None and any(outcome["status"] == "failed" for outcome in part.outcomes)
+            if part is not None and is_whole(part) and (skip_failed or not failed):
+                done[number] = part
+        if done:
+            logger.info("%d of %d parts were finished before", len(done), len(blocks))
+    missing = job.comm.from_first([number for number in range(len(blocks)) if number not in done])
+
+    def work(number):
+        make(number, folder.part(number))
+
+    left = sum(blocks[number][1] - blocks[number][0] for number in missing)
+    try:
+        for _ in each(work, missing, job.nproc, label, comm=job.comm, total=left, name=name):
+            pass
+    except ValueError as error:
+        if job.comm.rank == 0:
+            kept = sum(folder.part(number).is_file() for number in range(len(blocks)))
+            hint = f" {kept} of {len(blocks)} parts are finished: resume=True makes only the others." if kept else ""
+            if kept:
+                folder.close()
+            else:
+                folder.discard()
+            raise ValueError(f"{error}{hint}") from None
+        raise
+    if job.comm.rank:
+        return None
+    return [done.get(number) or Part.open(folder.part(number)) for number in range(len(blocks))]
+
+
+@dataclass(frozen=True)
+class PartedSums:
+    """What a run of diffuse.grid or diffuse.extract measured, still in its parts.
+
+    Attributes:
+        folder: The run's folder.
+        parts: In the order of their stills.
+        outcomes: What became of each still.
+    """
+
+    folder: RunFolder
+    parts: list[Part]
+    outcomes: list[Outcome]
+
+    @classmethod
+    def of(cls, folder: RunFolder, parts: list[Part]) -> PartedSums:
+        """The parts of a run, ordered by their stills.
+
+        Raises:
+            ValueError: If no still could be measured.
+        """
+        outcomes = [Outcome.from_dict(outcome) for part in parts for outcome in part.outcomes]
+        measured = sorted((part for part in parts if len(part.numbers)), key=lambda part: part.numbers[0])
+        if not measured:
+            folder.discard()
+            reasons = [outcome.reason for outcome in outcomes if outcome.reason]
+            raise ValueError(f"No still could be measured. The first: {reasons[0] if reasons else 'it has no pixel'}")
+        return cls(folder, measured, outcomes)
+
+    @property
+    def store(self) -> bool:
+        """Whether the sums stay in a store, rather than go to a table."""
+        return self.folder.plan.get("store", False)
+
+    @property
+    def n_rows(self) -> int:
+        return sum(part.n_rows for part in self.parts)
+
+    def log(self) -> None:
+        """How much was measured."""
+        n_stills = sum(int(np.count_nonzero(part.still_rows)) for part in self.parts)
+        n_pixels = sum(part.n_pixels for part in self.parts)
+        logger.info("%d sums of %d pixels in %d stills", self.n_rows, n_pixels, n_stills)
+
+    def save_sums(self, path, identifiers: dict[int, str]) -> None:
+        """Write gridded.refl, column by column: there is never more than the table and one column in memory.
+
+        Raises:
+            ValueError: If there are more rows than a table holds, or it cannot be written.
+        """
+
+        def column(name):
+            return np.concatenate([part.read(name) for part in self.parts])
+
+        box = self.parts[0].box
+        columns = {
+            "id": lambda: np.concatenate([np.repeat(p.numbers.astype(np.int32), p.still_rows) for p in self.parts]),
+            "miller_index": lambda: unpack(column("voxel")),
+            "asu_miller_index": lambda: box.index(column("asu_id")),
+        }
+        for name in ("panel", "bragg", "counts", "background", "response", "variance", "n_pixels"):
+            columns[name] = lambda name=name: column(name)
+        if all("position" in part.columns for part in self.parts):
+            columns["xyzobs.px.value"] = lambda: np.column_stack([column("position"), np.zeros(self.n_rows)])
+        save_table(columns, path, identifiers, n_rows=self.n_rows)
+
+    def save_index(self, path, identifiers, key: str) -> None:
+        """Write gridded.h5 over the parts."""
+        write_index(path, self.parts, identifiers, key)
+
+    def totals(self) -> RadialTotals:
+        """The radial totals of all stills."""
+        return RadialTotals.concatenate([t for t in (part.totals() for part in self.parts) if t is not None])
+
+    def save_totals(self, path, identifiers: dict[int, str]) -> None:
+        """Write radial_totals.refl."""
+        totals = self.totals()
+        columns = {field.name: getattr(totals, field.name) for field in fields(RadialTotals) if field.name != "still"}
+        save_table({"id": totals.still, **columns}, path, identifiers)
+
+
+def still_names(stills: Stills):
+    """What to call a still in messages."""
+    return lambda number: stills.keys[number].label
+
+
+def log_forecast(forecast: Forecast, choice, job: Job) -> bool:
+    """Decide whether the sums go to a store, and log why.
+
+    Args:
+        forecast: Of the run.
+        choice: ``grid.store``: True, False, or anything else for "as the forecast says".
+        job: How the run is carried out.
+    """
+    store = choice if isinstance(choice, bool) else forecast.needs_store()
+    forecast.log(store, job.n_workers)
+    return store
