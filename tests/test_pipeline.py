@@ -10,40 +10,13 @@ import numpy as np
 import pytest
 from dials.array_family import flex
 from dials.util import Sorry
-from dxtbx.model.experiment_list import ExperimentListFactory
 
 from diffuse_dials.adapters.experiments import load_experiments, save_experiments
 from diffuse_dials.algorithms.gridding import rms_delta_hkl
 from diffuse_dials.algorithms.inputs import load_stills
-from diffuse_dials.cli import extract, grid, scale, simulate
+from diffuse_dials.cli import extract, grid, scale
 from diffuse_dials.io.tables import load_table
 from diffuse_dials.kernels.sums import transform
-
-MODEL = """\
-CRYST1   30.000   30.000   25.000  90.00  90.00  90.00 P 43 21 2
-ATOM      1  C   ALA A   1       5.000   6.000   7.000  1.00  0.00           C
-ATOM      2  N   ALA A   1       6.400   6.300   7.200  1.00  0.00           N
-ATOM      3  O   ALA A   1       8.000   9.000   4.000  1.00  0.00           O
-ATOM      4  S   CYS A   2      11.000   3.000   9.000  1.00  0.00           S
-END
-"""
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory):
-    """Six stills of a small crystal on one Pilatus module, three blanks, and the truth."""
-    folder = tmp_path_factory.mktemp("simulated")
-    patch = pytest.MonkeyPatch()
-    patch.chdir(folder)
-    (folder / "small.pdb").write_text(MODEL)
-    simulate.run([
-        "small.pdb", "n_stills=6", "n_blanks=3", "modules=1,1", "distance=60", "truth.d_min=2", "output.directory=.",
-        "photons_per_pixel=5", "exposure_time=0.1,0.2",
-    ])  # fmt: skip
-    experiments = ExperimentListFactory.from_filenames([str(p) for p in sorted((folder / "blanks").glob("*.cbf"))])
-    experiments.as_file(str(folder / "blank.expt"))
-    patch.undo()
-    return folder
 
 
 @pytest.fixture
