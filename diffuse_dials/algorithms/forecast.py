@@ -50,7 +50,8 @@ class Forecast:
         )  # fmt: skip
         if self.worker * n_processes > 0.8 * self.available:
             logger.warning(
-                "%d processes of about %s each may need more memory than the %s that are available: use a smaller mp.nproc.",
+                "%d processes of about %s each may need more memory than the %s that are available: use a smaller "
+                "mp.nproc.",
                 n_processes, _gib(self.worker), _gib(self.available),
             )  # fmt: skip
 

@@ -40,12 +40,15 @@ class Communicator:
         if method != "mpi":
             started = max(int(os.environ.get(name, 1)) for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
             if started > 1:
-                raise ValueError(f"MPI started {started} processes of this command, but mp.method is {method}. Add mp.method=mpi.")
+                raise ValueError(
+                    f"MPI started {started} processes of this command, but mp.method is {method}. Add mp.method=mpi."
+                )
             return cls()
         try:
             from mpi4py import MPI
         except ImportError as error:
-            raise ValueError(f"mp.method=mpi needs the package mpi4py ({error}). Install it, or use mp.nproc.") from None
+            hint = "Install it, or use mp.nproc."
+            raise ValueError(f"mp.method=mpi needs the package mpi4py ({error}). {hint}") from None
         return cls(MPI.COMM_WORLD)
 
     def sum(self, array: np.ndarray) -> np.ndarray:

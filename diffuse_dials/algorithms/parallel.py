@@ -55,7 +55,7 @@ def n_processes(params) -> int:
 
 
 def working_on(item: int) -> None:
-    """Called by ``work`` before it begins with an item of its task: for the progress bar, and to name it if all fails."""
+    """``work`` says so before it begins with an item of its task: for the progress bar, and to name it in messages."""
     _reporter(item)
 
 

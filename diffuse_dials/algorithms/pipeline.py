@@ -15,7 +15,9 @@ from diffuse_dials.algorithms.gridding import Grid, voxel_sums, with_asu_index, 
 from diffuse_dials.algorithms.inputs import Stills
 from diffuse_dials.algorithms.limits import asu_box, largest_s
 from diffuse_dials.algorithms.parallel import working_on
-from diffuse_dials.algorithms.parts import Job, Outcome, PartedSums, log_forecast, make_parts, open_run, split, still_names
+from diffuse_dials.algorithms.parts import (
+    Job, Outcome, PartedSums, log_forecast, make_parts, open_run, split, still_names,
+)  # fmt: skip
 from diffuse_dials.algorithms.run_folder import images_mark
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.io.store_parts import writing_part
@@ -86,7 +88,11 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
     def plan():
         used = [number for number in range(len(stills)) if measurement.uses(number)]
         most = sum(slow * fast for slow, fast in panel_shapes(stills.experiments[0].detector))
-        found = forecast(lambda number: len(sums_of(number, measurement.measure(number).pixels, stills, grid)), used, most)
+
+        def count(number):
+            return len(sums_of(number, measurement.measure(number).pixels, stills, grid))
+
+        found = forecast(count, used, most)
         store = log_forecast(found, params.grid.store, job)
         return {"store": store, "blocks": split(len(stills), found.n_rows / max(len(used), 1), job.n_workers)}
 

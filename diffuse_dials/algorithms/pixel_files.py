@@ -46,7 +46,8 @@ def extract_to_files(params, stills: Stills, measurement: Measurement, job: Job)
         Outcomes and radial totals, in parts; None on other ranks than 0.
 
     Raises:
-        ValueError: If a still fails (unless skip_failed), none is left, a process is killed, or a file cannot be written.
+        ValueError: If a still fails (unless skip_failed), none is left, a process is killed, or a file cannot be
+            written.
     """
 
     def plan():
@@ -74,7 +75,8 @@ def extract_to_files(params, stills: Stills, measurement: Measurement, job: Job)
             if columns:
                 table = {name: np.concatenate([c[name] for c in columns]) for name in EXTRACTED}
                 ids = np.unique(table["id"])
-                save_table(table, path.with_suffix(".refl"), {int(i): stills.experiments[int(i)].identifier for i in ids})
+                identifiers = {int(i): stills.experiments[int(i)].identifier for i in ids}
+                save_table(table, path.with_suffix(".refl"), identifiers)
             part.finish(outcomes)
 
     parts = make_parts(
@@ -165,9 +167,10 @@ def grid_files(names, stills: Stills, grid: Grid, params, job: Job) -> PartedSum
             name = names[int(part.path.stem)]
             if owner.setdefault(int(number), name) != name:
                 folder.remove(params.output.reflections)
+                still = stills.experiments[int(number)].identifier
                 raise ValueError(
-                    f"The pixels of still {stills.experiments[int(number)].identifier} are in {owner[int(number)]} and in "
-                    f"{name}. Give the files of one run of diffuse.extract."
+                    f"The pixels of still {still} are in {owner[int(number)]} and in {name}. "
+                    "Give the files of one run of diffuse.extract."
                 )
     return PartedSums.of(folder, parts)
 

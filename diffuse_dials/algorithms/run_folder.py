@@ -6,7 +6,8 @@
         plan.json             which stills belong to which part
         00000.h5 ...          finished parts: each appears complete or not at all
 
-A part is never changed. Whatever moment a run is killed at, ``resume=True`` finds the finished parts and makes the others.
+A part is never changed. Whatever moment a run is killed at, ``resume=True`` finds the finished parts and makes the
+others.
 """
 
 from __future__ import annotations
@@ -155,8 +156,8 @@ class RunFolder:
             resume: Whether to go on with finished parts of the same key.
 
         Raises:
-            ValueError: If another run works there, parts of another key would have to be thrown away to go on, or the
-                folder cannot be written.
+            ValueError: If another run works there, parts of another key would have to be thrown away to go on, or
+                the folder cannot be written.
         """
         home = _home(output)
         try:
@@ -167,7 +168,9 @@ class RunFolder:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"Another run is writing {output} now. Wait for it, or choose another output folder.") from None
+            raise ValueError(
+                f"Another run is writing {output} now. Wait for it, or choose another output folder."
+            ) from None
         kept = part_folder(Path(output).with_suffix(".h5"))
         unfinished = [path for path in home.iterdir() if path.is_dir() and path != kept]
         plan = None
@@ -176,8 +179,8 @@ class RunFolder:
             if unfinished and not ours:
                 lock.close()
                 raise ValueError(
-                    f"resume=True: the parts in {home} were made with other parameters, inputs or another version of the "
-                    "program. Give the same as before, or leave resume out to begin anew."
+                    f"resume=True: the parts in {home} were made with other parameters, inputs or another version of "
+                    "the program. Give the same as before, or leave resume out to begin anew."
                 )
             if ours:
                 plan = _plan_of(ours[0])

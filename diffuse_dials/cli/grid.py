@@ -132,7 +132,8 @@ def _contents_of_extracted(call) -> dict | None:
     path = Path(call.reflections[0]).parent / "extracted.json"
     if not path.is_file():
         raise ValueError(
-            f"There is no extracted.json beside {call.reflections[0]}. Keep it in the folder of the files that diffuse.extract wrote."
+            f"There is no extracted.json beside {call.reflections[0]}. Keep it in the folder of the files that "
+            "diffuse.extract wrote."
         )
     contents = json.loads(path.read_text(encoding="utf-8"))
     for name in ("d_min", "d_max"):

@@ -46,7 +46,7 @@ class Invocation:
 
 
 def start(
-    args, phil, help_message: str, usage: str, *, takes_others: bool = False, needs_files: bool = True, takes_stores=False
+    args, phil, help_message: str, usage: str, *, takes_others=False, needs_files=True, takes_stores=False
 ) -> Invocation:
     """Parse the command line, start the log, and write version and changed parameters into it.
 
@@ -85,10 +85,14 @@ def start(
     ambiguous = [name for name in others if "=" in name]
     if ambiguous:
         raise Sorry(
-            f"{ambiguous[0]} names no parameter of this command, or more than one: write its whole path. -c -e2 lists all of them."
+            f"{ambiguous[0]} names no parameter of this command, or more than one: write its whole path. -c -e2 lists "
+            "all of them."
         )
     if others and not takes_others:
-        raise Sorry(f"{others[0]} is no .expt or .refl file and no parameter of this command. See -h for what it takes and -c -e2 for its parameters.")
+        raise Sorry(
+            f"{others[0]} is no .expt or .refl file and no parameter of this command. See -h for what it takes and "
+            "-c -e2 for its parameters."
+        )
     output = getattr(params, "output", None)
     with user_errors():
         comm = Communicator.of(params.mp.method if hasattr(params, "mp") else "")
@@ -137,4 +141,6 @@ def user_errors(comm: Communicator | None = None):
             comm.abort()
         if not isinstance(error, MemoryError):
             raise
-        raise Sorry("There is not enough memory. Use a larger d_min or pixel_step, fewer processes (mp.nproc) or fewer stills.") from None
+        raise Sorry(
+            "There is not enough memory. Use a larger d_min or pixel_step, fewer processes (mp.nproc) or fewer stills."
+        ) from None

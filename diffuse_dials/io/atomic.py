@@ -31,7 +31,9 @@ def replacing(path):
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        raise ValueError(f"Cannot write {path}: {error.strerror or error}. Check the folder, its permissions and the free space.") from error
+        raise ValueError(
+            f"Cannot write {path}: {error.strerror or error}. Check the folder, its permissions and the free space."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -45,7 +47,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def place(source, path) -> None:
-    """Let a finished file appear under another name too, complete or not at all; a copy only where links are unknown."""
+    """Let a finished file appear under another name too, complete or not at all; a copy where links are unknown."""
     with replacing(path) as partial:
         try:
             os.link(source, partial)

@@ -119,9 +119,13 @@ def load_flex(path) -> flex.reflection_table:
     try:
         return flex.reflection_table.from_file(str(path))
     except (RuntimeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a reflection table ({error}). It may be cut off: make it again.") from error
+        raise ValueError(
+            f"{path} cannot be read as a reflection table ({error}). It may be cut off: make it again."
+        ) from error
     except Exception as error:  # unpickling garbage can raise anything: pickle's documentation says so
-        raise ValueError(f"{path} is no reflection table this DIALS can read; it may have been written by a newer DIALS than this one.") from error
+        raise ValueError(
+            f"{path} is no reflection table this DIALS can read; it may have been written by a newer DIALS than this one."
+        ) from error
 
 
 def load_table(path, required=(), written_by: str = "the previous command") -> Table:
