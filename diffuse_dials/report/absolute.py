@@ -145,7 +145,7 @@ def _diffuse(axes, outcome) -> None:
         expected = outcome.expected_diffuse(fine)
         if expected is not None:
             b = outcome.wilson.wilson.b
-            axes.plot(fine, expected, color="C3", label=f"Σf0² (1 - exp(-Bs²/2)), B = {b:.1f} Å² (Wilson), and solvent")
+            axes.plot(fine, expected, color="C3", label=f"Σf0² - Bragg, independent vibrations, B = {b:.1f} Å²")
         top = max(np.max(means, initial=0), float(theory.coherent(max(s, default=0.1))))
         axes.set_ylim(np.min(means, initial=0), 1.6 * top)  # room for the legend
     axes.axhline(0, color="0.5", lw=0.5)
