@@ -9,6 +9,7 @@ Written into output.directory:
   images/still_00001.cbf ...  the stills         blanks/blank_00001.cbf ...  the background alone
   model.pdb             the atoms (composition for diffuse.absolute)
   truth.expt truth.refl mean coherent diffuse intensity of each voxel, columns as in absolute.refl
+  truth_bragg.mtz       F of the Bragg peaks on the absolute scale
   truth_stills.csv/.expt  scale, exposure time, crystal of each still; truth_blanks.csv; truth_pixels.mask
   stills_process.phil   for dials.stills_process     make_mask.phil   for diffuse.make_mask
 
@@ -34,6 +35,7 @@ from diffuse_dials.algorithms.simulation.output import (
     prepare_folder,
     write_images,
     write_parameters,
+    write_true_bragg,
     write_true_map,
     write_true_stills,
 )
@@ -84,6 +86,7 @@ def run(args=None, phil=phil_scope):
         scene = build_scene(params, model, n_processes(params.mp))
         logger.info("Seed: %d", params.seed)
         write_true_map(scene, folder)
+        write_true_bragg(scene, folder)
         write_parameters(scene, folder)
         stills, blanks = write_images(scene, folder, n_processes(params.mp))
         write_true_stills(scene, stills, blanks, folder)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
+import iotbx.pdb
 import numpy as np
 import pytest
 from dials.util import Sorry
 from dxtbx.model.experiment_list import ExperimentListFactory
+from iotbx import mtz
 
 from diffuse_dials.adapters.images import read_image
 from diffuse_dials.cli import simulate
@@ -67,3 +69,15 @@ def test_mistakes_get_one_line(folder):
         simulate.run(["nowhere.pdb", *SMALL[1:]])
     with pytest.raises(Sorry, match="scale_range"):
         simulate.run([*SMALL, "scale_range=3,1"])
+
+
+def test_the_true_bragg_peaks_are_those_of_the_structure(folder):
+    """Expected: F by direct summation over the three atoms, times the Debye-Waller factor of b_factor; the FFT at B = 0
+    is good to 1 % of the largest."""
+    simulate.run([*SMALL, "output.directory=.", "b_factor=12"])
+    written = mtz.object("truth_bragg.mtz").as_miller_arrays()[0]
+    structure = iotbx.pdb.input(file_name="small.pdb").xray_structure_simple()
+    structure.set_b_iso(value=12.0)
+    structure.scattering_type_registry(table="wk1995")
+    expected = written.structure_factors_from_scatterers(structure, algorithm="direct").f_calc().as_amplitude_array()
+    np.testing.assert_allclose(written.data(), expected.data(), atol=0.01 * max(expected.data()))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import iotbx.phil
 import numpy as np
+from cctbx import crystal, miller
+from dials.array_family import flex
 from dxtbx.model import Crystal, Detector, Experiment, ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 
@@ -172,6 +174,19 @@ def write_true_stills(scene: Scene, stills: list[dict], blanks: list[dict], fold
     if stills:
         save_experiments(_true_stills(scene, stills, folder), folder / "truth_stills.expt")
     save_mask([scene.camera.good.reshape(scene.camera.header.shape)], folder / "truth_pixels.mask")
+
+
+def write_true_bragg(scene: Scene, folder: Path) -> None:
+    """Write truth_bragg.mtz: true F of the Bragg peaks (electrons), displacements included, unique reflections."""
+    model = scene.model
+    symmetry = crystal.symmetry(model.unit_cell, space_group=model.space_group)
+    upper = scene.hkl[:, 2] >= 0
+    indices = flex.miller_index([tuple(int(i) for i in h) for h in scene.hkl[upper]])
+    amplitudes = flex.double(np.sqrt(scene.bragg[upper]))
+    everything = miller.array(miller.set(symmetry, indices, anomalous_flag=False), amplitudes)
+    unique = everything.map_to_asu().merge_equivalents().array().set_observation_type_xray_amplitude()
+    with replacing(folder / "truth_bragg.mtz") as partial:
+        unique.as_mtz_dataset(column_root_label="F").mtz_object().write(str(partial))
 
 
 def _detector(scene):
