@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from cctbx import uctbx
 from diffuse_dials.algorithms.export.base import Exporter
 from diffuse_dials.algorithms.export.content import MapContent
 from diffuse_dials.io.atomic import replacing
+
+logger = logging.getLogger(f"dials.{__name__}")
 
 _MODE_FLOAT32 = 2
 _VERSION = 20140  # of the MRC2014 format, as it counts them
@@ -30,6 +33,7 @@ class Ccp4(Exporter):
 
     magnification: float = 100.0
     fill_lattice_points: bool = False
+    not_measured: float | None = None
 
     name = "ccp4"
     phil = """
@@ -41,12 +45,18 @@ class Ccp4(Exporter):
       .type = bool
       .help = "Give voxels that hold a lattice point and have no value the mean of their measured neighbours, so that"
               "viewers draw closed surfaces. False: they stay NaN, and with ndiv=3 surfaces lack 8 cells of 27."
+    not_measured = None
+      .type = float
+      .expert_level = 1
+      .help = "Value of voxels that were not measured; the file's header says it. None: NaN. PyMOL and ChimeraX draw no"
+              "surfaces of maps with NaN: give them a number on the outer side of the contour level, such as 0 with"
+              "isotropic_part=False."
     """
 
     @classmethod
     def from_phil(cls, params) -> Ccp4:
         """See :meth:`Exporter.from_phil`."""
-        return cls(params.magnification, params.fill_lattice_points)
+        return cls(params.magnification, params.fill_lattice_points, params.not_measured)
 
     def write(self, content: MapContent, prefix: Path) -> dict[str, dict]:
         """See :meth:`Exporter.write`."""
@@ -64,11 +74,15 @@ class Ccp4(Exporter):
                     here = (places[:, 2] >= block.start) & (places[:, 2] < block.stop)
                     i, j, k = places[here].T
                     values[k - block.start, j, i] = means[here]
+                if self.not_measured is not None:
+                    values[np.isnan(values)] = self.not_measured
                 statistics.add(values)
                 handle.write(values.astype("<f4").tobytes())
-            statistics.into(header)
+            complete = statistics.into(header)
             handle.seek(0)
             handle.write(header.tobytes())
+        if not complete:
+            logger.info("%s holds NaN. For surfaces in PyMOL and ChimeraX give ccp4.not_measured a number.", path)
         return {str(path): self._description(content)}
 
     def _header(self, content: MapContent) -> np.ndarray:
@@ -86,9 +100,10 @@ class Ccp4(Exporter):
         header["nversion"] = _VERSION
         header["map"] = b"MAP "
         header["machst"] = _LITTLE_ENDIAN
+        missing = "NaN" if self.not_measured is None else f"{self.not_measured:g}"
         labels = (
             f"diffuse_dials: {content.title()}",
-            f"reciprocal space, {self.magnification:g} A for 1/A; NaN: not measured",
+            f"reciprocal space, {self.magnification:g} A for 1/A; {missing}: not measured",
             f"crystal {' '.join(f'{x:.3f}' for x in content.record.unit_cell)}",
             f"voxels per lattice point {' '.join(map(str, content.record.ndiv))}, mates by {content.record.laue_group}",
             *(("lattice points: means of their neighbours",) if self.fill_lattice_points else ()),
@@ -155,11 +170,15 @@ class _Statistics:
         self.square += values @ values
         self.low, self.high = min(self.low, values.min()), max(self.high, values.max())
 
-    def into(self, header: np.ndarray) -> None:
-        """Write them; where voxels are missing they count as not determined, as mrcfile and MRC2014 understand it."""
+    def into(self, header: np.ndarray) -> bool:
+        """Write them, and tell whether all voxels have a value.
+
+        Where voxels are missing the statistics count as not determined, as MRC2014 and mrcfile understand it.
+        """
         mean = self.total / self.n
         if np.isnan(mean):
             header["dmin"], header["dmax"], header["dmean"], header["rms"] = 0, -1, -2, -1
-            return
+            return False
         header["dmin"], header["dmax"], header["dmean"] = self.low, self.high, mean
         header["rms"] = np.sqrt(max(self.square / self.n - mean**2, 0))
+        return True

@@ -107,6 +107,17 @@ def test_lattice_points_can_be_filled_in_for_a_viewer(make_map):
         assert filled[i, j, k] == pytest.approx(np.nanmean(around), rel=1e-6)
 
 
+def test_a_map_for_viewers_has_a_number_in_place_of_nan_and_says_so(make_map):
+    written = make_map("monoclinic")
+    run(["merged.refl", "format=ccp4", "exclude_lattice_points=False", "not_measured=-7.5"])
+    assert mrcfile.validate("map.ccp4")
+    with mrcfile.open("map.ccp4") as mrc:
+        box = mrc.data.T.copy()
+        assert b"-7.5: not measured" in mrc.header.label[1] and mrc.header.dmin == -7.5
+        box[box == -7.5] = np.nan
+        check_box(box, [int(mrc.header[f"n{axis}start"]) for axis in "xyz"], written)
+
+
 def test_an_mtz_file_read_by_gemmi_has_the_super_cell_its_group_and_no_row_for_what_was_not_measured(written):
     run(["merged.refl", "format=mtz", "exclude_lattice_points=False"])
     mtz = gemmi.read_mtz_file("map.mtz")
