@@ -7,6 +7,7 @@ import libtbx.phil
 from diffuse_dials.algorithms.masking.bragg import LatticeMask
 from diffuse_dials.algorithms.masking.bragg_profile import PROFILE_PHIL
 from diffuse_dials.algorithms.masking.dynamic import DYNAMIC_PHIL
+from diffuse_dials.algorithms.masking.shadows import SHADOW_PHIL
 from diffuse_dials.algorithms.masking.spot_masks import PredictedMask, ShoeboxMask
 from diffuse_dials.plugins import with_plugins
 
@@ -35,7 +36,12 @@ phil_scope = libtbx.phil.parse(
 masking {{
   {_EACH_STILL}
   include scope diffuse_dials.adapters.generate_mask.phil_scope
+  edge = 0
+    .type = int(value_min=0)
+    .help = "Width (pixels) of a rim that is masked around each panel and around each gap between modules: pixels at"
+            "the edges of modules are often larger or see less."
   {DYNAMIC_PHIL}
+  {SHADOW_PHIL}
 }}
 """,
     process_includes=True,

@@ -27,6 +27,7 @@ from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask, distances_in_a_cell
 from diffuse_dials.algorithms.masking.dynamic import block_levels, spread_out
 from diffuse_dials.algorithms.masking.geometry import Geometries, in_parts
+from diffuse_dials.algorithms.masking.survey import trusted_values
 from diffuse_dials.kernels.sums import transform
 
 SHELL = 0.05  # 1/Å, width of a shell of |s|
@@ -95,6 +96,10 @@ class BraggProfile:
     def excess_r(self) -> np.ndarray:
         """Mean intensity over the level, less 1, by shell and distance, shape (60, 75); NaN where nothing is."""
         return _ratio(self.counts_r, self.level_r)
+
+    def excess_x(self) -> np.ndarray:
+        """The same by distance in widths of a spot, shape (60, 80)."""
+        return _ratio(self.counts_x, self.level_x)
 
     def to_dict(self) -> dict:
         """For bragg_profile.json; from_dict reads it."""
@@ -213,15 +218,14 @@ def sample(keys, shape_sizes: int, n_sample) -> list[int]:
     return drawn[:wanted]
 
 
-def measure_profile(experiments, keys, params, mask_of, trusted, nproc: int) -> BraggProfile:
+def measure_profile(experiments, keys, params, mask_of, nproc: int) -> BraggProfile:
     """Measure the profile on a sample of stills.
 
     Args:
         experiments: The stills; those without a crystal are passed over.
         keys: StillKey of each.
-        params: The ``masking.bragg`` extract.
+        params: The ``masking`` extract.
         mask_of: Function of an experiment: its static mask, one bool array (slow, fast) per panel.
-        trusted: Function of (raw, panel): which values are trusted.
         nproc: Processes; the profile does not depend on it.
 
     Raises:
@@ -229,14 +233,14 @@ def measure_profile(experiments, keys, params, mask_of, trusted, nproc: int) -> 
     """
     with_crystal = [n for n in range(len(keys)) if experiments[n].crystal is not None and keys[n].lattice == 0]
     n_pixels = sum(int(np.prod(shape)) for shape in images.panel_shapes(experiments[0].detector))
-    chosen = [with_crystal[i] for i in sample([keys[n] for n in with_crystal], n_pixels, params.n_sample)]
+    chosen = [with_crystal[i] for i in sample([keys[n] for n in with_crystal], n_pixels, params.bragg.n_sample)]
     several = {(keys[n].image, keys[n].index) for n in range(len(keys)) if keys[n].lattice}
     chosen = [n for n in chosen if (keys[n].image, keys[n].index) not in several] or chosen
     geometries = Geometries()
 
     def work(number):
         try:
-            return _profile_of(experiments[number], params, mask_of, trusted, geometries), ""
+            return _profile_of(experiments[number], params, mask_of, geometries), ""
         except ValueError as error:  # a broken image stops the run, or not, when it is its turn
             return None, str(error)
 
@@ -251,10 +255,10 @@ def measure_profile(experiments, keys, params, mask_of, trusted, nproc: int) -> 
     return total
 
 
-def _profile_of(experiment, params, mask_of, trusted, geometries: Geometries) -> BraggProfile:
+def _profile_of(experiment, params, mask_of, geometries: Geometries) -> BraggProfile:
     """Sums of one still."""
     profile = BraggProfile.zeros()
-    lattice = LatticeMask.from_phil(params, experiment)
+    lattice = LatticeMask.from_phil(params.bragg, experiment)
     inverse = np.linalg.inv(setting_matrix(experiment))
     far = float(np.quantile(distances_in_a_cell(lattice.metric), _FAR))
     wavelength = experiment.beam.get_wavelength()
@@ -265,10 +269,10 @@ def _profile_of(experiment, params, mask_of, trusted, geometries: Geometries) ->
         for part, s in in_parts(geometry, wavelength):
             r[part] = lattice.distances(transform(inverse, s))
             x[part] = r[part] / np.sqrt(lattice.width_squared(number, s))
-        good = trusted(raw, panel) & mask
+        good = trusted_values(raw, panel, params)[0] & mask
         values = raw.astype(np.float32)
         floor = 0.3 if np.issubdtype(raw.dtype, np.integer) else np.finfo(np.float32).tiny
-        level, _ = block_levels(values, good & (r > far).reshape(raw.shape), images.is_counter(panel), floor)
+        level, _, _ = block_levels(values, good & (r > far).reshape(raw.shape), images.is_counter(panel), floor)
         level = spread_out(level, raw.shape)
         s_length = geometry.s_lengths(wavelength)
         # About the origin there is the direct beam, no reflection.

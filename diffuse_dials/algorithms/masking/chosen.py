@@ -9,7 +9,6 @@ from libtbx import Auto
 
 from diffuse_dials.algorithms.masking import BRAGG_MASKS, bragg_profile
 from diffuse_dials.algorithms.masking.bragg import LatticeMask
-from diffuse_dials.algorithms.masking.pixels import trusted_values
 from diffuse_dials.algorithms.parallel import n_processes
 
 logger = logging.getLogger(f"dials.{__name__}")
@@ -64,16 +63,21 @@ def needs_profile(params) -> bool:
     return params.method == LatticeMask.name and automatic
 
 
-def profile_for(params, experiments, keys, mask_of, trusted, nproc: int):
+def profile_for(params, experiments, keys, mask_of, nproc: int):
     """The Bragg profile that ``masking.bragg`` needs: from the file it names, else measured; None if it needs none.
 
-    Args and errors: as bragg_profile.measure_profile and load_profile.
+    Args:
+        params: The ``masking`` extract.
+        experiments, keys, mask_of, nproc: As measure_profile.
+
+    Raises:
+        ValueError: As measure_profile and load_profile.
     """
-    if not needs_profile(params):
+    if not needs_profile(params.bragg):
         return None
-    if params.profile is not None:
-        return bragg_profile.load_profile(params.profile)
-    return bragg_profile.measure_profile(experiments, keys, params, mask_of, trusted, nproc)
+    if params.bragg.profile is not None:
+        return bragg_profile.load_profile(params.bragg.profile)
+    return bragg_profile.measure_profile(experiments, keys, params, mask_of, nproc)
 
 
 def log_profile(profile, tolerance: float) -> None:
@@ -104,11 +108,7 @@ def choose_bragg_masks(params, stills, mask_of) -> BraggMasks:
         ValueError: As measure_profile and load_profile.
     """
     options = params.masking.bragg
-
-    def trusted(raw, panel):
-        return trusted_values(raw, panel, params.masking)[0]
-
-    profile = profile_for(options, stills.experiments, stills.keys, mask_of, trusted, n_processes(params.mp))
+    profile = profile_for(params.masking, stills.experiments, stills.keys, mask_of, n_processes(params.mp))
     if profile is not None:
         log_profile(profile, options.tolerance)
     return BraggMasks(options, stills.experiments, stills.reflections, profile)

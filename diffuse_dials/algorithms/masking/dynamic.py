@@ -1,4 +1,4 @@
-"""Hot, dead and negative pixels: those that differ from their neighbours in still after still.
+"""Hot, dead, negative and noisy pixels: those that differ from their neighbours in still after still.
 
 Images stream through: a few arrays of the detector's size are kept, whatever the number of images. In each image
 a pixel's value becomes a deviation z = (value - level)/σ from the level of its surroundings. Photon counters have
@@ -20,7 +20,7 @@ DYNAMIC_PHIL = """
 dynamic {
   enabled = True
     .type = bool
-    .help = "Find hot, dead and negative pixels by comparing them with their neighbours over many stills."
+    .help = "Find hot, dead, negative and noisy pixels by comparing them with their neighbours over many stills."
   n_images = 60
     .type = int(value_min=1)
     .help = "Number of images read for it, spread evenly over those given. Auto: all."
@@ -37,10 +37,12 @@ dynamic {
 """
 
 BLOCK = 16  # pixels; a level is taken from a square of so many, small against shadows, large against spots
+KINDS = ("underload", "overload", "hot", "dead", "negative", "noisy")
 _BOUND = 4.0  # largest z that counts, where the level itself is below 4σ
 _REACH = 4  # pixels to either side that are neighbours in the end: 9 x 9, so that clusters of up to 4 x 9 are found
 _MIN_IMAGES = 3  # of which a hot pixel must be told from a Bragg spot
 _SPOTS = 2.5  # Bragg spots, each as bright as counts at most, that do not make a pixel hot however few the images are
+_NOISY, _NOISY_IMAGES = 4.0, 10  # times the neighbours' variance, and of how many images it can be told
 _HALF = 0.5  # a dead pixel has lost more than half of the level; a pixel untrusted in half of the images is untrusted
 
 
@@ -50,21 +52,26 @@ class Deviations:
 
     Attributes:
         z: Sum of the bounded deviations, shape (slow, fast), float32.
+        z_squared: Sum of the squares of the deviations within ±_BOUND, same shape, float32.
         n: Images in which the pixel was trusted and no Bragg spot, same shape, int32.
         below, above: Images in which it was under or over the trusted range, same shape, int32.
         negative: Images in which its value was trusted and negative, same shape, int32.
         bound: Sum of the largest z that counted, per block.
         signal: Sum of level/σ, which is what a dead pixel lacks, per block.
+        level, variance: Sums of level and of the variance of single pixels about it, per block.
         images: Number of images.
     """
 
     z: np.ndarray
+    z_squared: np.ndarray
     n: np.ndarray
     below: np.ndarray
     above: np.ndarray
     negative: np.ndarray
     bound: np.ndarray
     signal: np.ndarray
+    level: np.ndarray
+    variance: np.ndarray
     images: int = 0
 
     @classmethod
@@ -72,7 +79,8 @@ class Deviations:
         """Nothing seen yet of a panel of ``shape`` (slow, fast)."""
         blocks = tuple(-(-n // BLOCK) for n in shape)
         counts = (np.zeros(shape, dtype=np.int32) for _ in range(4))
-        return cls(np.zeros(shape, dtype=np.float32), *counts, np.zeros(blocks), np.zeros(blocks))
+        z = (np.zeros(shape, dtype=np.float32) for _ in range(2))
+        return cls(*z, *counts, *(np.zeros(blocks) for _ in range(4)))
 
     def add_image(self, raw, trusted, overloaded, use, counter: bool) -> None:
         """Add one image, all arrays of the panel's shape.
@@ -88,11 +96,14 @@ class Deviations:
         # Rounding to integers has a σ of 0.29.
         floor = 0.3 if np.issubdtype(raw.dtype, np.integer) else np.finfo(np.float32).tiny
         values = raw.astype(np.float32)
-        level, sigma = block_levels(values, valid, counter, floor)
+        level, sigma, spread = block_levels(values, valid, counter, floor)
         signal = np.maximum(level, 0) / sigma
         bound = np.maximum(_BOUND, signal)
         z = values - spread_out(level, raw.shape)
         z /= spread_out(sigma, raw.shape)
+        within = np.clip(z, -_BOUND, _BOUND)
+        within[~valid] = 0
+        self.z_squared += within**2
         limit = spread_out(bound, raw.shape)
         np.minimum(z, limit, out=z)
         np.maximum(z, -2 * limit, out=z)  # no Bragg spot makes a pixel low: there the bound is generous
@@ -104,6 +115,8 @@ class Deviations:
         self.negative += valid & (raw < 0)
         self.bound += bound
         self.signal += signal
+        self.level += level
+        self.variance += spread**2
         self.images += 1
 
     def __iadd__(self, other: Deviations) -> Deviations:
@@ -112,7 +125,13 @@ class Deviations:
         return self
 
 
-def block_levels(values, valid, counter: bool, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    def noise(self) -> float | None:
+        """Variance over mean of single pixels, in detector units: the median of the squares; None if none has light."""
+        lit = self.level > 3 * np.sqrt(np.maximum(self.variance * self.images, 1e-30)) / BLOCK
+        return float(np.median(self.variance[lit] / self.level[lit])) if lit.any() else None
+
+
+def block_levels(values, valid, counter: bool, floor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Level and scatter of the valid values about it in squares of BLOCK x BLOCK pixels.
 
     The level is the mean of values drawn in to the median ± 5σ (which a counter's median of 0 leaves meaningful);
@@ -125,14 +144,14 @@ def block_levels(values, valid, counter: bool, floor: float) -> tuple[np.ndarray
         floor: Smallest σ of an integrating detector.
 
     Returns:
-        (level, σ), one per square, float32; σ > 0.
+        (level, σ, σ from the interquartile range also for counters), one per square, float32; σ > 0.
     """
     squares = np.sort(_squares(np.where(valid, values, np.inf)), axis=-1)
     inside = np.isfinite(squares)
     n = inside.sum(axis=-1)
     enough = n >= BLOCK * BLOCK // 8
     if not enough.any():
-        return np.zeros(n.shape, np.float32), np.ones(n.shape, np.float32)
+        return np.zeros(n.shape, np.float32), np.ones(n.shape, np.float32), np.ones(n.shape, np.float32)
     last = np.maximum(n - 1, 0)
 
     def quantile(q):
@@ -140,14 +159,14 @@ def block_levels(values, valid, counter: bool, floor: float) -> tuple[np.ndarray
         return np.where(n > 0, values, 0)
 
     lower, median, upper = quantile(0.25), quantile(0.5), quantile(0.75)
-    sigma = np.maximum((upper - lower) / 1.349, floor)
+    sigma = spread = np.maximum((upper - lower) / 1.349, floor)
     room = 5 * np.maximum(sigma, np.sqrt(np.maximum(median, 0))) + 2 if counter else 5 * sigma
     drawn_in = np.clip(squares, (median - room)[..., None], (median + room)[..., None])
     level = np.where(inside, drawn_in, 0).sum(axis=-1) / np.maximum(n, 1)
     if counter:
         sigma = np.sqrt(np.maximum(level, 1 / np.maximum(n, 1)))
     nearest = tuple(distance_transform_edt(~enough, return_distances=False, return_indices=True))
-    return level[nearest].astype(np.float32), sigma[nearest].astype(np.float32)
+    return tuple(values[nearest].astype(np.float32) for values in (level, sigma, spread))
 
 
 def _squares(values) -> np.ndarray:
@@ -184,11 +203,12 @@ def bad_pixels(sums: Deviations, use, significance: float, persistence: float) -
 
     Returns:
         ``{kind: bool array}``, True = bad: ``underload`` and ``overload`` (outside the trusted range in half of the
-        images or more), ``hot``, ``dead``, ``negative``. Overloads and hot pixels need three images or more: in
+        images or more), ``hot``, ``dead``, ``negative``, ``noisy`` (in ten images or more, four times the variance
+        of the neighbours). Overloads and hot pixels need three images or more: in
         fewer, a Bragg spot is as likely.
     """
     shape = sums.z.shape
-    kinds = {kind: np.zeros(shape, dtype=bool) for kind in ("underload", "overload", "hot", "dead", "negative")}
+    kinds = {kind: np.zeros(shape, dtype=bool) for kind in KINDS}
     if not sums.images:
         return kinds
     kinds["underload"] = use & (sums.below >= _HALF * sums.images)
@@ -211,7 +231,27 @@ def bad_pixels(sums: Deviations, use, significance: float, persistence: float) -
     negative = sums.negative.ravel()[suspects] > _HALF * n_judged
     for kind, found in (("hot", hot), ("dead", low & ~negative), ("negative", low & negative)):
         kinds[kind].ravel()[suspects[found]] = True
+    if sums.images >= _NOISY_IMAGES:
+        bad = kinds["hot"] | kinds["dead"] | kinds["negative"]
+        kinds["noisy"] = _noisy(sums, judged & ~bad & (sums.n >= _NOISY_IMAGES), significance)
     return kinds
+
+
+def _noisy(sums: Deviations, judged, significance: float) -> np.ndarray:
+    """Pixels whose values scatter over the images much more than their neighbours' do.
+
+    A Bragg spot counts 4σ at most, so that it takes spots on a quarter of the images to make a pixel noisy.
+    """
+    n = np.maximum(sums.n, 1)
+    square = np.where(judged, sums.z_squared / n - (np.clip(sums.z, -_BOUND * n, _BOUND * n) / n) ** 2, np.nan)
+    square = np.maximum(square, 0).astype(np.float32)
+    suspects = np.flatnonzero(np.nan_to_num(square) > _NOISY / 2)
+    excess, scatter = _against_neighbours(square, suspects)
+    own = square.ravel()[suspects]
+    enough = excess > significance * np.maximum(scatter, np.sqrt(2 / n.ravel()[suspects]) * (own - excess))
+    noisy = np.zeros(square.shape, dtype=bool)
+    noisy.ravel()[suspects[enough & (own > _NOISY * (own - excess))]] = True
+    return noisy
 
 
 def _against_neighbours(mean, pixels) -> tuple[np.ndarray, np.ndarray]:

@@ -6,22 +6,19 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-from libtbx import Auto
+from scipy.ndimage import binary_dilation, label
 
 from diffuse_dials.adapters import images
-from diffuse_dials.adapters.experiments import still_keys
 from diffuse_dials.adapters.generate_mask import regions_mask
-from diffuse_dials.algorithms import parallel
-from diffuse_dials.algorithms.inputs import setting_matrix
-from diffuse_dials.algorithms.masking.bragg import LatticeMask
-from diffuse_dials.algorithms.masking.dynamic import Deviations, bad_pixels
-from diffuse_dials.algorithms.masking.geometry import Geometries, in_parts
+from diffuse_dials.algorithms.masking.dynamic import KINDS, bad_pixels
+from diffuse_dials.algorithms.masking.geometry import Geometries
+from diffuse_dials.algorithms.masking.shadows import expected_pattern, find_shadows
+from diffuse_dials.algorithms.masking.survey import Survey, survey
 from diffuse_dials.io.masks import load_mask
-from diffuse_dials.kernels.sums import transform
 
 logger = logging.getLogger(f"dials.{__name__}")
 
-_IMAGES_A_TASK = 4  # the same for any number of processes, so that sums are, to the last bit
+_GAP = 20  # pixels; a masked region of fewer has no rim
 
 
 @dataclass(frozen=True)
@@ -44,35 +41,64 @@ class PixelMask:
     """A mask that holds for all stills.
 
     Attributes:
-        mask: One bool array (slow, fast) per panel, True = use.
+        reason: Per panel, shape (slow, fast), uint8: the number (from 1) of the first step that left a pixel out;
+            0 where it is used.
         steps: What each step removed, in order.
         bad: Positions of the pixels that the images show to be bad: ``{kind: int array (n, 3)}``, panel, slow, fast.
         n_images: Images that were read to find them.
+        noise: Variance over mean of single pixels, detector units, of each panel; empty if no image was read.
     """
 
-    mask: tuple[np.ndarray, ...]
+    reason: tuple[np.ndarray, ...]
     steps: tuple[Step, ...]
     bad: dict[str, np.ndarray]
     n_images: int
+    noise: tuple[float | None, ...]
+
+    @property
+    def mask(self) -> tuple[np.ndarray, ...]:
+        """One bool array (slow, fast) per panel, True = use."""
+        return tuple(panel == 0 for panel in self.reason)
 
     @property
     def n_pixels(self) -> int:
-        return sum(panel.size for panel in self.mask)
+        return sum(panel.size for panel in self.reason)
 
     @property
     def n_used(self) -> int:
-        return sum(int(np.count_nonzero(panel)) for panel in self.mask)
+        return sum(int(np.count_nonzero(panel == 0)) for panel in self.reason)
 
     def to_dict(self) -> dict:
         """Numbers for the .json file."""
         return {
-            "n_panels": len(self.mask),
+            "n_panels": len(self.reason),
             "n_pixels": self.n_pixels,
             "n_used": self.n_used,
             "steps": [{"name": s.name, "masked": s.masked, "newly_masked": s.newly} for s in self.steps],
             "n_images": self.n_images,
+            "variance_over_mean": list(self.noise),
             "bad_pixels": {kind: len(positions) for kind, positions in self.bad.items()},
         }
+
+
+class _Reasons:
+    """The mask as it grows, step by step."""
+
+    def __init__(self, shapes):
+        self.panels = [np.zeros(shape, dtype=np.uint8) for shape in shapes]
+        self.steps: list[Step] = []
+
+    def add(self, name: str, keep) -> None:
+        """One more step, one bool array (slow, fast) per panel, True = use."""
+        newly = 0
+        for panel, kept in zip(self.panels, keep):
+            new = ~kept & (panel == 0)
+            panel[new] = len(self.steps) + 1
+            newly += int(np.count_nonzero(new))
+        self.steps.append(Step(name, sum(int(np.count_nonzero(~kept)) for kept in keep), newly))
+
+    def use(self) -> tuple[np.ndarray, ...]:
+        return tuple(panel == 0 for panel in self.panels)
 
 
 def make_pixel_mask(experiments, masking, mask_files=(), d_min=None, d_max=None, nproc: int = 1) -> PixelMask:
@@ -94,27 +120,32 @@ def make_pixel_mask(experiments, masking, mask_files=(), d_min=None, d_max=None,
             read, or no pixel is left.
     """
     check_same_panels(experiments)
-    shapes = images.panel_shapes(experiments[0].detector)
     first = experiments[0]
+    shapes = images.panel_shapes(first.detector)
+    static = _static_mask(experiments)
     regions = regions_mask(first.detector, first.beam, masking, d_min, d_max)
-    parts = [
-        ("image set, image format and detector model", _static_mask(experiments)),
-        ("untrusted regions, borders and resolution", regions),
-        *((f"mask file {name}", load_mask(name, shapes)) for name in mask_files),
-    ]
-    mask = [np.ones(shape, dtype=bool) for shape in shapes]
-    steps = [_combine(mask, name, part) for name, part in parts]
-    bad, n_images = {}, 0
-    if masking.dynamic.enabled:
-        kinds, n_images = _find_bad_pixels(experiments, masking, tuple(mask), nproc)
-        for kind, panels in kinds.items():
-            found = [np.insert(np.argwhere(panel), 0, i, axis=1) for i, panel in enumerate(panels)]
-            bad[kind] = np.concatenate(found)
-            steps.append(_combine(mask, f"{kind} in {n_images} image(s)", tuple(~panel for panel in panels)))
-    if not any(panel.any() for panel in mask):
-        numbers = "; ".join(f"{s.name} {s.masked}" for s in steps)
+    reasons = _Reasons(shapes)
+    reasons.add("image set, image format and detector model", static)
+    reasons.add("untrusted regions, borders and resolution", regions)
+    for name in mask_files:
+        reasons.add(f"mask file {name}", load_mask(name, shapes))
+    gaps = [~panel for panel in static]
+    bad, n_images, noise = {}, 0, ()
+    if masking.dynamic.enabled or masking.shadow.find:
+        found = survey(experiments, masking, reasons.use(), nproc)
+        n_images = found.n_images
+        if masking.dynamic.enabled:
+            bad = _add_bad_pixels(reasons, found, masking.dynamic)
+            noise = tuple(panel.noise() for panel in found.deviations)
+            gaps = [gap | _painted(bad["underload"], i, gap.shape) for i, gap in enumerate(gaps)]
+    if masking.edge:
+        reasons.add(f"{masking.edge} pixels at the edges of modules", [~_rim(gap, masking.edge) for gap in gaps])
+    if masking.shadow.find:
+        reasons.add(f"shadows in {n_images} image(s)", _off_shadows(first, found, reasons.use(), masking.shadow))
+    if not any(panel.any() for panel in reasons.use()):
+        numbers = "; ".join(f"{s.name} {s.masked}" for s in reasons.steps)
         raise ValueError(f"No pixel is left. Loosen one of the steps, which mask so many pixels: {numbers}.")
-    return PixelMask(tuple(mask), tuple(steps), bad, n_images)
+    return PixelMask(tuple(reasons.panels), tuple(reasons.steps), bad, n_images, noise)
 
 
 def check_same_panels(experiments) -> None:
@@ -133,22 +164,6 @@ def check_same_panels(experiments) -> None:
             )
 
 
-def trusted_values(raw: np.ndarray, panel, masking) -> tuple[np.ndarray, np.ndarray]:
-    """Which pixels of one still ``masking.trusted_range`` trusts, and which are overloaded; arrays of raw's shape."""
-    if masking.trusted_range in (None, "none"):  # PHIL makes None of a none that a user types
-        return np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
-    return images.in_trusted_range(raw, panel)
-
-
-def _combine(mask: list[np.ndarray], name: str, part) -> Step:
-    """AND ``part`` into ``mask``."""
-    before = sum(int(np.count_nonzero(panel)) for panel in mask)
-    for panel, other in zip(mask, part):
-        panel &= other
-    after = sum(int(np.count_nonzero(panel)) for panel in mask)
-    return Step(name, sum(int(np.count_nonzero(~panel)) for panel in part), before - after)
-
-
 def _static_mask(experiments) -> tuple[np.ndarray, ...]:
     """What any of the image sets masks; images.static_mask hands out one object for all stills that share it."""
     different = {}
@@ -158,56 +173,46 @@ def _static_mask(experiments) -> tuple[np.ndarray, ...]:
     return tuple(np.logical_and.reduce(panels) for panels in zip(*different.values()))
 
 
-def _find_bad_pixels(experiments, masking, use, nproc):
-    """Bad pixels by kind, one bool array per panel each, and the number of images read."""
-    by_image: dict[tuple[str, int], list[int]] = {}
-    for number, key in enumerate(still_keys(experiments)):
-        by_image.setdefault((key.image, key.index), []).append(number)
-    lattices = list(by_image.values())
-    wanted = len(lattices) if masking.dynamic.n_images is Auto else min(masking.dynamic.n_images, len(lattices))
-    chosen = [lattices[i] for i in np.linspace(0, len(lattices) - 1, wanted).round().astype(int)]
-    if wanted < 3:
-        logger.warning("%d image(s) are too few to tell hot pixels from Bragg spots: give three or more.", wanted)
-    if any(experiments[numbers[0]].crystal is None for numbers in chosen):
-        logger.warning("Without crystals, spots on the same pixels in image after image are taken for hot pixels.")
-    reader = _Reader(experiments, masking, use)
-    tasks = [chosen[i : i + _IMAGES_A_TASK] for i in range(0, len(chosen), _IMAGES_A_TASK)]
-    sums = [Deviations.zeros(panel.shape) for panel in use]
-    for found in parallel.each(reader, tasks, nproc, "bad pixels"):
-        for total, part in zip(sums, found):
-            total += part
-    kinds: dict[str, list[np.ndarray]] = {}
-    for total, panel in zip(sums, use):
-        for kind, pixels in bad_pixels(total, panel, masking.dynamic.significance, masking.dynamic.persistence).items():
-            kinds.setdefault(kind, []).append(pixels)
-    return kinds, wanted
+def _add_bad_pixels(reasons: _Reasons, found: Survey, options) -> dict[str, np.ndarray]:
+    """Add a step for each kind of bad pixels; returns their positions."""
+    use = reasons.use()
+    panels = [
+        bad_pixels(sums, panel, options.significance, options.persistence)
+        for sums, panel in zip(found.deviations, use)
+    ]
+    bad = {}
+    for kind in KINDS:
+        positions = [np.insert(np.argwhere(panel[kind]), 0, i, axis=1) for i, panel in enumerate(panels)]
+        bad[kind] = np.concatenate(positions)
+        reasons.add(f"{kind} in {found.n_images} image(s)", [~panel[kind] for panel in panels])
+    return bad
 
 
-class _Reader:
-    """Reads a few images and sums their deviations; called in each process."""
+def _painted(positions, panel: int, shape) -> np.ndarray:
+    """Pixels of one panel from a list of (panel, slow, fast)."""
+    painted = np.zeros(shape, dtype=bool)
+    slow, fast = positions[positions[:, 0] == panel, 1:].T
+    painted[slow, fast] = True
+    return painted
 
-    def __init__(self, experiments, masking, use):
-        self._experiments, self._masking, self._use = experiments, masking, use
-        self._geometries = Geometries()
 
-    def __call__(self, task) -> list[Deviations]:
-        sums = [Deviations.zeros(panel.shape) for panel in self._use]
-        for numbers in task:
-            experiment = self._experiments[numbers[0]]
-            indexed = [self._experiments[n] for n in numbers if self._experiments[n].crystal is not None]
-            options = self._masking.bragg
-            lattices = [(LatticeMask.from_phil(options, e), np.linalg.inv(setting_matrix(e))) for e in indexed]
-            for i, (raw, panel) in enumerate(zip(images.read_raw(experiment), experiment.detector)):
-                trusted, overloaded = trusted_values(raw, panel, self._masking)
-                use = self._use[i] & self._off_lattice(experiment, i, lattices) if lattices else self._use[i]
-                sums[i].add_image(raw, trusted, overloaded, use, images.is_counter(panel))
-        return sums
+def _rim(gap, width: int) -> np.ndarray:
+    """Pixels within ``width`` of the panel's edge or of a gap of many pixels; single bad pixels have no rim."""
+    numbers, _ = label(gap)
+    sizes = np.bincount(numbers.ravel())
+    sizes[0] = 0
+    outside = np.pad((sizes >= _GAP)[numbers], 1, constant_values=True)
+    return binary_dilation(outside, np.ones((2 * width + 1,) * 2, dtype=bool))[1:-1, 1:-1]
 
-    def _off_lattice(self, experiment, panel: int, lattices) -> np.ndarray:
-        """Pixels near no lattice point of any crystal on the image, shape (slow, fast)."""
-        geometry = self._geometries.of(experiment, panel)
-        off = np.ones(len(geometry.direction), dtype=bool)
-        for part, s in in_parts(geometry, experiment.beam.get_wavelength()):
-            for mask, inverse in lattices:
-                off[part] &= mask.keep(panel, geometry.shape, s, transform(inverse, s))
-        return off.reshape(geometry.shape)
+
+def _off_shadows(first, found: Survey, use, options) -> list[np.ndarray]:
+    """Pixels that are in no shadow, per panel."""
+    geometries = Geometries()
+    patterns, s_lengths = [], []
+    for panel in range(len(use)):
+        geometry = geometries.of(first, panel)
+        patterns.append(expected_pattern(geometry, first.beam))
+        s_lengths.append(geometry.s_lengths(first.beam.get_wavelength()).reshape(geometry.shape))
+    shadows = find_shadows(found.summed, patterns, s_lengths, use, options)
+    logger.info("Shadows: %d pixels", sum(int(np.count_nonzero(panel)) for panel in shadows))
+    return [~panel for panel in shadows]

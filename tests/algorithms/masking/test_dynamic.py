@@ -153,10 +153,11 @@ def test_levels_of_squares_follow_the_image(rng):
     values[5, 5] = 1e6
     valid = np.ones(values.shape, dtype=bool)
     valid[32:48, 16:32] = False
-    level, sigma = block_levels(values, valid, True, 0.3)
+    level, sigma, spread = block_levels(values, valid, True, 0.3)
     assert level.shape == (64 // BLOCK, 48 // BLOCK)
     assert level == pytest.approx(30, abs=4 * np.sqrt(30 / 256) + 0.3)
     assert sigma == pytest.approx(np.sqrt(level))
+    assert spread == pytest.approx(np.sqrt(30), rel=0.3)
     assert spread_out(level, values.shape) == pytest.approx(30, abs=2)
 
 

@@ -1,0 +1,142 @@
+"""Shadows: regions that see systematically less than the rest of their ring of equal |s|, such as a beamstop's arm.
+
+The images are summed, each divided by its mean. What a pixel holds is compared with its solid angle times its
+polarization factor times the profile of its ring, in squares of growing size: small ones follow the edge of a deep
+shadow, large ones see a shallow one through the counting noise. What is found at one size is left out at the next. A
+region is a shadow if it is low by ``depth`` and by four times the scatter of such squares around their ring, so that
+the diffuse scattering of a crystal, uneven as it is on a single still, is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import binary_dilation, label, uniform_filter
+
+from diffuse_dials.kernels import physics
+
+SHADOW_PHIL = """
+shadow {
+  find = False
+    .type = bool
+    .help = "Find shadows (beamstop, its arm, kapton): regions that see less than the rest of their ring of equal |s|,"
+            "over all the images that dynamic.n_images reads. Best with many stills, or with blanks among them."
+  depth = 0.1
+    .type = float(value_min=0.02, value_max=0.9)
+    .help = "Smallest depth of a shadow: 0.1 is a tenth less than the ring around."
+  smallest_region = 200
+    .type = int(value_min=1)
+    .help = "A region of fewer pixels is no shadow."
+    .expert_level = 1
+  margin = 2
+    .type = int(value_min=0)
+    .help = "Pixels around a shadow that are masked as well."
+    .expert_level = 1
+}
+"""
+
+_SQUARES = (5, 9, 17, 33)  # pixels, odd
+_RING = 0.01  # 1/Å
+_SCATTER = 4.0  # robust standard deviations of the ring
+_FILLED = 0.25  # fraction of a square that must hold pixels in use
+
+
+@dataclass
+class SummedImage:
+    """Sum over images of one panel, each divided by its mean; those of different images add.
+
+    Attributes:
+        values: Sum of the values of trusted pixels, shape (slow, fast), float32.
+        weight: Sum of the images' means where the pixel was trusted, same shape.
+    """
+
+    values: np.ndarray
+    weight: np.ndarray
+
+    @classmethod
+    def zeros(cls, shape) -> SummedImage:
+        """Nothing seen yet of a panel of ``shape`` (slow, fast)."""
+        return cls(np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32))
+
+    def add_image(self, raw, use, mean: float) -> None:
+        """Add the pixels in ``use`` (trusted, no Bragg spot) of an image of this mean over the detector."""
+        self.values += np.where(use, raw, 0)
+        self.weight += np.where(use, np.float32(mean), 0)
+
+    def __iadd__(self, other: SummedImage) -> SummedImage:
+        self.values += other.values
+        self.weight += other.weight
+        return self
+
+
+def expected_pattern(geometry, beam) -> np.ndarray:
+    """Solid angle times polarization factor of each pixel of a panel, shape (slow, fast), relative."""
+    solid_angle = physics.solid_angle(geometry.distance, geometry.cos_obliquity, geometry.pixel_area)
+    normal, fraction = np.array(beam.get_polarization_normal()), beam.get_polarization_fraction()
+    polarization = physics.polarization(geometry.direction, geometry.beam_direction, normal, fraction)
+    return (solid_angle * polarization).reshape(geometry.shape)
+
+
+def find_shadows(sums, patterns, s_lengths, use, params) -> list[np.ndarray]:
+    """Pixels in shadow.
+
+    Args:
+        sums: SummedImage of each panel.
+        patterns: From expected_pattern, of each panel.
+        s_lengths: |s| of the pixels of each panel, shape (slow, fast), 1/Å.
+        use: Pixels that nothing else masks, bool array of each panel.
+        params: The ``masking.shadow`` extract.
+
+    Returns:
+        One bool array (slow, fast) per panel, True = in shadow.
+    """
+    rings = [(s / _RING).astype(np.int32) for s in s_lengths]
+    usable = [u & (total.weight > 0) for u, total in zip(use, sums)]
+    shadow = [np.zeros(u.shape, dtype=bool) for u in use]
+    for square in _SQUARES:
+        ratios = [
+            _smoothed(total, pattern, u & ~dark, square)
+            for total, pattern, u, dark in zip(sums, patterns, usable, shadow)
+        ]
+        level, scatter = _by_ring(ratios, rings)
+        for dark, ratio, ring in zip(shadow, ratios, rings):
+            low = np.nan_to_num(ratio, nan=np.inf) < (1 - params.depth) * level[ring]
+            low &= np.nan_to_num(ratio, nan=np.inf) < level[ring] - _SCATTER * scatter[ring]
+            dark |= _regions(low, params.smallest_region)
+    reach = np.ones((2 * params.margin + 1,) * 2, dtype=bool)
+    return [u & binary_dilation(_regions(dark, params.smallest_region), reach) for u, dark in zip(use, shadow)]
+
+
+def _smoothed(total: SummedImage, pattern, use, square: int) -> np.ndarray:
+    """What a square about each pixel saw over what it should have, NaN where too few of its pixels are in use."""
+    seen = uniform_filter(np.where(use, total.values, 0).astype(np.float64), square, mode="constant")
+    expected = uniform_filter(np.where(use, total.weight * pattern, 0), square, mode="constant")
+    filled = uniform_filter(use.astype(np.float32), square, mode="constant") >= _FILLED
+    return np.where(use & filled, seen / np.where(filled, np.maximum(expected, 1e-300), 1), np.nan)
+
+
+def _by_ring(ratios, rings) -> tuple[np.ndarray, np.ndarray]:
+    """Median and robust standard deviation (from the upper half, which no shadow is in) of each ring, shape (n,)."""
+    ring = np.concatenate([r.ravel() for r in rings])
+    ratio = np.concatenate([r.ravel() for r in ratios])
+    known = np.isfinite(ratio)
+    ring, ratio = ring[known], ratio[known]
+    order = np.lexsort((ratio, ring))
+    ring, ratio = ring[order], ratio[order]
+    n_rings = max(int(r.max()) for r in rings) + 1
+    starts = np.searchsorted(ring, np.arange(n_rings))
+    counts = np.searchsorted(ring, np.arange(n_rings), side="right") - starts
+    level, scatter = np.zeros(n_rings), np.full(n_rings, np.inf)
+    some = counts > 0
+    middle, upper = (ratio[(starts + q * (counts - 1)).astype(int)[some]] for q in (0.5, 0.841))
+    level[some], scatter[some] = middle, upper - middle
+    return level, scatter
+
+
+def _regions(marked, smallest: int) -> np.ndarray:
+    """The connected parts that have enough pixels."""
+    numbers, _ = label(marked, np.ones((3, 3)))
+    sizes = np.bincount(numbers.ravel())
+    sizes[0] = 0
+    return (sizes >= smallest)[numbers]
