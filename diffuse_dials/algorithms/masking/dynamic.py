@@ -82,7 +82,7 @@ class Deviations:
         z = (np.zeros(shape, dtype=np.float32) for _ in range(2))
         return cls(*z, *counts, *(np.zeros(blocks) for _ in range(4)))
 
-    def add_image(self, raw, trusted, overloaded, use, counter: bool) -> None:
+    def add_image(self, raw, trusted, overloaded, use, counter: bool) -> np.ndarray:
         """Add one image, all arrays of the panel's shape.
 
         Args:
@@ -91,6 +91,9 @@ class Deviations:
             overloaded: Above it.
             use: Pixels whose value tells of the background: under no static mask and near no Bragg spot.
             counter: Whether values are counts, so that their variance is their mean.
+
+        Returns:
+            The values drawn in to four standard deviations from the level about them.
         """
         valid = trusted & use
         # Rounding to integers has a σ of 0.29.
@@ -99,8 +102,8 @@ class Deviations:
         level, sigma, spread = block_levels(values, valid, counter, floor)
         signal = np.maximum(level, 0) / sigma
         bound = np.maximum(_BOUND, signal)
-        z = values - spread_out(level, raw.shape)
-        z /= spread_out(sigma, raw.shape)
+        spread_level, spread_sigma = spread_out(level, raw.shape), spread_out(sigma, raw.shape)
+        z = (values - spread_level) / spread_sigma
         within = np.clip(z, -_BOUND, _BOUND)
         within[~valid] = 0
         self.z_squared += within**2
@@ -118,6 +121,7 @@ class Deviations:
         self.level += level
         self.variance += spread**2
         self.images += 1
+        return spread_level + within * spread_sigma
 
     def __iadd__(self, other: Deviations) -> Deviations:
         for field in fields(self):

@@ -12,7 +12,7 @@ from diffuse_dials.adapters import images
 from diffuse_dials.adapters.generate_mask import regions_mask
 from diffuse_dials.algorithms.masking.dynamic import KINDS, bad_pixels
 from diffuse_dials.algorithms.masking.geometry import Geometries
-from diffuse_dials.algorithms.masking.shadows import expected_pattern, find_shadows
+from diffuse_dials.algorithms.masking.shadows import azimuths, expected_pattern, find_shadows
 from diffuse_dials.algorithms.masking.survey import Survey, survey
 from diffuse_dials.io.masks import load_mask
 
@@ -208,11 +208,12 @@ def _rim(gap, width: int) -> np.ndarray:
 def _off_shadows(first, found: Survey, use, options) -> list[np.ndarray]:
     """Pixels that are in no shadow, per panel."""
     geometries = Geometries()
-    patterns, s_lengths = [], []
+    patterns, s_lengths, angles = [], [], []
     for panel in range(len(use)):
         geometry = geometries.of(first, panel)
         patterns.append(expected_pattern(geometry, first.beam))
         s_lengths.append(geometry.s_lengths(first.beam.get_wavelength()).reshape(geometry.shape))
-    shadows = find_shadows(found.summed, patterns, s_lengths, use, options)
+        angles.append(azimuths(geometry))
+    shadows = find_shadows(found.summed, patterns, s_lengths, angles, use, options)
     logger.info("Shadows: %d pixels", sum(int(np.count_nonzero(panel)) for panel in shadows))
     return [~panel for panel in shadows]

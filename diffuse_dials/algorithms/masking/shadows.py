@@ -1,10 +1,11 @@
 """Shadows: regions that see systematically less than the rest of their ring of equal |s|, such as a beamstop's arm.
 
-The images are summed, each divided by its mean. What a pixel holds is compared with its solid angle times its
-polarization factor times the profile of its ring, in squares of growing size: small ones follow the edge of a deep
+The images are summed, spots drawn in to the level about them. What a pixel holds is compared with its solid angle
+times its polarization factor times the profile of its ring, less a smooth trend around the beam, in squares of growing size: small ones follow the edge of a deep
 shadow, large ones see a shallow one through the counting noise. What is found at one size is left out at the next. A
-region is a shadow if it is low by ``depth`` and by four times the scatter of such squares around their ring, so that
-the diffuse scattering of a crystal, uneven as it is on a single still, is none.
+region is a shadow if enough of it is low by ``depth`` and by four times the scatter of such squares around their ring,
+so that the diffuse scattering of a crystal, uneven as it is on a single still, is none; it reaches as far as half of
+both. Behind a beamstop whole rings are dark: there the profile may not fall faster towards the beam than scattering does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_dilation, label, uniform_filter
+from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, label, uniform_filter
 
 from diffuse_dials.kernels import physics
 
@@ -39,6 +40,7 @@ shadow {
 _SQUARES = (5, 9, 17, 33)  # pixels, odd
 _RING = 0.01  # 1/Å
 _SCATTER = 4.0  # robust standard deviations of the ring
+_BEAMSTOP, _FALL = 0.1, 0.8  # 1/Å; within it the profile falls to no less than this from a ring to the next one inside
 _FILLED = 0.25  # fraction of a square that must hold pixels in use
 
 
@@ -47,8 +49,8 @@ class SummedImage:
     """Sum over images of one panel, each divided by its mean; those of different images add.
 
     Attributes:
-        values: Sum of the values of trusted pixels, shape (slow, fast), float32.
-        weight: Sum of the images' means where the pixel was trusted, same shape.
+        values: Sum of the values of the pixels in use, shape (slow, fast), float32.
+        weight: Sum of the images' means where the pixel was in use, same shape.
     """
 
     values: np.ndarray
@@ -59,9 +61,9 @@ class SummedImage:
         """Nothing seen yet of a panel of ``shape`` (slow, fast)."""
         return cls(np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32))
 
-    def add_image(self, raw, use, mean: float) -> None:
+    def add_image(self, values, use, mean: float) -> None:
         """Add the pixels in ``use`` (trusted, no Bragg spot) of an image of this mean over the detector."""
-        self.values += np.where(use, raw, 0)
+        self.values += np.where(use, values, 0)
         self.weight += np.where(use, np.float32(mean), 0)
 
     def __iadd__(self, other: SummedImage) -> SummedImage:
@@ -78,13 +80,22 @@ def expected_pattern(geometry, beam) -> np.ndarray:
     return (solid_angle * polarization).reshape(geometry.shape)
 
 
-def find_shadows(sums, patterns, s_lengths, use, params) -> list[np.ndarray]:
+def azimuths(geometry) -> np.ndarray:
+    """Angle of each pixel of a panel about the beam, shape (slow, fast), radian; where it is 0 does not matter."""
+    along = geometry.beam_direction
+    x = np.cross(along, np.eye(3)[np.argmin(np.abs(along))])
+    y = np.cross(along, x)
+    return np.arctan2(geometry.direction @ y, geometry.direction @ x).reshape(geometry.shape)
+
+
+def find_shadows(sums, patterns, s_lengths, angles, use, params) -> list[np.ndarray]:
     """Pixels in shadow.
 
     Args:
         sums: SummedImage of each panel.
         patterns: From expected_pattern, of each panel.
         s_lengths: |s| of the pixels of each panel, shape (slow, fast), 1/Å.
+        angles: From azimuths, of each panel.
         use: Pixels that nothing else masks, bool array of each panel.
         params: The ``masking.shadow`` extract.
 
@@ -99,13 +110,17 @@ def find_shadows(sums, patterns, s_lengths, use, params) -> list[np.ndarray]:
             _smoothed(total, pattern, u & ~dark, square)
             for total, pattern, u, dark in zip(sums, patterns, usable, shadow)
         ]
+        if square == _SQUARES[0]:
+            level, _ = _by_ring(ratios, rings)
+            trends = _trends(ratios, [level[ring] for ring in rings], s_lengths, angles)
+        ratios = [ratio / trend for ratio, trend in zip(ratios, trends)]
         level, scatter = _by_ring(ratios, rings)
         for dark, ratio, ring in zip(shadow, ratios, rings):
-            low = np.nan_to_num(ratio, nan=np.inf) < (1 - params.depth) * level[ring]
-            low &= np.nan_to_num(ratio, nan=np.inf) < level[ring] - _SCATTER * scatter[ring]
-            dark |= _regions(low, params.smallest_region)
+            lacking = level[ring] - np.nan_to_num(ratio, nan=np.inf)
+            needed = np.maximum(params.depth * level, _SCATTER * scatter)[ring]
+            dark |= _regions(lacking > 0.5 * needed, lacking > needed, params.smallest_region)
     reach = np.ones((2 * params.margin + 1,) * 2, dtype=bool)
-    return [u & binary_dilation(_regions(dark, params.smallest_region), reach) for u, dark in zip(use, shadow)]
+    return [u & binary_dilation(_filled(dark), reach) for u, dark in zip(use, shadow)]
 
 
 def _smoothed(total: SummedImage, pattern, use, square: int) -> np.ndarray:
@@ -114,6 +129,29 @@ def _smoothed(total: SummedImage, pattern, use, square: int) -> np.ndarray:
     expected = uniform_filter(np.where(use, total.weight * pattern, 0), square, mode="constant")
     filled = uniform_filter(use.astype(np.float32), square, mode="constant") >= _FILLED
     return np.where(use & filled, seen / np.where(filled, np.maximum(expected, 1e-300), 1), np.nan)
+
+
+def _trends(ratios, levels, s_lengths, angles) -> list[np.ndarray]:
+    """Smooth dependence on the azimuth, as of absorption or a wrong polarization: two harmonics, linear in |s|."""
+
+    def terms(s, angle):
+        harmonics = [f(n * angle) for n in (1, 2) for f in (np.cos, np.sin)]
+        return np.stack([*harmonics, *(s * h for h in harmonics)], axis=-1)
+
+    seen = [np.isfinite(ratio) & (level > 0) for ratio, level in zip(ratios, levels)]
+    step = max(1, sum(int(np.count_nonzero(panel)) for panel in seen) // 100_000)
+    relative, s, angle = (
+        np.concatenate([(values / level if name == "ratio" else values)[panel] for values, level, panel in
+                        zip(arrays, levels, seen)])[::step]
+        for name, arrays in (("ratio", ratios), ("s", s_lengths), ("angle", angles))
+    )  # fmt: skip
+    design, found = terms(s, angle), np.zeros(8)
+    for _ in range(6):
+        residual = relative - 1 - design @ found
+        centre = np.median(residual)
+        kept = np.abs(residual - centre) < 2.5 * 1.4826 * np.median(np.abs(residual - centre))
+        found = np.linalg.lstsq(design[kept], relative[kept] - 1, rcond=None)[0]
+    return [np.maximum(1 + terms(s, angle) @ found, 0.2) for s, angle in zip(s_lengths, angles)]
 
 
 def _by_ring(ratios, rings) -> tuple[np.ndarray, np.ndarray]:
@@ -131,12 +169,27 @@ def _by_ring(ratios, rings) -> tuple[np.ndarray, np.ndarray]:
     some = counts > 0
     middle, upper = (ratio[(starts + q * (counts - 1)).astype(int)[some]] for q in (0.5, 0.841))
     level[some], scatter[some] = middle, upper - middle
+    for i in range(min(n_rings - 1, round(_BEAMSTOP / _RING)) - 1, -1, -1):
+        if level[i] < _FALL * level[i + 1]:
+            level[i], scatter[i] = _FALL * level[i + 1], _FALL * scatter[i + 1]
     return level, scatter
 
 
-def _regions(marked, smallest: int) -> np.ndarray:
-    """The connected parts that have enough pixels."""
+def _regions(marked, certain, smallest: int) -> np.ndarray:
+    """The connected parts of ``marked`` with enough pixels that are ``certain``."""
     numbers, _ = label(marked, np.ones((3, 3)))
-    sizes = np.bincount(numbers.ravel())
+    sizes = np.bincount(numbers.ravel(), certain.ravel())
     sizes[0] = 0
     return (sizes >= smallest)[numbers]
+
+
+def _filled(dark) -> np.ndarray:
+    """With the holes of each region filled that are smaller than itself: the beam may shine through a beamstop."""
+    filled = dark.copy()
+    numbers, _ = label(dark, np.ones((3, 3)))
+    for number, box in enumerate(find_objects(numbers), start=1):
+        region = numbers[box] == number
+        whole = binary_fill_holes(region)
+        if whole.sum() < 2 * region.sum():
+            filled[box] |= whole
+    return filled

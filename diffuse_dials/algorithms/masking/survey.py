@@ -95,17 +95,16 @@ class _Reader:
             indexed = [self._experiments[n] for n in numbers if self._experiments[n].crystal is not None]
             options = self._masking.bragg
             lattices = [(LatticeMask.from_phil(options, e), np.linalg.inv(setting_matrix(e))) for e in indexed]
-            values = images.read_raw(experiment)
-            used = []
-            for i, (raw, panel) in enumerate(zip(values, experiment.detector)):
+            used, drawn = [], []
+            for i, (raw, panel) in enumerate(zip(images.read_raw(experiment), experiment.detector)):
                 trusted, overloaded = trusted_values(raw, panel, self._masking)
                 use = self._use[i] & self._off_lattice(experiment, i, lattices) if lattices else self._use[i]
-                deviations[i].add_image(raw, trusted, overloaded, use, images.is_counter(panel))
+                drawn.append(deviations[i].add_image(raw, trusted, overloaded, use, images.is_counter(panel)))
                 used.append(trusted & use)
             if summed:
-                mean = _mean(values, used)
-                for total, raw, use in zip(summed, values, used):
-                    total.add_image(raw, use, mean)
+                mean = _mean(drawn, used)
+                for total, panel_values, use in zip(summed, drawn, used):
+                    total.add_image(panel_values, use, mean)
         return deviations, summed
 
     def _off_lattice(self, experiment, panel: int, lattices) -> np.ndarray:
