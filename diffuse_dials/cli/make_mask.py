@@ -3,8 +3,9 @@
 Reads stills (integrated, or only imported) and their images. Combines, by AND, the masks that the files name, the
 trusted range, untrusted regions as in dials.generate_mask, and the hot, dead, negative and noisy pixels that the
 images show; on request the edges of modules and shadows. A pixel is bad if it differs from its neighbours in still
-after still: a Bragg spot on one still is no bad pixel. The mask serves diffuse.extract and diffuse.grid (mask=pixels.mask), dials.import (lookup.mask=pixels.mask),
-dials.apply_mask and dials.image_viewer (masked.expt). True = use.
+after still: a Bragg spot on one still is no bad pixel. The mask serves diffuse.extract and diffuse.grid
+(mask=pixels.mask), dials.import (lookup.mask=pixels.mask), dials.apply_mask and dials.image_viewer (masked.expt).
+True = use.
 
 Examples:
 
@@ -208,8 +209,8 @@ def _bragg_pictures(output, experiment, pixels, bragg, tolerance: float, section
     text = (
         f"Mean over {profile.n_stills} stills. radius=Auto ends (dots) where the excess has come down to the tolerance "
         f"{tolerance:g} of the local level, or where its fall becomes as slow as that of diffuse scattering. 'Left' is "
-        "the mean excess beyond it, the crystal's own haloes included. From the left curves masking.bragg.radius can be "
-        "read off, from the right ones masking.bragg.radius_sigmas."
+        "the mean excess beyond it, the crystal's own haloes included. From the left curves masking.bragg.radius can "
+        "be read off, from the right ones masking.bragg.radius_sigmas."
     )
     headers = ("|s| (1/Å)", "radius (σ)", "masked (%)", "Bragg (% of level)", "left (% of level)")
     table = tuple(

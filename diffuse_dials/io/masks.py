@@ -24,7 +24,9 @@ def load_pickle(path):
         with open(path, "rb") as handle:
             return pickle.load(handle, encoding="bytes")
     except Exception as error:  # unpickling garbage can raise anything: pickle's documentation says so
-        raise ValueError(f"{path} is no mask that can be read ({error}). Give a .mask file of dials.generate_mask or diffuse.make_mask.") from error
+        raise ValueError(
+            f"{path} is no mask that can be read ({error}). Give a .mask file of dials.generate_mask or diffuse.make_mask."
+        ) from error
 
 
 def load_mask(path, shapes) -> tuple[np.ndarray, ...]:

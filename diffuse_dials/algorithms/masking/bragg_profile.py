@@ -1,9 +1,10 @@
 """How Bragg intensity falls off about the lattice points, measured on the images: what radius=Auto rests on.
 
 On a sample of stills each pixel is held against the level of its surroundings, which comes from pixels far from any
-lattice point. The mean excess, Σ counts / Σ level - 1, against the distance from the nearest lattice point is the Bragg
-profile with all that widens it: mosaicity and domains, errors of the orientation, the tails of a CCD's spots. The radius
-goes to where the excess has come down to ``tolerance``, in units of the width σ of each still's own spots and by |s|.
+lattice point. The mean excess, Σ counts / Σ level - 1, against the distance from the nearest lattice point is the
+Bragg profile with all that widens it: mosaicity and domains, errors of the orientation, the tails of a CCD's spots.
+The radius goes to where the excess has come down to ``tolerance``, in units of the width σ of each still's own spots
+and by |s|.
 
 The crystal's own diffuse scattering may be stronger about lattice points too. It falls off slowly there (TDS as r⁻²)
 and is no reason to mask, whereas the tail of a Bragg spot is steep: a fall-off slower than r^-2.5 ends the mask.

@@ -34,7 +34,7 @@ class BraggMasks:
         self.profile = profile
         self._sigmas = None if profile is None else bragg_profile.radius_sigmas(profile, params.tolerance)
         if profile is not None and self._sigmas is None:
-            logger.warning("The images are too weak to measure Bragg spots: the radius is 3 standard deviations of one.")
+            logger.warning("The images are too weak to measure Bragg spots: the radius is 3 of their widths.")
 
     def of(self, number: int):
         """Mask of one still; see LatticeMask.keep.
@@ -87,8 +87,8 @@ def log_profile(profile, tolerance: float) -> None:
         return
     k, left = [row["radius_sigmas"] for row in rows], [row["left"] for row in rows]
     logger.info(
-        "Bragg radius, measured on %d still(s): %.2f to %.2f standard deviations of a spot; it masks %.1f %% of the pixels "
-        "and leaves, on average, %.1f %% of the local level (at most %.1f %% in a shell).",
+        "Bragg radius, measured on %d still(s): %.2f to %.2f standard deviations of a spot; it masks %.1f %% of the "
+        "pixels and leaves, on average, %.1f %% of the local level (at most %.1f %% in a shell).",
         profile.n_stills, min(k), max(k), 100 * np.mean([row["masked"] for row in rows]), 100 * np.mean(left),
         100 * max(left),
     )  # fmt: skip
