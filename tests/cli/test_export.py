@@ -121,6 +121,19 @@ def test_lattice_points_are_left_out_unless_bragg_pixels_are_wanted(columns):
     np.testing.assert_array_equal(np.isnan(exported("value=all", "exclude_lattice_points=True")["intensity"]), lattice)
 
 
+def test_a_voxel_whose_pixels_are_all_under_the_bragg_mask_has_an_intensity_only_with_them(columns):
+    s = columns.pop("s")
+    masked = np.flatnonzero(np.all(columns["miller_index"] % 3 == 0, axis=1))[:4]
+    for name in ("scale", "absolute", "half1", "half2"):
+        if f"intensity.{name}.value" in columns:
+            columns[f"intensity.{name}.value"][masked], columns[f"intensity.{name}.variance"][masked] = 0, -1
+    columns["multiplicity"][masked] = columns["multiplicity.half1"][masked] = columns["multiplicity.half2"][masked] = 0
+    save_table(columns, "absolute.refl")
+    assert np.isnan(exported("exclude_lattice_points=False")["intensity"][masked]).all()
+    expected = (3000 * np.exp(-10 * s**2) - 200 * s)[masked]
+    np.testing.assert_allclose(exported("value=all")["intensity"][masked], expected, rtol=1e-5)
+
+
 def test_without_isotropic_part_an_isotropic_map_is_flat_and_each_half_has_its_own_taken_out(columns):
     """To what shells of about a hundred voxels leave of a fall-off: a few per cent at the ends."""
     whole, found = exported(), exported("isotropic_part=False")

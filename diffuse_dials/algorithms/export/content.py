@@ -221,7 +221,7 @@ def _intensities(table: Table, wanted) -> tuple[dict[str, np.ndarray], str, str]
     factor, offset = _to_absolute(table) if kind == "absolute" else (1.0, 0.0)
     unchanged = source in ("absolute", "scale", "coherent", "incoherent")
     columns = _measured(table, source, "intensity", *((1.0, 0.0) if unchanged else (factor, offset)))
-    multiplicity = "multiplicity" if source not in ("half1", "half2") else f"multiplicity.{source}"
+    multiplicity = f"multiplicity.{source}" if f"multiplicity.{source}" in table else "multiplicity"
     if multiplicity in table:
         columns["multiplicity"] = table[multiplicity].astype(np.int32)
     if source == kind:
@@ -230,7 +230,8 @@ def _intensities(table: Table, wanted) -> tuple[dict[str, np.ndarray], str, str]
         for half in ("half1", "half2"):
             if f"intensity.{half}.value" in table:
                 columns.update(_measured(table, half, half, factor, offset))
-                columns[f"{half}_multiplicity"] = table[f"multiplicity.{half}"].astype(np.int32)
+                if f"multiplicity.{half}" in table:
+                    columns[f"{half}_multiplicity"] = table[f"multiplicity.{half}"].astype(np.int32)
     relative = kind == "scale" or (kind == "absolute" and _stayed_relative(table))
     names = {
         "scale": "diffuse intensity", "absolute": "diffuse intensity", "all": "intensity, Bragg pixels included",
@@ -255,20 +256,19 @@ def _measured(table: Table, source: str, name: str, factor: float, offset) -> di
 
 
 def _to_absolute(table: Table) -> tuple[float, np.ndarray | float]:
-    """Factor and offset (of each voxel) that lead from intensity.scale to intensity.absolute.
+    """Factor and offset (of each voxel) that lead from intensities on the relative scale to absolute ones.
 
-    diffuse.absolute writes I/K − Compton with the variance σ²/K²: K follows from the variances, what was
-    subtracted from the values. So half maps, which the file holds in relative units, come to the same scale.
+    diffuse.absolute writes I/K − Compton scattering with the variance σ²/K², of the map alone. Half maps, and the
+    intensity with Bragg pixels, are in the file in relative units: the same K, from the variances, serves them.
     """
-    if "intensity.scale.value" not in table or "intensity.scale.variance" not in table:
-        return 1.0, 0.0
-    value, variance = table["intensity.scale.value"], table["intensity.scale.variance"]
+    offset = -table["intensity.incoherent.value"] if "intensity.incoherent.value" in table else 0.0
+    if "intensity.scale.variance" not in table:
+        return 1.0, offset
+    variance = table["intensity.scale.variance"]
     seen = variance > 0
     if not seen.any():
-        return 1.0, 0.0
-    factor = float(np.sqrt(np.median(table["intensity.absolute.variance"][seen] / variance[seen])))
-    offset = np.where(variance >= 0, table["intensity.absolute.value"] - factor * value, np.nan)
-    return factor, offset
+        return 1.0, offset
+    return float(np.sqrt(np.median(table["intensity.absolute.variance"][seen] / variance[seen]))), offset
 
 
 def _stayed_relative(table: Table) -> bool:

@@ -95,7 +95,7 @@ def _volume(data: h5py.Group, name: str, column: str, content: MapContent) -> No
     dtype = content.filled(column, np.array([-1])).dtype
     chunks = tuple(min(_CHUNK, n) for n in volume.shape)
     dataset = data.create_dataset(name, volume.shape, dtype, chunks=chunks, **_COMPRESSION)
-    for block in volume.blocks(axis=0):
+    for block in volume.blocks(axis=0, multiple=_CHUNK):  # a chunk written in two parts would be compressed twice
         dataset[block] = content.filled(column, volume.rows[block])
     counts = np.issubdtype(dtype, np.integer)
     dataset.attrs.update(units="1" if counts else content.units, interpretation="image")

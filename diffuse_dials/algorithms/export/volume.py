@@ -79,9 +79,10 @@ class Volume:
         """h, k or l of the voxels along an axis, shape (n,)."""
         return (self.start[number] + np.arange(self.shape[number])) / ndiv[number]
 
-    def blocks(self, axis: int):
-        """Slices of an axis, of a few million voxels each, that together make the box."""
-        size = max(1, _VOXELS_A_TIME * self.shape[axis] // max(self.rows.size, 1))
+    def blocks(self, axis: int, multiple: int = 1):
+        """Slices of an axis, of a few million voxels each, that together make the box; starts are multiples."""
+        layers = _VOXELS_A_TIME * self.shape[axis] // self.rows.size
+        size = max(1, layers // multiple) * multiple
         for first in range(0, self.shape[axis], size):
             yield slice(first, min(first + size, self.shape[axis]))
 
