@@ -83,7 +83,9 @@ def estimates_section(estimates, refusals, methods) -> Section:
         name = estimate.method
         usual = methods[name].expected if name in methods else ""
         shown = f"{name} (used)" if number == 0 else name
-        rows.append((shown, f"{estimate.k:.5g}", "" if error is None else f"{100 * error:.1f}", causes, used_range, usual))
+        least = "> " if estimate.sampling_unknown else ""
+        known = "" if error is None else f"{least}{100 * error:.1f}"
+        rows.append((shown, f"{estimate.k:.5g}", known, causes, used_range, usual))
         remarks += [f"{name}: {remark}" for remark in estimate.remarks]
     rows += [(name, "cannot run", "", "", "", methods[name].expected) for name in refusals]
     headers = ("method", "K (map units per e²)", "error (%)", "its causes (%)", "|s| used (1/Å)", "usual error")

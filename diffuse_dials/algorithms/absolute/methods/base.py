@@ -79,6 +79,11 @@ class ScaleEstimate:
         """σ(K)/K, the causes added in quadrature; None where there is no estimate."""
         return float(np.sqrt(sum(e**2 for e in self.errors.values()))) if self.errors else None
 
+    @property
+    def sampling_unknown(self) -> bool:
+        """Whether the error lacks that of the sampling of orientations."""
+        return UNKNOWN_SAMPLING in self.notes
+
     def to_dict(self) -> dict:
         """For the JSON file."""
         return {
@@ -86,6 +91,7 @@ class ScaleEstimate:
             "k": self.k,
             "relative_error": self.relative_error,
             "relative_errors": dict(self.errors),
+            "relative_error_is_lower_limit": self.sampling_unknown,
             "s_range": list(self.s_range) if self.s_range else None,
             "k_against_limit": {"s": self.curve_s.tolist(), "k": self.curve_k.tolist()},
             "notes": list(self.notes),
