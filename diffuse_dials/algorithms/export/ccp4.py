@@ -48,7 +48,7 @@ class Ccp4(Exporter):
     not_measured = None
       .type = float
       .expert_level = 1
-      .help = "Value of voxels that were not measured; the file's header says it. None: NaN. PyMOL and ChimeraX draw no"
+      .help = "Value of voxels that were not measured; the file's header says it. None: NaN. Viewers draw no clean"
               "surfaces of maps with NaN: give them a number on the outer side of the contour level, such as 0 with"
               "isotropic_part=False."
     """
@@ -82,7 +82,7 @@ class Ccp4(Exporter):
             handle.seek(0)
             handle.write(header.tobytes())
         if not complete:
-            logger.info("%s holds NaN. For surfaces in PyMOL and ChimeraX give ccp4.not_measured a number.", path)
+            logger.info("%s holds NaN. For surfaces in Coot, ChimeraX and PyMOL see ccp4.not_measured.", path)
         return {str(path): self._description(content)}
 
     def _header(self, content: MapContent) -> np.ndarray:
