@@ -36,6 +36,7 @@ class OperatorAgreement:
         cc: Correlation of their anisotropic parts; NaN for too few pairs.
         expected: What the noise alone would leave of a perfect correlation, from the variances of the sums.
         shells: ``cc`` by resolution shell, shape (n_shells,).
+        shell_pairs: Pairs in each, same shape.
     """
 
     name: str
@@ -44,6 +45,7 @@ class OperatorAgreement:
     cc: float
     expected: float
     shells: np.ndarray
+    shell_pairs: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class SymmetryStatistics:
                 {
                     "name": o.name, "kind": o.kind, "n_pairs": o.n_pairs, "cc": _number(o.cc),
                     "expected": _number(o.expected), "shells": [_number(x) for x in o.shells],
+                    "shell_pairs": o.shell_pairs.tolist(),
                 }
                 for o in self.operators
             ],
@@ -174,8 +177,9 @@ class Equivalents:
         square = np.sum(x**2) + np.sum(y**2)
         expected = 1 - (np.sum(noise[a]) + np.sum(noise[b])) / square if square > 0 else float("nan")
         shells = np.array([correlation(x[shell[a] == i], y[shell[a] == i]) for i in range(n_shells)])
+        pairs = np.bincount(shell[a], minlength=n_shells)
         return OperatorAgreement(
-            _name(operator), _kind(operator), len(a), correlation(x, y), float(np.clip(expected, 0, 1)), shells
+            _name(operator), _kind(operator), len(a), correlation(x, y), float(np.clip(expected, 0, 1)), shells, pairs
         )
 
     def _leave_one_out(self, owner, s, value, measured, shell, n_shells: int) -> tuple[float, np.ndarray]:

@@ -29,14 +29,14 @@ class RandomOrientations:
         index: Voxels of the asymmetric unit that the turned rows number, shape (n_voxels, 3).
     """
 
-    def __init__(self, experiments, labels, record: GridRecord, d_min: float, seed: int):
+    def __init__(self, experiments, labels, record: GridRecord, d_min: float, seed):
         """
         Args:
             experiments: The stills.
             labels: What names each still wherever it is processed; the rotation depends on it and the seed.
             record: The grid.
             d_min: Rows beyond this resolution (Å) are left out.
-            seed: Another seed, other rotations.
+            seed: A number or a text; another one, other rotations.
         """
         self._experiments, self._record = experiments, record
         self._rotations = [random_rotation(label, seed) for label in labels]
@@ -79,7 +79,7 @@ class RandomOrientations:
         return voxel_index(transform(to_hkl @ self._rotations[still], s), self._record.ndiv)
 
 
-def random_rotation(label: str, seed: int) -> np.ndarray:
+def random_rotation(label: str, seed) -> np.ndarray:
     """A rotation matrix, uniform over all rotations, that the label and the seed determine, shape (3, 3)."""
     digest = hashlib.sha256(f"{label}:{seed}".encode()).digest()
     return Rotation.random(random_state=np.random.default_rng(list(digest))).as_matrix()

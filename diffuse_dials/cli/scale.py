@@ -15,7 +15,7 @@ Examples:
 
   diffuse.scale gridded.expt gridded.refl assume_consistent_indexing=True
 
-  diffuse.scale gridded.expt gridded.refl random_orientations=True bragg=integrated.refl
+  diffuse.scale gridded.expt gridded.refl random_orientations=5 bragg=integrated.refl
 """
 
 from __future__ import annotations
@@ -120,9 +120,12 @@ def _judge(gridded: Gridded, scaled: ScaledStills, counted: DiffuseMap, splits, 
     found = quality(counted, rows, scaled.observations.index, record, excluded, n_shells, axes)
     if params.statistics.random_orientations:
         labels, d_min = [key.label for key in gridded.keys], 1 / counted.s.max()
-        null = RandomOrientations(gridded.experiments, labels, record, d_min, params.merging.seed)
-        turned, edges = null.turn(scaled_rows(gridded, scaled)), shell_edges(counted, n_shells)
-        found = replace(found, null=null_correlations(turned, null.index, record, splits, edges, excluded))
+        edges, draws = shell_edges(counted, n_shells), []
+        for draw in range(params.statistics.random_orientations):
+            null = RandomOrientations(gridded.experiments, labels, record, d_min, f"{params.merging.seed}:{draw}")
+            turned = null.turn(scaled_rows(gridded, scaled))
+            draws.append(null_correlations(turned, null.index, record, splits, edges, excluded))
+        found = replace(found, null=np.array(draws))
     if params.input.bragg:
         spots = load_spots(params.input.bragg, gridded.experiments, scale, record)
         bragg = bragg_statistics(spots, scale, splits, record, n_shells, params.scale.min_partiality)

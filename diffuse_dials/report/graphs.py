@@ -44,7 +44,7 @@ class Graph:
         series: The curves.
         guide: A horizontal line that says what is expected, or None.
         y_range: Limits of y, or None to fit the data.
-        log_x: Whether x is logarithmic.
+        log_x, log_y: Whether the axis is logarithmic.
     """
 
     title: str
@@ -54,6 +54,7 @@ class Graph:
     guide: float | None = None
     y_range: tuple[float, float] | None = None
     log_x: bool = False
+    log_y: bool = False
 
     def plotly(self) -> dict:
         """data and layout of a plotly figure; numbers with five digits."""
@@ -62,6 +63,8 @@ class Graph:
         layout["showlegend"] = any(one.label for one in self.series)
         if self.log_x:
             layout["xaxis"]["type"] = "log"
+        if self.log_y:
+            layout["yaxis"]["type"] = "log"
         if self.y_range is not None:
             layout["yaxis"]["range"] = list(self.y_range)
         if self.guide is not None:
@@ -81,6 +84,8 @@ class Graph:
             axes.axhline(self.guide, color="0.6", lw=0.8, ls=":")
         if self.log_x:
             axes.set_xscale("log")
+        if self.log_y:
+            axes.set_yscale("log")
         if self.y_range is not None:
             axes.set_ylim(*self.y_range)
         if any(one.label for one in self.series):

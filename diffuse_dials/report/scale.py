@@ -26,7 +26,10 @@ RESIDUALS = (
     "Excess = Σ(counts - background - model) / Σ model. Each plot is flat within its errors if no component is "
     "missing. Map and scales take up a factor over |s| that all stills share, and one over the stills."
 )
-NULL = "Each still was turned by a random rotation: what half maps share then does not come from the crystal."
+NULL = (
+    "Every still was turned by a random rotation: what half maps share then does not come from the crystal. Mean and "
+    "spread over the draws; of few stills one draw scatters widely, for they meet in few places."
+)
 BRAGG = (
     "Bragg intensities over polarization and scale, merged per h, never divided by partialities. They serve these "
     "statistics only: on stills their size depends on mosaicity and on how the sphere cuts each spot."
@@ -52,7 +55,7 @@ def statistics_sections(statistics: MapStatistics) -> list[Section]:
     errors = Graph(
         "Are the sigmas right?", "1/d (1/Å)", "1 if so",
         (Series(s, of("chi_square"), "χ² of the stills about the map"), Series(s, of("sigma_ratio"), "σ ratio")),
-        guide=1.0,
+        guide=1.0, log_y=True,
     )  # fmt: skip
     signal = Graph("Signal to noise", "1/d (1/Å)", "<I/σ>", (Series(s, of("i_over_sigma")),))
     seen = Graph(
@@ -81,9 +84,10 @@ def null_section(quality: Quality) -> Section:
     """The null test."""
     s = np.array([1 / shell.d_min for shell in quality.statistics.shells])
     cc_half = np.array([shell.cc_half for shell in quality.statistics.shells])
+    mean, spread = quality.null_mean_and_spread()
     graph = Graph(
         "Null test", "1/d (1/Å)", "CC½, anisotropic part",
-        (Series(s, cc_half, "as indexed"), Series(s, quality.null[:-1], "random orientations")), guide=0.0,
+        (Series(s, cc_half, "as indexed"), Series(s, mean[:-1], "random orientations", spread[:-1])), guide=0.0,
     )  # fmt: skip
     return Section("Random orientations", NULL, quality.null_headers, tuple(quality.null_rows()), graph)
 
@@ -109,12 +113,12 @@ def trend_graphs(trend: Trend):
         return
     if len(trend.x) == 1:
         return
-    log = trend.name == "noise"
-    excess = Series(trend.x, misfit.excess[0], "", misfit.esd[0])
+    log, seen = trend.name == "noise", misfit.n_rows[0] > 0
+    excess = Series(trend.x[seen], misfit.excess[0][seen], "", misfit.esd[0][seen])
     if trend.name != "s":
         yield Graph(title, trend.x_label, "excess", (excess,), guide=0.0, log_x=log)
-    chi = Series(trend.x, misfit.chi_square[0])
-    yield Graph(f"χ² against {trend.name}", trend.x_label, "χ²", (chi,), guide=1.0, log_x=log)
+    chi = Series(trend.x[seen], misfit.chi_square[0][seen])
+    yield Graph(f"χ² against {trend.name}", trend.x_label, "χ²", (chi,), guide=1.0, log_x=log, log_y=True)
 
 
 def scales_section(labels, scale: np.ndarray, esd: np.ndarray, chi_square: np.ndarray) -> Section:
@@ -127,7 +131,7 @@ def scales_section(labels, scale: np.ndarray, esd: np.ndarray, chi_square: np.nd
             Graph("Scale of each still", "still", "inverse scale factor b",
                   (Series(number, scale, "", esd, names, lines=False),), guide=1.0),
             Graph("χ² of each still about the map", "still", "χ²",
-                  (Series(number, chi_square, "", None, names, lines=False),), guide=1.0),
+                  (Series(number, chi_square, "", None, names, lines=False),), guide=1.0, log_y=True),
         ),
     )  # fmt: skip
 

@@ -81,8 +81,10 @@ def test_random_orientations_leave_no_correlation_between_halves(stills):
     assert found.statistics.overall.cc_half > 0.8
     n = [line.n_voxels for line in (*found.statistics.shells, found.statistics.overall)]
     assert np.all(np.abs(correlations) < 4 / np.sqrt(n))
-    listed = replace(found, null=correlations).to_dict()["random_orientations"]
-    assert listed["cc_half"] == pytest.approx(correlations[-1]) and len(listed["cc_half_shells"]) == 3
+    judged = replace(found, null=np.array([correlations, correlations + 0.02]))
+    listed = judged.to_dict()["random_orientations"]
+    assert listed["cc_half"] == pytest.approx(correlations[-1] + 0.01) and len(listed["cc_half_shells"]) == 3
+    assert listed["spread"] == pytest.approx(0.02 / np.sqrt(2)) and len(judged.null_rows()) == 4
 
 
 def test_without_a_rotation_the_sums_fall_back_where_they_were(stills, monkeypatch):

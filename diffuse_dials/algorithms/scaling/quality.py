@@ -28,7 +28,7 @@ class Quality:
         trends: Residuals against panel, place on the detector, |s|, order, scale and noise.
         symmetry: Agreement of unmerged equivalents.
         null: CC½ of the anisotropic part by shell and, last, of all, with every still turned at random, shape
-            (n_shells + 1,); None if not asked for.
+            (n_draws, n_shells + 1); None if not asked for.
         bragg: Of integrated reflections; None if none were given.
     """
 
@@ -50,18 +50,26 @@ class Quality:
         }
 
     def _null_to_dict(self) -> dict:
-        values = [None if value != value else float(value) for value in self.null]
-        return {"cc_half_shells": values[:-1], "cc_half": values[-1]}
+        mean, spread = ([None if x != x else float(x) for x in values] for values in self.null_mean_and_spread())
+        return {
+            "n_draws": len(self.null), "cc_half_shells": mean[:-1], "cc_half": mean[-1],
+            "spread_shells": spread[:-1], "spread": spread[-1],
+        }  # fmt: skip
 
-    null_headers = ("d (Å)", "CC½", "CC½, random orientations")
+    def null_mean_and_spread(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of ``null`` over the draws; NaN for the deviation of one."""
+        spread = np.std(self.null, axis=0, ddof=1) if len(self.null) > 1 else np.full(self.null.shape[1], np.nan)
+        return np.mean(self.null, axis=0), spread
+
+    null_headers = ("d (Å)", "CC½", "CC½, random orientations", "spread")
 
     def null_rows(self) -> list[tuple]:
         """Rows of the table of the null test, the last overall."""
         lines = (*self.statistics.shells, self.statistics.overall)
         names = [""] * len(self.statistics.shells) + ["all "]
         return [
-            (f"{name}{line.d_max:.2f} - {line.d_min:.2f}", f"{line.cc_half:.3f}", f"{value:.3f}")
-            for name, line, value in zip(names, lines, self.null)
+            (f"{name}{line.d_max:.2f} - {line.d_min:.2f}", f"{line.cc_half:.3f}", f"{mean:.3f}", f"{spread:.3f}")
+            for name, line, mean, spread in zip(names, lines, *self.null_mean_and_spread())
         ]
 
 
