@@ -9,6 +9,7 @@ import libtbx.phil
 import numpy as np
 
 from diffuse_dials.algorithms.merging import excludes_lattice_points
+from diffuse_dials.algorithms.scaling.anisotropic import NoAnisotropy, anisotropic_scales
 from diffuse_dials.algorithms.scaling.inputs import Gridded
 from diffuse_dials.algorithms.scaling.likelihood import NoSignal, Scales, refine_scales, unconnected_stills
 from diffuse_dials.algorithms.scaling.model import DiffuseScalingModel, check_parameter_count
@@ -66,6 +67,7 @@ scale {
 )
 
 _NAMED = 5
+_RINGS = 60  # of |s|, within which the mean of an isotropic background is taken to be common
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,16 @@ def scale_stills(gridded: Gridded, params) -> ScaledStills:
         _check_overlap(remaining, use, gridded, n_stills - len(failed))
         try:
             shells = resolution_shells(s, use & (remaining.sum_by_voxel(remaining.response) > 0))
-            scales = refine_scales(remaining, shells, use, params.scale.tolerance, params.scale.max_cycles)
+            options = params.scale.tolerance, params.scale.max_cycles
+            if gridded.record.isotropic_removed:
+                scales = refine_anisotropic(remaining, s, use, *options)
+            else:
+                scales = refine_scales(remaining, shells, use, *options)
             break
         except NoSignal as error:
             failed.update(dict.fromkeys(error.stills, "its counts do not exceed the background"))
+        except NoAnisotropy as error:
+            failed.update(dict.fromkeys(error.stills, "it shows nothing of the others' anisotropic scattering"))
     for still, reason in failed.items():
         logger.warning("%s is left out: %s", gridded.keys[still].label, reason)
     n_scaled = n_stills - len(failed)
@@ -178,6 +186,24 @@ def scale_stills(gridded: Gridded, params) -> ScaledStills:
         if i not in failed
     }
     return ScaledStills(remaining, use, scales, failed, models)
+
+
+def refine_anisotropic(
+    observations: Observations, s: np.ndarray, use: np.ndarray, tolerance: float, max_cycles: int
+) -> Scales:
+    """Scales of stills whose isotropic scattering was subtracted; arguments as of ``refine_scales``, ``s`` is |s|."""
+    shell = np.minimum((s / s.max() * _RINGS).astype(int), _RINGS - 1)
+    part = np.flatnonzero(use[observations.voxel] & (observations.response > 0))
+    columns = (observations.voxel, observations.still, observations.signal, observations.response, observations.variance)
+    found = anisotropic_scales(*(c[part] for c in columns), shell, observations.n_stills, tolerance, max_cycles)
+    b = np.nan_to_num(found.scale, nan=1.0)[observations.still]
+    noise = observations.response * found.noise_per_response[observations.still, shell[observations.voxel]]
+    weight = np.divide(b * observations.response, noise, out=np.zeros_like(noise), where=noise > 0)
+    logger.info("The isotropic part was subtracted from the stills: they are scaled on what is left of the scattering.")
+    return Scales(
+        found.scale, found.esd, "diagonal, isotropic part removed", weight / max(float(weight.max()), 1e-300),
+        np.zeros(observations.n_voxels), noise, found.n_cycles, found.last_change,
+    )  # fmt: skip
 
 
 def _without_photons(observations: Observations, use: np.ndarray, gridded: Gridded) -> dict[int, str]:
