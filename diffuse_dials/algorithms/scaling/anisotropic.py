@@ -109,7 +109,9 @@ def anisotropic_scales(
             f"The scales did not converge in {max_cycles} cycles (last change {change:.1e}). The anisotropic "
             "scattering may be too weak: use larger voxels (grid.ndiv)."
         )
-    esd = 1 / np.sqrt(np.where(present, square, 1))
+    # the noise of the map of the others adds to the spread of the products and not to their mean
+    spread = np.bincount(still, weight * response**2 * pattern**2, n_stills)
+    esd = np.sqrt(spread) / np.where(present, square, 1)
     nan = np.where(present, 0.0, np.nan)
     return AnisotropicScales(b + nan, esd + nan, factors, cycle, change)
 
