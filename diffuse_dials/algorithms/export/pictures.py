@@ -68,7 +68,7 @@ class Sections(Exporter):
       .type = floats(size=2, value_min=0, value_max=1)
       .expert_level = 1
       .help = "Colours reach from the first to the second quantile of the section's intensities; without isotropic part"
-              "they are symmetric about 0."
+              "they are symmetric about 0. None: all of them."
     limits = None
       .type = floats(size=2)
       .expert_level = 1
@@ -89,7 +89,7 @@ class Sections(Exporter):
                 raise ValueError(f"{given} are not in ascending order. Exchange them.")
         names = [name for text in params.planes or () for name in re.split(r"[\s,]+", text) if name]
         limits = None if params.limits is None else tuple(params.limits)
-        return cls(tuple(Plane.from_text(name) for name in names), tuple(params.quantiles), limits)
+        return cls(tuple(Plane.from_text(name) for name in names), tuple(params.quantiles or (0.0, 1.0)), limits)
 
     def write(self, content: MapContent, prefix: Path) -> dict[str, dict]:
         """See :meth:`Exporter.write`."""
