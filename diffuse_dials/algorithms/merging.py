@@ -23,7 +23,7 @@ from libtbx import Auto
 
 from diffuse_dials.adapters.experiments import StillKey
 from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors
-from diffuse_dials.kernels.sums import group_sums
+from diffuse_dials.kernels.merging import FURTHER, HALF, WHOLE, WITH_BRAGG, add_stills
 from diffuse_dials.models.grid import GridRecord, holds_lattice_point
 from diffuse_dials.models.scaled import GOOD, ScaledRows
 
@@ -153,40 +153,23 @@ class Merger:
             n_voxels: Voxels that the rows number.
             splits: For each random split, which stills are in its first half, shape (n_splits, n_stills), bool.
         """
-        self._splits = splits
-        self._whole = _Sums(n_voxels, _VARIANCES + _SCATTER)
-        self._first = [_Sums(n_voxels, _VARIANCES if number == 0 else ()) for number in range(len(splits))]
+        self._splits = np.ascontiguousarray(splits)
+        self._whole = _Sums.empty((n_voxels,), WHOLE)
+        self._with_bragg = _Sums.empty((n_voxels,), WITH_BRAGG)
+        self._half = _Sums.empty((n_voxels,), HALF)
+        self._further = _Sums.empty((len(splits) - 1, n_voxels), FURTHER)
         self._n_pixels = np.zeros(n_voxels, dtype=np.int64)
-        self._with_bragg = _Sums(n_voxels, _SCATTER)
+        self._slot = np.full(n_voxels, -1, dtype=np.int32)
 
     def add(self, rows: ScaledRows) -> None:
         """Add a block; all rows of a still must come in one block."""
-        good = rows.select(rows.flags == GOOD)
-        voxel_still, _, (signal, expected) = self._by_still(good, good.signal, good.expected)
-        self._with_bragg.add(*self._voxels(voxel_still), _terms(signal, expected))
-        rows = good.select(~good.bragg)
-        u = rows.weight
-        voxel_still, n_rows, (numerator, denominator, variance, counts, n_pixels, weight) = self._by_still(
-            rows, u * rows.signal, u * rows.expected, u**2 * rows.variance, rows.counts, rows.n_pixels, u
-        )
-        terms = _terms(numerator, denominator)
-        terms.update(variance=variance, counts=counts, one_photon=(weight / np.maximum(n_rows, 1)) ** 2)
-        voxel, starts = self._voxels(voxel_still)
-        self._whole.add(voxel, starts, terms)
-        for sums, members in zip(self._first, self._splits):
-            inside = members[voxel_still % len(members)]
-            sums.add(voxel, starts, {name: values * inside for name, values in terms.items() if name in sums.arrays})
-        if len(voxel):
-            self._n_pixels[voxel] += np.add.reduceat(n_pixels, starts).astype(np.int64)
-
-    def _by_still(self, rows: ScaledRows, *columns):
-        return group_sums(rows.voxel.astype(np.int64) * self._splits.shape[1] + rows.still, *columns)
-
-    def _voxels(self, voxel_still: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distinct voxels, and where in ``voxel_still`` each starts."""
-        every = voxel_still // self._splits.shape[1]
-        starts = np.flatnonzero(np.diff(every, prepend=-1))
-        return every[starts], starts
+        if np.any(np.diff(rows.still) < 0):
+            rows = rows.select(np.argsort(rows.still, kind="stable"))
+        add_stills(
+            rows.still, rows.voxel, rows.bragg, rows.flags != GOOD, rows.weight, rows.signal, rows.expected,
+            rows.variance, rows.counts, rows.n_pixels, self._splits, *self._whole.arrays, self._n_pixels,
+            *self._with_bragg.arrays, *self._half.arrays, *self._further.arrays, self._slot,
+        )  # fmt: skip
 
     def result(self, index: np.ndarray, record: GridRecord) -> DiffuseMap:
         """Divide. Lattice-point voxels are kept, with a flag; voxels without any pixel are left out.
@@ -196,6 +179,7 @@ class Merger:
             record: The grid.
         """
         whole, with_bragg = self._whole.intensities(), self._with_bragg.intensities()
+        halves = [self._half, *(self._further.split(number) for number in range(len(self._splits) - 1))]
         return DiffuseMap(
             index=index,
             rlp=reciprocal_vectors(index, record),
@@ -204,65 +188,69 @@ class Merger:
             n_pixels=self._n_pixels.astype(np.int32),
             with_bragg=replace(with_bragg, variance=self._with_bragg.scatter_variance()),
             lattice_point=holds_lattice_point(index, record.ndiv),
-            exposure=self._whole.arrays["denominator"],
-            halves=tuple((half.intensities(), half.rest_of(self._whole).intensities()) for half in self._first),
+            exposure=self._whole["denominator"],
+            halves=tuple((half.intensities(), half.rest_of(self._whole).intensities()) for half in halves),
         ).select(with_bragg.measured)
 
 
-_VARIANCES = ("variance", "counts", "one_photon")
-_SCATTER = ("square", "product", "response_square")
-
-
-def _terms(numerator: np.ndarray, denominator: np.ndarray) -> dict[str, np.ndarray]:
-    """What each still adds to the sums of a voxel."""
-    return {
-        "numerator": numerator, "denominator": denominator, "multiplicity": np.ones(len(numerator), dtype=np.int32),
-        "square": numerator**2, "product": numerator * denominator, "response_square": denominator**2,
-    }  # fmt: skip
-
-
+@dataclass(frozen=True)
 class _Sums:
-    """Sums per voxel over some of the stills."""
+    """Sums per voxel over some of the stills.
 
-    def __init__(self, n_voxels: int, names: tuple[str, ...] = ()):
-        self.arrays = {name: np.zeros(n_voxels) for name in ("numerator", "denominator", *names)}
-        self.arrays["multiplicity"] = np.zeros(n_voxels, dtype=np.int32)
+    Attributes:
+        names: Of the columns.
+        values: Shape (..., n_voxels, columns).
+        multiplicity: Stills, shape (..., n_voxels), int32.
+    """
 
-    def add(self, voxel: np.ndarray, starts: np.ndarray, terms: dict[str, np.ndarray]) -> None:
-        """Add terms of stills, ordered by voxel; ``starts`` says where each of the voxels begins."""
-        if len(voxel):
-            for name, values in self.arrays.items():
-                values[voxel] += np.add.reduceat(terms[name], starts)
+    names: tuple[str, ...]
+    values: np.ndarray
+    multiplicity: np.ndarray
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], names: tuple[str, ...]) -> _Sums:
+        """Zeros."""
+        return cls(names, np.zeros((*shape, len(names))), np.zeros(shape, dtype=np.int32))
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Values and multiplicities, as the kernel takes them."""
+        return self.values, self.multiplicity
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.values[..., self.names.index(name)]
+
+    def split(self, number: int) -> _Sums:
+        """One of several splits."""
+        return _Sums(self.names, self.values[number], self.multiplicity[number])
 
     def rest_of(self, whole: _Sums) -> _Sums:
         """What ``whole`` holds beyond these."""
-        rest = _Sums(0)
-        rest.arrays = {name: whole.arrays[name] - values for name, values in self.arrays.items()}
-        return rest
+        values = whole.values[:, : len(self.names)] - self.values  # the first columns are the same
+        return _Sums(self.names, values, whole.multiplicity - self.multiplicity)
 
     @property
     def _value(self) -> np.ndarray:
-        seen = self.arrays["multiplicity"] > 0
-        return np.where(seen, self.arrays["numerator"], 0) / np.where(seen, self.arrays["denominator"], 1)
+        seen = self.multiplicity > 0
+        return np.where(seen, self["numerator"], 0) / np.where(seen, self["denominator"], 1)
 
     def intensities(self) -> Intensities:
         """The quotients, with the variance that the sums predict, where they hold what it takes."""
-        sums = self.arrays
-        if "variance" not in sums:
-            return Intensities(self._value, None, sums["multiplicity"])
-        seen = sums["multiplicity"] > 0
+        if "variance" not in self.names:
+            return Intensities(self._value, None, self.multiplicity)
+        seen = self.multiplicity > 0
         # No photon at all has an uncertainty too: that of one photon (physics.md F).
-        dark = seen & (sums["counts"] == 0)
-        photon = np.where(dark, sums["one_photon"] / np.maximum(sums["multiplicity"], 1), 0)
-        variance = (sums["variance"] + photon) / np.where(seen, sums["denominator"], 1) ** 2
-        return Intensities(self._value, np.where(seen, variance, NOT_MEASURED), sums["multiplicity"])
+        dark = seen & (self["counts"] == 0)
+        photon = np.where(dark, self["one_photon"] / np.maximum(self.multiplicity, 1), 0)
+        variance = (self["variance"] + photon) / np.where(seen, self["denominator"], 1) ** 2
+        return Intensities(self._value, np.where(seen, variance, NOT_MEASURED), self.multiplicity)
 
     def scatter_variance(self) -> np.ndarray:
         """Variance of the quotients from the scatter of the stills about them; -1 for fewer than two stills."""
-        sums, value = self.arrays, self._value
-        scatter = sums["square"] - 2 * value * sums["product"] + value**2 * sums["response_square"]
-        free = sums["denominator"] ** 2 - sums["response_square"]
-        several = (sums["multiplicity"] > 1) & (free > 0)
+        value = self._value
+        scatter = self["square"] - 2 * value * self["product"] + value**2 * self["response_square"]
+        free = self["denominator"] ** 2 - self["response_square"]
+        several = (self.multiplicity > 1) & (free > 0)
         return np.divide(np.maximum(scatter, 0), free, out=np.full(len(free), NOT_MEASURED), where=several)
 
 
