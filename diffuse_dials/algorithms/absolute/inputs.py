@@ -11,6 +11,7 @@ from dxtbx.model import ExperimentList
 
 from diffuse_dials.adapters.experiments import load_experiments
 from diffuse_dials.adapters.symmetry import parse_space_group, symbol
+from diffuse_dials.algorithms.absolute.factors import still_factor
 from diffuse_dials.algorithms.absolute.totals import TotalScattering
 from diffuse_dials.algorithms.scaling.model import check_registered
 from diffuse_dials.io.records import load_grid_record
@@ -21,7 +22,7 @@ logger = logging.getLogger(f"dials.{__name__}")
 
 _CELL_TOLERANCE = 1e-3  # relative
 _MERGED_COLUMNS = ("miller_index", "d", "intensity.scale.value", "intensity.scale.variance", "multiplicity")
-_RADIAL_COLUMNS = ("id", "s", "counts", "background", "response", "variance", "n_pixels", "n_overloaded")
+_RADIAL_COLUMNS = ("id", "panel", "s", "counts", "background", "response", "variance", "n_pixels", "n_overloaded")
 
 
 @dataclass(frozen=True)
@@ -206,16 +207,20 @@ def total_scattering(inputs: Inputs, min_pixels: int) -> TotalScattering | None:
     radial = inputs.radial
     if radial is None:
         return None
-    ids = radial["id"]
-    known = {number: inputs.scales[name] for number, name in radial.identifiers.items() if name in inputs.scales}
-    used = np.isin(ids, list(known))
-    numbers, still = np.unique(ids[used], return_inverse=True)
-    scale = np.array([known[int(number)] for number in numbers])
+    models = {e.identifier: e.scaling_model for e in inputs.stills}
+    known = {number: models[name] for number, name in radial.identifiers.items() if name in models}
+    used = np.isin(radial["id"], list(known))
+    numbers, still = np.unique(radial["id"][used], return_inverse=True)
+    panel, s = radial["panel"][used].astype(int), radial["s"][used]
+    factor = np.empty(len(s))
+    order = np.argsort(still, kind="stable")
+    for number, rows in zip(numbers, np.split(order, np.cumsum(np.bincount(still))[:-1])):
+        factor[rows] = still_factor(known[int(number)], panel[rows], s[rows])
     return TotalScattering.from_rows(
         still,
-        radial["s"][used],
+        s,
         (radial["counts"] - radial["background"])[used],
-        radial["response"][used] * scale[still],
+        radial["response"][used] * factor,
         radial["variance"][used],
         radial["n_pixels"][used],
         radial["n_overloaded"][used],

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
-from dxtbx.model import ExperimentList
+from dxtbx.model import Experiment, ExperimentList
 
 from diffuse_dials.adapters.scattering import best_source
 from diffuse_dials.algorithms.absolute.methods.base import Evidence, ScaleEstimate
@@ -40,15 +39,21 @@ def absolute_models(stills, k: float) -> ExperimentList:
         stills: Experiments of scaled.expt; they are not changed.
         k: K, units of the map per e².
     """
-    converted = copy.deepcopy(stills)
-    for still in converted:
+    converted = ExperimentList()
+    for still in stills:
         content = still.scaling_model.to_dict()
         overall = content["scale"]
         overall["parameters"] = [float(value) * k for value in overall["parameters"]]
         if overall.get("est_standard_devs"):
             overall["est_standard_devs"] = [float(value) * k for value in overall["est_standard_devs"]]
         content["configuration_parameters"]["absolute_scale"] = k
-        still.scaling_model = type(still.scaling_model).from_dict(content)
+        converted.append(
+            Experiment(
+                beam=still.beam, detector=still.detector, goniometer=still.goniometer, scan=still.scan,
+                crystal=still.crystal, profile=still.profile, imageset=still.imageset,
+                scaling_model=type(still.scaling_model).from_dict(content), identifier=still.identifier,
+            )
+        )  # fmt: skip
     return converted
 
 
