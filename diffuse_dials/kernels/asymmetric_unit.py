@@ -1,0 +1,80 @@
+"""Representatives of voxel indices under a Laue group, by cctbx's asymmetric units of reciprocal space."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+# The asymmetric units of the Laue classes in their reference settings, as cctbx's
+# ``reciprocal_space_asu.reference_as_string`` spells them; ``_inside`` knows them by their place here.
+REFERENCE_UNITS = (
+    "l>0 or (l==0 and (h>0 or (h==0 and k>=0)))",  # -1
+    "k>=0 and (l>0 or (l==0 and h>=0))",  # 2/m
+    "h>=0 and k>=0 and l>=0",  # mmm
+    "l>=0 and ((h>=0 and k>0) or (h==0 and k==0))",  # 4/m, 6/m
+    "h>=k and k>=0 and l>=0",  # 4/mmm, 6/mmm
+    "(h>=0 and k>0) or (h==0 and k==0 and l>=0)",  # -3
+    "h>=k and k>=0 and (k>0 or l>=0)",  # -31m
+    "h>=k and k>=0 and (h>k or l>=0)",  # -3m1
+    "h>=0 and ((l>=h and k>h) or (l==h and k==h))",  # m-3
+    "k>=l and l>=h and h>=0",  # m-3m
+)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _inside(unit, h, k, l):  # noqa: E741
+    if unit == 0:
+        return l > 0 or (l == 0 and (h > 0 or (h == 0 and k >= 0)))
+    if unit == 1:
+        return k >= 0 and (l > 0 or (l == 0 and h >= 0))
+    if unit == 2:
+        return h >= 0 and k >= 0 and l >= 0
+    if unit == 3:
+        return l >= 0 and ((h >= 0 and k > 0) or (h == 0 and k == 0))
+    if unit == 4:
+        return h >= k and k >= 0 and l >= 0
+    if unit == 5:
+        return (h >= 0 and k > 0) or (h == 0 and k == 0 and l >= 0)
+    if unit == 6:
+        return h >= k and k >= 0 and (k > 0 or l >= 0)
+    if unit == 7:
+        return h >= k and k >= 0 and (h > k or l >= 0)
+    if unit == 8:
+        return h >= 0 and ((l >= h and k > h) or (l == h and k == h))
+    return k >= l and l >= h and h >= 0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def map_to_asu(index, unit, rotations, to_reference, mapped):
+    """Write the representative of each voxel index into ``mapped``.
+
+    Args:
+        index: Voxel indices n, shape (n, 3), int32.
+        unit: Place of the asymmetric unit in ``REFERENCE_UNITS``.
+        rotations: The Laue group's matrices, rows n' = n R, shape (m, 3, 3), int64; the first is the identity.
+        to_reference: The same followed by the change to the reference setting, times any positive number that makes
+            it whole: the conditions are homogeneous. Shape (m, 3, 3), int64.
+        mapped: Result, shape (n, 3), int32.
+
+    Returns:
+        Number of indices without a representative: 0, unless the unit does not belong to the group.
+    """
+    missing = 0
+    for i in range(len(index)):
+        h, k, l = np.int64(index[i, 0]), np.int64(index[i, 1]), np.int64(index[i, 2])  # noqa: E741
+        found = False
+        for m in range(len(rotations)):
+            c = to_reference[m]
+            if _inside(
+                unit,
+                h * c[0, 0] + k * c[1, 0] + l * c[2, 0],
+                h * c[0, 1] + k * c[1, 1] + l * c[2, 1],
+                h * c[0, 2] + k * c[1, 2] + l * c[2, 2],
+            ):
+                r = rotations[m]
+                for j in range(3):
+                    mapped[i, j] = h * r[0, j] + k * r[1, j] + l * r[2, j]
+                found = True
+                break
+        missing += not found
+    return missing
