@@ -127,21 +127,43 @@ def in_trusted_range(raw: np.ndarray, panel) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (trusted, overloaded), bool arrays of the same shape; negative sentinels are neither.
     """
+    low, high = trusted_bounds(panel)
+    above = raw > high
+    return (raw >= low) & ~above, above
+
+
+def trusted_bounds(panel) -> tuple[float, float]:
+    """Lowest and highest trusted value of a panel, both included."""
     low, high = panel.get_trusted_range()
-    above = raw > high if bounds_are_valid() else raw >= high
-    if is_counter(panel):
-        below = raw < 0
-    else:
-        below = raw < low if bounds_are_valid() else raw <= low
-    return ~(above | below), above
+    if not bounds_are_valid():
+        low, high = np.nextafter(low, np.inf), np.nextafter(high, -np.inf)
+    return (0.0 if is_counter(panel) else float(low)), float(high)
+
+
+def bounds_as(dtype, low: float, high: float) -> tuple:
+    """The same bounds as values of a type that can hold less, or whole numbers only."""
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        low, high = max(np.ceil(low), limits.min), min(np.floor(high), limits.max)
+        return dtype.type(int(low)), dtype.type(int(high))
+    return np.float64(low), np.float64(high)
 
 
 def to_photons(raw: np.ndarray, panel, gain: float | None, pedestal: np.ndarray | float = 0.0) -> np.ndarray:
     """(raw - pedestal) / gain, as float64; ``gain`` None takes the panel's."""
+    return (raw - (panel.get_pedestal() + pedestal)) / gain_of(panel, gain)
+
+
+def gain_of(panel, gain: float | None = None) -> float:
+    """Detector units per photon: what is given, else the panel's.
+
+    Raises:
+        ValueError: If it is not positive.
+    """
     gain = panel.get_gain() if gain is None else gain
     if not gain > 0:
         raise ValueError(f"Panel {panel.get_name()} has the gain {gain}; give corrections.gain in counts per photon.")
-    return (raw - (panel.get_pedestal() + pedestal)) / gain
+    return gain
 
 
 def static_mask(experiment) -> tuple[np.ndarray, ...]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 
 import numpy as np
 from dials.array_family import flex
 from dxtbx import flumpy
 
-from diffuse_dials.models.geometry import PixelGeometry
+from diffuse_dials.models.geometry import PanelPlane, PixelGeometry
+
+_ROWS_A_TIME = 256
+_PLANAR = "SimplePxMmStrategy"
 
 
 def beam_direction(beam) -> np.ndarray:
@@ -17,31 +20,61 @@ def beam_direction(beam) -> np.ndarray:
     return s0 / np.linalg.norm(s0)
 
 
-def pixel_geometry(panel, s0_direction, step: int = 1) -> PixelGeometry:
-    """Directions of the pixel centres of a panel.
+def panel_plane(panel, step: int = 1, offset: int = 0) -> PanelPlane:
+    """Where the pixel centres of a panel are.
 
     Pixel centres are at index + 0.5. The panel's pixel-to-millimetre strategy moves the point back by the
     depth-weighted displacement, where it knows the sensor: parallax lives there and nowhere else.
 
     Args:
         panel: The dxtbx panel.
+        step, offset: Which pixels: every ``step``-th along both directions, from number ``offset``.
+
+    Returns:
+        The plane of the pixels; without shifts if the panel's strategy has none.
+    """
+    n_fast, n_slow = panel.get_image_size()
+    size = np.array(panel.get_pixel_size())
+    fast, slow = np.array(panel.get_fast_axis()), np.array(panel.get_slow_axis())
+    centre = offset + 0.5
+    origin = np.array(panel.get_origin()) + centre * (size[0] * fast + size[1] * slow)
+    shape = tuple(len(range(offset, n, step)) for n in (n_slow, n_fast))
+    shift = None
+    if panel.get_px_mm_strategy().name() != _PLANAR:
+        shift = np.empty((2, *shape), dtype=np.float32)
+        for start in range(0, shape[0], _ROWS_A_TIME):
+            rows = slice(start, min(start + _ROWS_A_TIME, shape[0]))
+            y, x = np.mgrid[rows, 0 : shape[1]] * step + centre
+            pixels = np.stack([x.ravel(), y.ravel()], axis=1)
+            points = flumpy.vec_from_numpy(np.ascontiguousarray(pixels))
+            moved = flumpy.to_numpy(panel.pixel_to_millimeter(flex.vec2_double(points))) - pixels * size
+            shift[:, rows] = moved.T.reshape(2, *x.shape)
+    vectors = np.stack([origin, step * size[0] * fast, step * size[1] * slow, fast, slow])
+    return PanelPlane(vectors, shift, shape, np.array(panel.get_normal()), float(size[0] * size[1]), step, offset)
+
+
+def pixel_geometry(panel, s0_direction, step: int = 1) -> PixelGeometry:
+    """Directions of the pixel centres of a panel.
+
+    Args:
+        panel: The dxtbx panel.
         s0_direction: Unit vector along the beam, shape (3,).
-        step: Only every so many pixels along both directions, for pictures; 1 for all.
+        step: Of the pixels, from the first: 1 takes all of them.
 
     Returns:
         The geometry; pixels run fast first.
     """
+    return panel_plane(panel, step).geometry(s0_direction)
+
+
+def edge_directions(panel) -> np.ndarray:
+    """Unit vectors to the centres of the pixels along the edges of a panel, shape (n, 3)."""
     n_fast, n_slow = panel.get_image_size()
-    slow, fast = np.mgrid[0:n_slow:step, 0:n_fast:step] + 0.5
-    lab = lab_coordinates(panel, np.stack([fast.ravel(), slow.ravel()], axis=1))
-    distance = np.sqrt(np.einsum("ij,ij->i", lab, lab))
-    direction = lab / distance[:, None]
-    cos_obliquity = np.abs(direction @ np.array(panel.get_normal()))
-    pixel_size = panel.get_pixel_size()
-    return PixelGeometry(
-        direction, distance, cos_obliquity, np.asarray(s0_direction, dtype=float), pixel_size[0] * pixel_size[1],
-        fast.shape,
-    )  # fmt: skip
+    fast, slow = np.arange(n_fast), np.arange(n_slow)
+    edges = [(fast, 0), (fast, n_slow - 1), (0, slow), (n_fast - 1, slow)]
+    pixels = np.concatenate([np.stack(np.broadcast_arrays(x, y), axis=1) for x, y in edges])
+    lab = lab_coordinates(panel, pixels + 0.5)
+    return lab / np.linalg.norm(lab, axis=1, keepdims=True)
 
 
 def lab_coordinates(panel, pixels: np.ndarray) -> np.ndarray:
@@ -52,7 +85,19 @@ def lab_coordinates(panel, pixels: np.ndarray) -> np.ndarray:
 
 def fingerprint(detector) -> str:
     """A text that is equal for detectors that put every pixel in the same place with the same sensor."""
-    return json.dumps(detector.to_dict(), sort_keys=True)
+    digest = hashlib.sha256()
+    for panel in detector:
+        strategy = panel.get_px_mm_strategy()
+        content = (
+            *panel.get_origin(), *panel.get_fast_axis(), *panel.get_slow_axis(), *panel.get_pixel_size(),
+            *panel.get_image_size(), panel.get_thickness(), panel.get_mu(), panel.get_material(), strategy.name(),
+            *(getattr(strategy, name)() for name in ("mu", "t0") if hasattr(strategy, name)),
+        )  # fmt: skip
+        digest.update(repr(content).encode())
+        for offset in ("dx", "dy"):
+            if hasattr(strategy, offset):
+                digest.update(flumpy.to_numpy(getattr(strategy, offset)()).tobytes())
+    return digest.hexdigest()
 
 
 def corner_s_length(detector, s0_direction) -> float:

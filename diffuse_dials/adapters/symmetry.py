@@ -79,6 +79,25 @@ def map_to_asu(index: np.ndarray, space_group: sgtbx.space_group) -> np.ndarray:
     return np.rint(flumpy.to_numpy(indices.as_vec3_double())).astype(np.int32)
 
 
+def asymmetric_unit(space_group: sgtbx.space_group) -> tuple[str, np.ndarray, np.ndarray]:
+    """What map_to_asu tests, for kernels that do the same.
+
+    Args:
+        space_group: Of the crystal (or one of its Laue class).
+
+    Returns:
+        (cctbx's conditions in the reference setting; the Laue group's matrices, rows n' = n R, the identity first,
+        shape (m, 3, 3); the same followed by the change to the reference setting, times a positive number, int64).
+    """
+    point_group = space_group.build_derived_point_group()
+    unit = sgtbx.reciprocal_space_asu(point_group.type())
+    rotations = integer_rotations(laue_group(space_group))
+    identity = np.all(rotations == np.eye(3, dtype=int), axis=(1, 2))
+    rotations = np.concatenate([rotations[identity], rotations[~identity]]).astype(np.int64)
+    change = unit.cb_op().c_inv().r()
+    return unit.reference_as_string(), rotations, rotations @ np.array(change.num(), dtype=np.int64).reshape(3, 3)
+
+
 def reindexing_operators(unit_cell, space_group: sgtbx.space_group, max_delta: float = 0.5) -> tuple[str, ...]:
     """Ways to index the same lattice that give another map: one of each coset of the Laue group in the lattice's.
 

@@ -12,21 +12,22 @@ import numpy as np
 from libtbx import Auto
 
 from diffuse_dials.adapters import images
-from diffuse_dials.adapters.panels import beam_direction, fingerprint, pixel_geometry
+from diffuse_dials.adapters.panels import beam_direction, edge_directions, fingerprint, pixel_geometry
 from diffuse_dials.algorithms.background import choose_background
 from diffuse_dials.algorithms.background.base import PanelSample
 from diffuse_dials.algorithms.background.blanks import Blanks
 from diffuse_dials.algorithms.corrections import choose_corrections, log_corrections, total_response
 from diffuse_dials.algorithms.corrections.maps import factor_maps
 from diffuse_dials.algorithms.exposure import Exposures
+from diffuse_dials.algorithms.gridding import Grid, voxel_sums, with_asu_index, without_origin
 from diffuse_dials.algorithms.inputs import Stills, setting_matrix
 from diffuse_dials.algorithms.masking.chosen import choose_bragg_masks
 from diffuse_dials.algorithms.noise import choose_noise
 from diffuse_dials.io.masks import load_mask
-from diffuse_dials.kernels.sums import transform
+from diffuse_dials.kernels.sums import in_units, transform
 from diffuse_dials.models.exposure import Exposure
 from diffuse_dials.models.geometry import PixelGeometry
-from diffuse_dials.models.sums import RadialTotals
+from diffuse_dials.models.sums import RadialTotals, StillSums
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -154,9 +155,10 @@ class Measurement:
             raise ValueError(f"d_min={params.d_min:g} must be smaller than d_max={params.d_max:g} (both in Å).")
         self._params = params
         self._stills = stills
-        self._fingerprints: dict[int, str] = {}
+        self._last_detector = (None, None)
         self._panels: OrderedDict = OrderedDict()
         self._masks: dict = {}
+        self._fused = None
         self._mask_files = [name for name in params.input.mask if name]
         first = stills.experiments[0]
         self._shapes = images.panel_shapes(first.detector)
@@ -296,7 +298,8 @@ class Measurement:
                 use=good,
             )
             samples.append(sample)
-            totals.append(_radial_totals(number, panel, shared.s_bin, sample, overloaded & mask.ravel()))
+            overloaded &= mask.ravel() if known is None else mask.ravel() & known
+            totals.append(_radial_totals(number, panel, shared.s_bin, sample, overloaded))
         passes = [self._passes(number, panel, experiment) for panel in range(len(samples))]
         if self._background.per_still:
             samples = self._with_background_of_still(samples, passes)
@@ -315,13 +318,63 @@ class Measurement:
                 )
             )  # fmt: skip
         n_accepted = sum(int(np.count_nonzero(~p.bragg)) for p in pixels)
+        self._refuse_empty(number, n_accepted)
+        totals = RadialTotals.concatenate(totals)
+        return StillMeasurement(tuple(pixels), totals, exposure, n_accepted)
+
+    def sums(self, number: int, grid: Grid) -> StillSums:
+        """Measure one still and sum its pixels per voxel: by the kernel in one pass, or by ``measure`` and NumPy.
+
+        A background that is estimated on each still needs all its pixels first, and so NumPy.
+
+        Args:
+            number: Position of the still in the experiment list.
+            grid: The grid, which says by ``engine`` how.
+
+        Raises:
+            ValueError: As ``measure``.
+        """
+        experiment = self._stills.experiments[number]
+        to_hkl = grid.to_hkl(experiment)
+        if grid.engine == "numpy" or self._background.per_still:
+            measured = self.measure(number)
+            voxels = without_origin(voxel_sums(number, measured.pixels, to_hkl, grid.ndiv, grid.positions))
+            voxels = with_asu_index(voxels, grid.symmetry_group)
+            return StillSums(voxels, measured.totals, measured.exposure, measured.n_accepted)
+        raw = images.read_raw(experiment)
+        exposure = self._exposures.of(experiment, self._stills.keys[number])
+        lattices = self._stills.same_image(number)
+        voxels, totals, n_accepted = self._kernel().sums(
+            number, experiment, raw, self._mask(experiment), exposure, [self._bragg_masks.of(i) for i in lattices],
+            [setting_matrix(self._stills.experiments[i]) for i in lattices], to_hkl, grid,
+        )  # fmt: skip
+        self._refuse_empty(number, n_accepted)
+        return StillSums(voxels, totals, exposure, n_accepted)
+
+    def prepare(self, grid: Grid) -> None:
+        """Work out what the stills share, so that forked processes inherit it; without it the first still does."""
+        if grid.engine == "numpy" or self._background.per_still:
+            return
+        number = next(i for i in range(len(self._stills)) if self.uses(i))
+        experiment = self._stills.experiments[number]
+        exposure = self._exposures.of(experiment, self._stills.keys[number])
+        self._kernel().prepare(experiment, self._mask(experiment), exposure)
+
+    def _kernel(self):
+        if self._fused is None:
+            from diffuse_dials.algorithms.fused import Fused  # needs numba, which diffuse.extract does not
+
+            self._fused = Fused(
+                self._params, self._shapes, S_BIN_WIDTH, self._gain, self._noise, self._background
+            )
+        return self._fused
+
+    def _refuse_empty(self, number: int, n_accepted: int) -> None:
         if not n_accepted:
             raise ValueError(
                 f"No pixel of {self._stills.keys[number].image} passes the masks and the resolution limits. "
                 "Look at the mask, d_min, d_max and masking.bragg."
             )
-        totals = RadialTotals.concatenate(totals)
-        return StillMeasurement(tuple(pixels), totals, exposure, n_accepted)
 
     def _passes(self, number: int, panel: int, experiment) -> np.ndarray:
         """Pixels of a panel that pass the Bragg masks of all lattices on the image, shape (n,), bool."""
@@ -384,21 +437,22 @@ class Measurement:
     def _panel(self, experiment, panel: int) -> _Panel:
         """Geometry and response of a panel, made again only when the models or the wavelength change."""
         detector = experiment.detector
-        if id(detector) not in self._fingerprints:
-            self._fingerprints[id(detector)] = fingerprint(detector)
+        if self._last_detector[0] is not detector:
+            self._last_detector = (detector, fingerprint(detector))
         s0 = beam_direction(experiment.beam)
         polarization = (experiment.beam.get_polarization_fraction(), tuple(experiment.beam.get_polarization_normal()))
-        key = (self._fingerprints[id(detector)], tuple(np.round(s0, 12)), polarization, panel)
+        key = (self._last_detector[1], tuple(np.round(s0, 12)), polarization, panel)
         wavelength = experiment.beam.get_wavelength()
         shared = self._panels.get(key)
         if shared is None or shared.wavelength != wavelength:
             geometry = pixel_geometry(detector[panel], s0) if shared is None else shared.geometry
             corrections, _ = choose_corrections(self._params.corrections, experiment)
             s_length = geometry.s_lengths(wavelength)
+            response, unit = in_units(total_response(corrections, panel, geometry, wavelength))
             shared = _Panel(
                 geometry,
                 wavelength,
-                total_response(corrections, panel, geometry, wavelength),
+                response * unit,
                 s_length,
                 np.floor(s_length / S_BIN_WIDTH).astype(np.int32),
             )
@@ -442,5 +496,8 @@ def _radial_totals(number, panel, s_bin, sample: PanelSample, overloaded) -> Rad
 def corner_resolution(experiment) -> float:
     """Resolution (Å) of the pixel with the largest |s|: the limit of a map for which none is given."""
     s0 = beam_direction(experiment.beam)
-    wavelength = experiment.beam.get_wavelength()
-    return 1 / max(float(pixel_geometry(panel, s0).s_lengths(wavelength).max()) for panel in experiment.detector)
+    # Up to 2θ = 90° the largest |s| of a panel is at its edge; behind the sample its middle may be the farthest.
+    smallest = min(float((edge_directions(panel) @ s0).min()) for panel in experiment.detector)
+    if smallest < 0:
+        smallest = min(float((pixel_geometry(panel, s0).direction @ s0).min()) for panel in experiment.detector)
+    return experiment.beam.get_wavelength() / np.sqrt(2 - 2 * smallest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from dataclasses import dataclass
 
@@ -43,6 +44,11 @@ grid {
     .type = bool
     .help = "Keep the mean position on the detector of each sum (24 bytes a row)."
     .expert_level = 1
+  engine = *Auto numba numpy
+    .type = choice
+    .help = "What sums the pixels of an image: compiled code in one pass, or NumPy step by step, many times slower,"
+            "with equal counts and numbers of pixels. Auto: numba if it is installed."
+    .expert_level = 2
 }
 """
 )
@@ -62,6 +68,7 @@ class Grid:
         rms_delta_hkl: Of each still, shape (n_stills,).
         operators: Alternative ways of indexing.
         positions: Whether sums keep their mean position.
+        engine: numba or numpy: what sums the pixels of an image.
     """
 
     unit_cell: tuple[float, ...]
@@ -73,6 +80,7 @@ class Grid:
     rms_delta_hkl: np.ndarray
     operators: tuple[str, ...]
     positions: bool
+    engine: str = "numpy"
 
     def to_hkl(self, experiment) -> np.ndarray:
         """Matrix from s (laboratory) of a still to fractional Miller indices, shape (3, 3), Å.
@@ -131,10 +139,22 @@ def define_grid(params, stills: Stills, d_min: float) -> Grid:
     deltas = rms_delta_hkl(stills, unit_cell, d_min)
     grid = Grid(
         unit_cell, origin, tuple(params.ndiv), space_group, symmetry_group, params.cell, deltas,
-        symmetry.reindexing_operators(unit_cell, symmetry_group), params.positions,
+        symmetry.reindexing_operators(unit_cell, symmetry_group), params.positions, choose_engine(params.engine),
     )  # fmt: skip
     _log(grid, cells, stills, d_min)
     return grid
+
+
+def choose_engine(engine: str) -> str:
+    """numba or numpy, for a parameter that may be Auto.
+
+    Raises:
+        ValueError: If numba is asked for and not installed.
+    """
+    available = importlib.util.find_spec("numba") is not None
+    if engine == "numba" and not available:
+        raise ValueError("grid.engine=numba, but numba is not installed. Install it, or leave engine at Auto.")
+    return "numba" if engine != "numpy" and available else "numpy"
 
 
 def rms_delta_hkl(stills: Stills, unit_cell, d_min: float) -> np.ndarray:

@@ -21,7 +21,7 @@ from diffuse_dials.algorithms.parts import (
 from diffuse_dials.algorithms.run_folder import images_mark
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.io.store_parts import writing_part
-from diffuse_dials.models.sums import VoxelSums
+from diffuse_dials.models.sums import StillSums, VoxelSums
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -41,9 +41,9 @@ include scope diffuse_dials.algorithms.run_folder.phil_scope
 
 
 def measure_still(
-    measurement: Measurement, number: int, skip_failed: bool
-) -> tuple[Outcome, StillMeasurement | None]:
-    """Measure a still and say what became of it.
+    measurement: Measurement, number: int, skip_failed: bool, grid: Grid | None = None
+) -> tuple[Outcome, StillMeasurement | StillSums | None]:
+    """Measure a still, its pixels or (with a grid) its sums per voxel, and say what became of it.
 
     Raises:
         ValueError: If it fails, unless ``skip_failed``.
@@ -52,7 +52,7 @@ def measure_still(
     if not measurement.uses(number):
         return Outcome(number, "skipped", "another lattice of an image that is used"), None
     try:
-        measured = measurement.measure(number)
+        measured = measurement.measure(number) if grid is None else measurement.sums(number, grid)
     except ValueError as error:
         if not skip_failed:
             raise
@@ -90,7 +90,7 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
         most = sum(slow * fast for slow, fast in panel_shapes(stills.experiments[0].detector))
 
         def count(number):
-            return len(sums_of(number, measurement.measure(number).pixels, stills, grid))
+            return len(measurement.sums(number, grid).voxels)
 
         found = forecast(count, used, most)
         store = log_forecast(found, params.grid.store, job)
@@ -106,12 +106,13 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
         with writing_part(path, job.key, box, not store, images_mark(keys(block))) as part:
             outcomes = []
             for number in range(*folder.plan["blocks"][block]):
-                outcome, measured = measure_still(measurement, number, params.extraction.skip_failed)
+                outcome, measured = measure_still(measurement, number, params.extraction.skip_failed, grid)
                 outcomes.append(outcome.to_dict())
                 if measured is not None:
-                    part.append(number, sums_of(number, measured.pixels, stills, grid), measured.totals)
+                    part.append(number, measured.voxels, measured.totals)
             part.finish(outcomes)
 
+    measurement.prepare(grid)
     parts = make_parts(
         job, folder, make, lambda block: images_mark(keys(block)), "grid", still_names(stills),
         params.extraction.skip_failed,

@@ -37,9 +37,14 @@ def _inverse_distances(n, x0, y0, z0, fx, fy, fz, inverse):
 
 
 @njit(**_options)
-def _linear(n, at_0, by_1, constant, inverse, out):
+def _linear(n, at_0, by_1, constant, inverse, u, v, w):
+    a0, a1, a2, b0, b1, b2 = at_0[0], at_0[1], at_0[2], by_1[0], by_1[1], by_1[2]
+    c0, c1, c2 = constant[0], constant[1], constant[2]
     for i in range(n):
-        out[i] = (at_0 + np.float64(np.int32(i)) * by_1) * inverse[i] + constant
+        t, r = np.float64(np.int32(i)), inverse[i]
+        u[i] = (a0 + t * b0) * r + c0
+        v[i] = (a1 + t * b1) * r + c1
+        w[i] = (a2 + t * b2) * r + c2
 
 
 @njit(**_options)
@@ -60,41 +65,75 @@ def _linear_shifted(n, at_0, by_1, by_fast, by_slow, constant, along_fast, along
 
 
 @njit(**_options)
-def _voxels(first, n, row, plane, shift, beam, to_voxel, u, v, w, inverse, cosine):
-    """Coordinates in the grid (voxels from its corner, plus ½), 1/distance (1/mm) and cos 2θ of n pixels of a row.
+def _voxels(first, n, row, plane, shift, to_voxel, u, v, w, inverse):
+    """Coordinates in the grid (voxels from its corner, plus ½) and 1/distance (1/mm) of n pixels of a row.
 
     The position on the panel is linear in the pixel's number, and so is all that follows but for the distance.
     """
-    x0 = plane[0, 0] + row * plane[2, 0] + first * plane[1, 0]
-    y0 = plane[0, 1] + row * plane[2, 1] + first * plane[1, 1]
-    z0 = plane[0, 2] + row * plane[2, 2] + first * plane[1, 2]
+    start = plane[0] + row * plane[2] + first * plane[1]
+    matrix, constant = to_voxel[:, :3], to_voxel[:, 3]
+    at_0, by_1 = _times(matrix, start), _times(matrix, plane[1])
     if shift is None:
-        _inverse_distances(n, x0, y0, z0, plane[1, 0], plane[1, 1], plane[1, 2], inverse)
+        _inverse_distances(n, start[0], start[1], start[2], plane[1, 0], plane[1, 1], plane[1, 2], inverse)
+        _linear(n, at_0, by_1, constant, inverse, u, v, w)
     else:
-        _inverse_shifted(n, x0, y0, z0, plane, shift[0, row, first:], shift[1, row, first:], inverse)
-    for axis in range(4):
-        if axis < 3:
-            a, b, c, constant = to_voxel[axis, 0], to_voxel[axis, 1], to_voxel[axis, 2], to_voxel[axis, 3]
-        else:
-            a, b, c, constant = beam[0], beam[1], beam[2], 0.0
-        out = u if axis == 0 else v if axis == 1 else w if axis == 2 else cosine
-        at_0 = a * x0 + b * y0 + c * z0
-        by_1 = a * plane[1, 0] + b * plane[1, 1] + c * plane[1, 2]
-        if shift is None:
-            _linear(n, at_0, by_1, constant, inverse, out)
-        else:
-            by_fast = a * plane[3, 0] + b * plane[3, 1] + c * plane[3, 2]
-            by_slow = a * plane[4, 0] + b * plane[4, 1] + c * plane[4, 2]
-            along_fast, along_slow = shift[0, row, first:], shift[1, row, first:]
-            _linear_shifted(n, at_0, by_1, by_fast, by_slow, constant, along_fast, along_slow, inverse, out)
+        along_fast, along_slow = shift[0, row, first : first + n], shift[1, row, first : first + n]
+        by_fast, by_slow = _times(matrix, plane[3]), _times(matrix, plane[4])
+        _inverse_shifted(n, start[0], start[1], start[2], plane, along_fast, along_slow, inverse)
+        for j in range(3):
+            out = u if j == 0 else v if j == 1 else w
+            _linear_shifted(
+                n, at_0[j], by_1[j], by_fast[j], by_slow[j], constant[j], along_fast, along_slow, inverse, out
+            )
 
 
 @njit(**_options)
-def _radius_squared(n, lattice, inverse, cosine, limit):
-    constant, by_s, by_footprint, spot, largest = lattice[18], lattice[19], lattice[20], lattice[21], lattice[22]
-    for i in range(n):
-        width = max(by_footprint * inverse[i] * inverse[i], spot)
-        limit[i] = min(constant + by_s * (1.0 - cosine[i]) + width, largest)
+def _times(matrix, vector):
+    out = np.empty(3)
+    for j in range(3):
+        out[j] = matrix[j, 0] * vector[0] + matrix[j, 1] * vector[1] + matrix[j, 2] * vector[2]
+    return out
+
+
+@njit(**_options)
+def _widths(n, lattice, at_0, by_1, by_fast, by_slow, along_fast, along_slow, inverse, limit):
+    """Square of a spot's width σ at each pixel: LatticeMask.width_squared with |s|² = 2(1 - cos 2θ)/λ²."""
+    constant, by_cosine, by_footprint, spot = lattice[18], lattice[19], lattice[20], lattice[21]
+    if along_fast is None:
+        for i in range(n):
+            r = inverse[i]
+            cosine = (at_0 + np.float64(np.int32(i)) * by_1) * r
+            limit[i] = constant - by_cosine * cosine + max(by_footprint * r * r, spot)
+    else:
+        for i in range(n):
+            r, a, b = inverse[i], np.float64(along_fast[i]), np.float64(along_slow[i])
+            cosine = (at_0 + np.float64(np.int32(i)) * by_1 + a * by_fast + b * by_slow) * r
+            limit[i] = constant - by_cosine * cosine + max(by_footprint * r * r, spot)
+
+
+@njit(**_options)
+def _radius_squared(first, n, row, plane, shift, beam, lattice, sigmas_squared, s_bin, inverse, limit):
+    """Square of the Bragg radius at each pixel: k²(|s|) σ² up to the largest, as LatticeMask.radius_squared has it."""
+    start = plane[0] + row * plane[2] + first * plane[1]
+    at_0, by_1, by_fast, by_slow = _dot(beam, start), _dot(beam, plane[1]), _dot(beam, plane[3]), _dot(beam, plane[4])
+    if shift is None:
+        _widths(n, lattice, at_0, by_1, by_fast, by_slow, None, None, inverse, limit)
+    else:
+        along_fast, along_slow = shift[0, row, first : first + n], shift[1, row, first : first + n]
+        _widths(n, lattice, at_0, by_1, by_fast, by_slow, along_fast, along_slow, inverse, limit)
+    last, largest = len(sigmas_squared) - 1, lattice[22]
+    if last == 0:
+        factor = sigmas_squared[0]
+        for i in range(n):
+            limit[i] = min(factor * limit[i], largest)
+    else:
+        for i in range(n):
+            limit[i] = min(sigmas_squared[min(np.int64(s_bin[i] & N_BINS), last)] * limit[i], largest)
+
+
+@njit(**_options)
+def _dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @njit(**_options)
@@ -188,11 +227,21 @@ def _starts(n, changed, starts):
 
 
 @njit(**_options)
-def _running(n, values, running):
-    total = np.int64(0)
+def _running(n, factors, values, responses, counts):
+    response = total = np.int64(0)
     for i in range(n):
+        response += np.int64(factors[i])
+        responses[i + 1] = response
         total += np.int64(values[i])
-        running[i + 1] = total
+        counts[i + 1] = total
+
+
+@njit(**_options)
+def _running_responses(n, factors, responses):
+    response = np.int64(0)
+    for i in range(n):
+        response += np.int64(factors[i])
+        responses[i + 1] = response
 
 
 @njit(**_options)
@@ -224,7 +273,7 @@ def _photons(start, stop, row, first, values, pedestal, gain):
 
 @njit(**_options)
 def sum_rows(
-    first_row, raw, limits, response, s_bin, plane, shift, beam, lattices, own_first, centring, keep, pedestal, gain,
+    first_row, raw, limits, response, s_bin, plane, shift, beam, lattices, own_first, centring, sigmas_squared, keep, pedestal, gain,
     background, background_variance, to_voxel, n_bricks, key_type, table, bricks, whole, real, bin_whole, bin_real,
 ):  # fmt: skip
     """Add the pixels of a panel to the sums, row after row, as long as there is room for a row's new bricks.
@@ -242,6 +291,7 @@ def sum_rows(
         lattices: Bragg masks by distance, shape (n, N_LATTICE); may be empty.
         own_first: Whether the first lattice is the one that the grid subdivides.
         centring: Centring translations, shape (m, 3).
+        sigmas_squared: Square of the Bragg radius in widths of a spot, by |s| bin; the last holds beyond.
         keep: Which pixels pass other Bragg masks, shape (slow, fast), or None.
         pedestal, gain: Arrays that broadcast to raw's shape; None for whole numbers that are photons.
         background, background_variance: Photons and photons², shape (slow, fast), or None.
@@ -259,25 +309,25 @@ def sum_rows(
     n_rows, n_fast = raw.shape
     low, high, top = limits
     u, v, w = np.empty(PIECE), np.empty(PIECE), np.empty(PIECE)
-    inverse, cosine, limit = np.empty(PIECE), np.empty(PIECE), np.empty(PIECE)
+    inverse, limit = np.empty(PIECE), np.empty(PIECE)
     here, near = np.zeros(PIECE, np.uint8), np.zeros(PIECE, np.uint8)
     changed, starts, keys = np.zeros(PIECE, np.uint8), np.zeros(PIECE + 1, np.int32), np.empty(PIECE, key_type.dtype)
     counts, responses = np.zeros(PIECE + 1, np.int64), np.zeros(PIECE + 1, np.int64)
     no_voxel = table.shape[1] * SLOTS
     for row in range(first_row, n_rows):
-        if bricks[-1] + n_fast > len(bricks) - 1:
+        if bricks[-1] + min(n_fast, 2 * table.shape[1]) > len(bricks) - 1:
             return row
         for first in range(0, n_fast, PIECE):
             n = min(PIECE, n_fast - first)
             values, factors = raw[row, first : first + n], response[row, first : first + n]
             bins = s_bin[row, first : first + n]
-            _voxels(first, n, row, plane, shift, beam, to_voxel, u, v, w, inverse, cosine)
+            _voxels(first, n, row, plane, shift, to_voxel, u, v, w, inverse)
             near[:] = 0
             if keep is not None:
                 for i in range(n):
                     near[i] = not keep[row, first + i]
             for j in range(len(lattices)):
-                _radius_squared(n, lattices[j], inverse, cosine, limit)
+                _radius_squared(first, n, row, plane, shift, beam, lattices[j], sigmas_squared, bins, inverse, limit)
                 if j == 0 and own_first:
                     _near_own_lattice(n, lattices[j], u, v, w, limit, here)
                 else:
@@ -292,9 +342,10 @@ def sum_rows(
                         bin_whole[bins[i] & N_BINS, N_OVERLOADED] += 1
             _changes(n, keys, bins, changed)
             n_runs = _starts(n, changed, starts)
-            _running(n, factors, responses)
             if gain is None:
-                _running(n, values, counts)
+                _running(n, factors, values, responses, counts)
+            else:
+                _running_responses(n, factors, responses)
             for j in range(n_runs):
                 start, stop = starts[j], starts[j + 1]
                 key = np.int64(keys[start])

@@ -8,6 +8,54 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class PanelPlane:
+    """Positions of the pixel centres of one panel, or of every n-th pixel.
+
+    Attributes:
+        vectors: Position of the first pixel's centre, steps to the next one along fast and slow, unit vectors along
+            fast and slow, shape (5, 3), mm, laboratory.
+        shift: What parallax adds to a position along fast and slow, shape (2, slow, fast), mm, float32 (1e-8 mm);
+            None where there is none.
+        shape: (slow, fast) number of pixels.
+        normal: Unit normal of the panel, shape (3,).
+        pixel_area: Area of one pixel, mm².
+        step, offset: The pixels are number offset, offset + step, ... of the panel, along both directions.
+    """
+
+    vectors: np.ndarray
+    shift: np.ndarray | None
+    shape: tuple[int, int]
+    normal: np.ndarray
+    pixel_area: float
+    step: int
+    offset: int
+
+    def geometry(self, s0_direction, rows: slice = slice(None)) -> PixelGeometry:
+        """Directions of the pixels of some rows.
+
+        Args:
+            s0_direction: Unit vector along the beam, shape (3,).
+            rows: Which rows.
+        """
+        slow = np.arange(self.shape[0], dtype=np.float64)[rows]
+        fast = np.arange(self.shape[1], dtype=np.float64)
+        origin, by_fast, by_slow, fast_axis, slow_axis = self.vectors
+        lab = np.empty((len(slow), len(fast), 3))
+        for i in range(3):
+            lab[..., i] = (origin[i] + slow * by_slow[i])[:, None] + fast * by_fast[i]
+            if self.shift is not None:
+                lab[..., i] += self.shift[0, rows].astype(np.float64) * fast_axis[i]
+                lab[..., i] += self.shift[1, rows].astype(np.float64) * slow_axis[i]
+        lab = lab.reshape(-1, 3)
+        distance = np.sqrt(np.einsum("ij,ij->i", lab, lab))
+        lab /= distance[:, None]
+        return PixelGeometry(
+            lab, distance, np.abs(lab @ self.normal), np.asarray(s0_direction, dtype=float), self.pixel_area,
+            (len(slow), len(fast)),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class PixelGeometry:
     """Directions and distances of the pixel centres of one panel.
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from diffuse_dials.models.exposure import Exposure
+
 
 @dataclass(frozen=True)
 class _Rows:
@@ -80,3 +82,30 @@ class RadialTotals(_Rows):
     variance: np.ndarray
     n_pixels: np.ndarray
     n_overloaded: np.ndarray
+
+
+@dataclass(frozen=True)
+class StillSums:
+    """What one still measured, summed per voxel.
+
+    Attributes:
+        voxels: Rows sorted by panel, voxel and bragg, without the voxel around s = 0.
+        totals: Radial totals, Bragg pixels included.
+        exposure: Time, monitor and what multiplied the response.
+        n_accepted: Pixels that pass all masks, the Bragg mask too.
+    """
+
+    voxels: VoxelSums
+    totals: RadialTotals
+    exposure: Exposure
+    n_accepted: int
+
+    @property
+    def exposure_time(self) -> float:
+        """Exposure time, s."""
+        return self.exposure.time
+
+    @property
+    def time_stamp(self) -> float | None:
+        """Seconds since 1970, None if unknown."""
+        return self.exposure.time_stamp

@@ -1,0 +1,299 @@
+"""Sums of one still straight from its image, by the kernel that does everything in one pass over the pixels.
+
+What stills share (plane of the pixels, response, |s| bins, masks) is worked out once for a detector and a beam and kept;
+a still adds its image, its orientation and its Bragg radius. The same sums as ``Measurement.measure`` followed by
+``gridding.voxel_sums``: equal counts and numbers of pixels, the rest to rounding.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffuse_dials.adapters import images, symmetry
+from diffuse_dials.adapters.panels import beam_direction, fingerprint, panel_plane
+from diffuse_dials.algorithms.corrections import choose_corrections, total_response
+from diffuse_dials.algorithms.inputs import setting_matrix
+from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
+from diffuse_dials.kernels import asymmetric_unit, still
+from diffuse_dials.kernels.accumulator import Accumulator
+from diffuse_dials.kernels.sums import in_units
+from diffuse_dials.models.geometry import PanelPlane
+from diffuse_dials.models.sums import RadialTotals, VoxelSums
+
+_ROWS_A_TIME = 64  # so that the directions of a big panel are never all in memory
+
+
+@dataclass
+class _Panel:
+    """What stills of one detector and beam share on one panel.
+
+    Attributes:
+        plane: The pixels.
+        wavelength: For which the rest was made, Å.
+        response: Multiples of ``unit``, uint32, without the exposure; and the unit, sr.
+        s_bin: |s| bin, with the kernel's marks for masked pixels and those beyond the resolution limits.
+        s_max: Largest |s| of a pixel, 1/Å.
+        mask: The mask that is in ``s_bin``.
+    """
+
+    plane: PanelPlane
+    wavelength: float
+    response: np.ndarray
+    unit: float
+    s_bin: np.ndarray
+    s_max: float
+    mask: tuple
+
+
+class Fused:
+    """Sums stills one by one."""
+
+    def __init__(self, params, shapes, bin_width: float, gain: float | None, noise, background):
+        """Nothing is computed before the first still.
+
+        Args:
+            params: Extract of extraction's scope.
+            shapes: (slow, fast) size of each panel.
+            bin_width: Of the radial totals, 1/Å.
+            gain: Detector units per photon for all panels; None: the panel's or the gain map's.
+            noise: NoiseModel.
+            background: Background without a part of each still.
+        """
+        if bin_width != SIGMAS_STEP:
+            raise RuntimeError("The Bragg radius is looked up by |s| bin: both must have one width.")
+        self._params, self._shapes, self._bin_width = params, shapes, bin_width
+        self._gain, self._noise, self._background = gain, noise, background
+        self._panels: OrderedDict = OrderedDict()
+        self._last_detector = (None, None)
+        self._accumulator = Accumulator()
+        self._unit_of: dict = {}
+
+    def prepare(self, experiment, mask, exposure) -> None:
+        """Work out what stills share with this one, so that forked processes inherit it."""
+        for panel in range(len(self._shapes)):
+            self._panel(experiment, panel, mask[panel], self._background.at(panel, exposure)[2])
+
+    def sums(self, number, experiment, raw, mask, exposure, bragg_masks, settings, to_hkl, grid):
+        """Sums of one still.
+
+        Args:
+            number: Its position in the experiment list.
+            experiment: The still.
+            raw: Its image, one array (slow, fast) per panel.
+            mask: What masks every still, one bool array (slow, fast) per panel.
+            exposure: Exposure.
+            bragg_masks: Of all lattices on the image.
+            settings: A of each of these lattices, in the same order.
+            to_hkl: Matrix from s to fractional Miller indices.
+            grid: Grid.
+
+        Returns:
+            (VoxelSums with asu_index, without the origin; RadialTotals; number of pixels that pass all masks).
+        """
+        voxels, totals, n_accepted = [], [], 0
+        for panel in range(len(self._shapes)):
+            background, variance, known = self._background.at(panel, exposure)
+            shared = self._panel(experiment, panel, mask[panel], known)
+            background, variance = self._per_pixel(panel, background), self._per_pixel(panel, variance)
+            if background is None and variance is not None:
+                background = np.zeros(shared.plane.shape)
+            if variance is None and background is not None:
+                variance = np.zeros(shared.plane.shape)
+            parts = self._panel_sums(
+                number, panel, experiment, raw[panel], shared, exposure, bragg_masks, settings, to_hkl, grid,
+                background, variance,
+            )  # fmt: skip
+            voxels.append(parts[0])
+            totals.append(parts[1])
+            n_accepted += parts[2]
+        return VoxelSums.concatenate(voxels), RadialTotals.concatenate(totals), n_accepted
+
+    def _per_pixel(self, panel, values):
+        """A background's values as an array over the pixels that are read; None where they are 0."""
+        if np.ndim(values) == 0:
+            return np.full(self._sampled_shape(panel), float(values)) if values else None
+        return self._sampled(np.asarray(values, dtype=np.float64).reshape(self._shapes[panel]))
+
+    def _sampled_shape(self, panel):
+        return self._sampled(np.empty(self._shapes[panel], dtype=np.uint8)).shape
+
+    def _sampled(self, array):
+        step = self._params.extraction.pixel_step
+        return np.ascontiguousarray(array[step // 2 :: step, step // 2 :: step])
+
+    def _panel_sums(
+        self, number, panel, experiment, raw, shared, exposure, bragg_masks, settings, to_hkl, grid, background, variance
+    ):
+        model, plane = experiment.detector[panel], shared.plane
+        wavelength, beam = experiment.beam.get_wavelength(), beam_direction(experiment.beam)
+        ndiv = np.asarray(grid.ndiv, dtype=np.float64)
+        matrix = ndiv[:, None] * to_hkl
+        highest = np.floor(np.linalg.norm(matrix, axis=1) * shared.s_max + 0.5).astype(np.int64) + 1
+        corner = -highest
+        n_bricks = (2 * highest + 4) // 4
+        to_voxel = np.column_stack([matrix / wavelength, -matrix @ beam / wavelength + 0.5 - corner])
+        lattices, keep, sigmas_squared, centring = self._bragg(
+            panel, experiment, shared, bragg_masks, settings, matrix, corner, wavelength
+        )
+        own_first = grid.cell_policy == "own" and len(lattices) > 0
+        pedestal, gain = self._calibration(experiment, model, panel, raw)
+        raw = self._sampled(raw)
+        low, high = (-np.inf, np.inf) if self._params.masking.trusted_range in (None, "none") else images.trusted_bounds(model)
+        low, high = images.bounds_as(raw.dtype, low, high)
+        limits = (low, high, images.bounds_as(raw.dtype, -np.inf, np.inf)[1])
+        if gain is None and low < 0:
+            pedestal, gain = np.zeros((1, 1)), np.ones((1, 1))  # negative values: their variance is not their sum
+        n_bins = int(shared.s_max / self._bin_width) + 2
+        result = self._accumulator.sum_panel(
+            raw, limits, shared.response, shared.s_bin, plane.vectors, plane.shift, beam, lattices, own_first, centring,
+            sigmas_squared, keep, pedestal, gain, background, variance, to_voxel, n_bricks, n_bins,
+        )  # fmt: skip
+        index, bragg, whole, real, bin_whole, bin_real = result
+        index = index + corner.astype(np.int32)
+        n_accepted = int(whole[bragg == 0, still.N_PIXELS].sum())
+        use = np.any(index != 0, axis=1)  # s = 0 is the direct beam and no reflection to cctbx
+        index, bragg, whole, real = index[use], bragg[use], whole[use], real[use]
+        full = np.ones(len(index), dtype=np.int32)
+        position = None
+        if grid.positions:
+            mean = whole[:, [still.FAST, still.SLOW]] / (2.0 * whole[:, [still.N_PIXELS]])
+            position = plane.offset + 0.5 + plane.step * (mean - 0.5)
+        columns = self._columns(panel, whole, real, shared.unit * exposure.incident, gain is None, background is not None)
+        voxels = VoxelSums(
+            full * number, index, self._representatives(index, grid.symmetry_group), full * panel, bragg.astype(bool),
+            *columns, whole[:, still.N_PIXELS].astype(np.int32), position,
+        )  # fmt: skip
+        hit = np.flatnonzero(bin_whole[:, still.N_PIXELS] + bin_whole[:, still.N_OVERLOADED])
+        bin_whole, bin_real = bin_whole[hit], bin_real[hit]
+        columns = self._columns(
+            panel, bin_whole, bin_real, shared.unit * exposure.incident, gain is None, background is not None
+        )
+        full = np.ones(len(hit), dtype=np.int32)
+        totals = RadialTotals(
+            full * number, full * panel, (hit + 0.5) * self._bin_width, *columns,
+            bin_whole[:, still.N_PIXELS].astype(np.int32), bin_whole[:, still.N_OVERLOADED].astype(np.int32),
+        )  # fmt: skip
+        return voxels, totals, n_accepted
+
+    def _columns(self, panel, whole, real, unit, counting, with_background):
+        """counts, background, response and variance of sums."""
+        none = np.zeros(len(whole))
+        counts = whole[:, still.COUNTS].astype(np.float64) if counting else real[:, still.PHOTONS]
+        positive = counts if counting else real[:, still.POSITIVE]
+        variance = self._noise.factor[panel] * positive
+        variance = variance + self._noise.read_variance[panel] * whole[:, still.N_PIXELS]
+        if with_background:
+            variance = variance + real[:, still.BACKGROUND_VARIANCE]
+        background = real[:, still.BACKGROUND] if with_background else none
+        return counts, background, whole[:, still.RESPONSE] * unit, variance
+
+    def _calibration(self, experiment, model, panel, raw):
+        """Pedestal and gain that the kernel applies; None, None where whole numbers are photons."""
+        gain_map, pedestal_map = images.lookup_maps(experiment)
+        pedestal, gain = np.full((1, 1), float(model.get_pedestal())), None
+        if pedestal_map is not None:
+            pedestal = self._sampled(model.get_pedestal() + pedestal_map[panel])
+        if self._gain is None and gain_map is not None:
+            gain = self._sampled(np.asarray(gain_map[panel], dtype=np.float64))
+        else:
+            gain = np.full((1, 1), float(images.gain_of(model, self._gain)))
+        if np.issubdtype(raw.dtype, np.integer) and gain.size == 1 and gain[0, 0] == 1 and not pedestal.any():
+            return None, None
+        return pedestal, gain
+
+    def _bragg(self, panel, experiment, shared, bragg_masks, settings, matrix, corner, wavelength):
+        """Parameters of the lattice masks, the other masks as one bool array, k² by |s| bin and centring."""
+        lattices, keep = [], None
+        sigmas_squared, centring = np.ones(1), np.zeros((0, 3))
+        constant = 0.5 - corner
+        for mask, a in zip(bragg_masks, settings):
+            if isinstance(mask, LatticeMask):
+                # from coordinates in the grid to s and on to this lattice's indices
+                back = np.linalg.inv(a) @ np.linalg.inv(matrix)
+                lattices.append(np.concatenate([
+                    np.column_stack([back, -back @ constant]).ravel(), _metric(mask.metric),
+                    _width(mask, panel, wavelength),
+                ]))  # fmt: skip
+                sigmas_squared = np.ones(1) if mask.radius is not None else mask.sigmas**2
+                centring = mask.centring
+            else:
+                geometry = shared.plane.geometry(beam_direction(experiment.beam))
+                s = geometry.s_vectors(wavelength)
+                passes = mask.keep(panel, self._shapes[panel], s, s).reshape(self._shapes[panel])
+                keep = self._sampled(passes if keep is None else passes & keep)
+        array = np.array(lattices) if lattices else np.zeros((0, still.N_LATTICE))
+        return array, keep, np.ascontiguousarray(sigmas_squared), np.ascontiguousarray(centring)
+
+    def _representatives(self, index, group):
+        """Representative of each voxel under the Laue group, by cctbx's convention."""
+        key = str(symmetry.symbol(group))
+        if key not in self._unit_of:
+            text, rotations, to_reference = symmetry.asymmetric_unit(group)
+            known = asymmetric_unit.REFERENCE_UNITS
+            self._unit_of[key] = (known.index(text) if text in known else None, rotations, to_reference)
+        unit, rotations, to_reference = self._unit_of[key]
+        if unit is None:  # a convention of a later cctbx
+            return symmetry.map_to_asu(index, group)
+        mapped = np.empty_like(index)
+        if asymmetric_unit.map_to_asu(index, unit, rotations, to_reference, mapped):
+            raise RuntimeError(f"The asymmetric unit of {key} does not hold every orbit.")
+        return mapped
+
+    def _panel(self, experiment, panel: int, mask, known) -> _Panel:
+        """What stills share; made again only where the models, the wavelength or the mask change."""
+        detector, beam = experiment.detector, experiment.beam
+        if self._last_detector[0] is not detector:
+            self._last_detector = (detector, fingerprint(detector))
+        s0, wavelength = beam_direction(beam), beam.get_wavelength()
+        polarization = (beam.get_polarization_fraction(), tuple(beam.get_polarization_normal()))
+        key = (self._last_detector[1], tuple(np.round(s0, 12)), polarization, panel)
+        shared = self._panels.get(key)
+        if shared is not None and shared.wavelength == wavelength and shared.mask[0] is mask and shared.mask[1] is known:
+            return shared
+        step = self._params.extraction.pixel_step
+        plane = panel_plane(detector[panel], step, step // 2) if shared is None else shared.plane
+        corrections, _ = choose_corrections(self._params.corrections, experiment)
+        response, s_bin = np.empty(plane.shape), np.empty(plane.shape, dtype=np.uint16)
+        use = mask if known is None else mask & known.reshape(mask.shape)
+        use, s_max = self._sampled(use), 0.0
+        for start in range(0, plane.shape[0], _ROWS_A_TIME):
+            rows = slice(start, min(start + _ROWS_A_TIME, plane.shape[0]))
+            geometry = plane.geometry(s0, rows)
+            response[rows] = total_response(corrections, panel, geometry, wavelength).reshape(geometry.shape)
+            s = geometry.s_lengths(wavelength).reshape(geometry.shape)
+            s_max = max(s_max, float(s.max()))
+            s_bin[rows] = self._bins(s, use[rows])
+        shared = _Panel(plane, wavelength, *in_units(response), s_bin, s_max, (mask, known))
+        self._panels[key] = shared
+        while len(self._panels) > 2 * len(self._shapes):  # stills with models of their own must not fill the memory
+            self._panels.popitem(last=False)
+        return shared
+
+    def _bins(self, s, use):
+        """|s| bins with the kernel's marks."""
+        bins = np.minimum(s / self._bin_width, still.N_BINS - 1).astype(np.uint16)
+        outside = s <= 0
+        if self._params.d_min is not None:
+            outside |= s > 1 / self._params.d_min
+        if self._params.d_max is not None:
+            outside |= s < 1 / self._params.d_max
+        bins[outside] |= still.OUTSIDE
+        bins[~use] = still.MASKED
+        return bins
+
+
+def _metric(metric):
+    """The six terms of oᵀ M o, off-diagonal ones twice."""
+    return np.array([*np.diag(metric), 2 * metric[0, 1], 2 * metric[0, 2], 2 * metric[1, 2]])
+
+
+def _width(mask: LatticeMask, panel: int, wavelength: float):
+    """constant, factor of cos 2θ, of 1/distance², least width and largest radius, squares, of a spot's width σ."""
+    if mask.radius is not None:
+        return np.array([mask.radius**2, 0.0, 0.0, 0.0, np.inf])
+    by_s = 2 * mask.mosaicity**2 / wavelength**2
+    footprint = mask.point_spread * mask.panels[panel][0] / wavelength
+    return np.array([(0.4 / mask.domain_size) ** 2 + by_s, by_s, footprint**2, mask.spot**2, mask.largest**2])
