@@ -1,7 +1,7 @@
 """Sums of one still straight from its image, by the kernel that does everything in one pass over the pixels.
 
-What stills share (plane of the pixels, response, |s| bins, masks) is worked out once for a detector and a beam and kept;
-a still adds its image, its orientation and its Bragg radius. The same sums as ``Measurement.measure`` followed by
+What stills share (plane of the pixels, response, |s| bins, masks) is worked out once for a detector and a beam and
+kept; a still adds its image, its orientation and its Bragg radius. The same sums as ``Measurement.measure`` followed by
 ``gridding.voxel_sums``: equal counts and numbers of pixels, the rest to rounding.
 """
 
@@ -46,6 +46,10 @@ class _Panel:
     s_bin: np.ndarray
     s_max: float
     mask: tuple
+
+    def fits(self, mask, known) -> bool:
+        """Whether it was made with these masks."""
+        return self.mask[0] is mask and self.mask[1] is known
 
 
 class Fused:
@@ -125,8 +129,9 @@ class Fused:
         return np.ascontiguousarray(array[step // 2 :: step, step // 2 :: step])
 
     def _panel_sums(
-        self, number, panel, experiment, raw, shared, exposure, bragg_masks, settings, to_hkl, grid, background, variance
-    ):
+        self, number, panel, experiment, raw, shared, exposure, bragg_masks, settings, to_hkl, grid, background,
+        variance,
+    ):  # fmt: skip
         model, plane = experiment.detector[panel], shared.plane
         wavelength, beam = experiment.beam.get_wavelength(), beam_direction(experiment.beam)
         ndiv = np.asarray(grid.ndiv, dtype=np.float64)
@@ -141,7 +146,9 @@ class Fused:
         own_first = grid.cell_policy == "own" and len(lattices) > 0
         pedestal, gain = self._calibration(experiment, model, panel, raw)
         raw = self._sampled(raw)
-        low, high = (-np.inf, np.inf) if self._params.masking.trusted_range in (None, "none") else images.trusted_bounds(model)
+        low, high = images.trusted_bounds(model)
+        if self._params.masking.trusted_range in (None, "none"):
+            low, high = -np.inf, np.inf
         low, high = images.bounds_as(raw.dtype, low, high)
         limits = (low, high, images.bounds_as(raw.dtype, -np.inf, np.inf)[1])
         if gain is None and low < 0:
@@ -161,16 +168,15 @@ class Fused:
         if grid.positions:
             mean = whole[:, [still.FAST, still.SLOW]] / (2.0 * whole[:, [still.N_PIXELS]])
             position = plane.offset + 0.5 + plane.step * (mean - 0.5)
-        columns = self._columns(panel, whole, real, shared.unit * exposure.incident, gain is None, background is not None)
+        unit = shared.unit * exposure.incident
+        columns = self._columns(panel, whole, real, unit, gain is None, background is not None)
         voxels = VoxelSums(
             full * number, index, self._representatives(index, grid.symmetry_group), full * panel, bragg.astype(bool),
             *columns, whole[:, still.N_PIXELS].astype(np.int32), position,
         )  # fmt: skip
         hit = np.flatnonzero(bin_whole[:, still.N_PIXELS] + bin_whole[:, still.N_OVERLOADED])
         bin_whole, bin_real = bin_whole[hit], bin_real[hit]
-        columns = self._columns(
-            panel, bin_whole, bin_real, shared.unit * exposure.incident, gain is None, background is not None
-        )
+        columns = self._columns(panel, bin_whole, bin_real, unit, gain is None, background is not None)
         full = np.ones(len(hit), dtype=np.int32)
         totals = RadialTotals(
             full * number, full * panel, (hit + 0.5) * self._bin_width, *columns,
@@ -251,7 +257,7 @@ class Fused:
         polarization = (beam.get_polarization_fraction(), tuple(beam.get_polarization_normal()))
         key = (self._last_detector[1], tuple(np.round(s0, 12)), polarization, panel)
         shared = self._panels.get(key)
-        if shared is not None and shared.wavelength == wavelength and shared.mask[0] is mask and shared.mask[1] is known:
+        if shared is not None and shared.wavelength == wavelength and shared.fits(mask, known):
             return shared
         step = self._params.extraction.pixel_step
         plane = panel_plane(detector[panel], step, step // 2) if shared is None else shared.plane

@@ -115,7 +115,8 @@ def _widths(n, lattice, at_0, by_1, by_fast, by_slow, along_fast, along_slow, in
 def _radius_squared(first, n, row, plane, shift, beam, lattice, sigmas_squared, s_bin, inverse, limit):
     """Square of the Bragg radius at each pixel: k²(|s|) σ² up to the largest, as LatticeMask.radius_squared has it."""
     start = plane[0] + row * plane[2] + first * plane[1]
-    at_0, by_1, by_fast, by_slow = _dot(beam, start), _dot(beam, plane[1]), _dot(beam, plane[3]), _dot(beam, plane[4])
+    at_0, by_1 = _dot(beam, start), _dot(beam, plane[1])
+    by_fast, by_slow = _dot(beam, plane[3]), _dot(beam, plane[4])
     if shift is None:
         _widths(n, lattice, at_0, by_1, by_fast, by_slow, None, None, inverse, limit)
     else:
@@ -273,8 +274,9 @@ def _photons(start, stop, row, first, values, pedestal, gain):
 
 @njit(**_options)
 def sum_rows(
-    first_row, raw, limits, response, s_bin, plane, shift, beam, lattices, own_first, centring, sigmas_squared, keep, pedestal, gain,
-    background, background_variance, to_voxel, n_bricks, key_type, table, bricks, whole, real, bin_whole, bin_real,
+    first_row, raw, limits, response, s_bin, plane, shift, beam, lattices, own_first, centring, sigmas_squared, keep,
+    pedestal, gain, background, background_variance, to_voxel, n_bricks, key_type, table, bricks, whole, real,
+    bin_whole, bin_real,
 ):  # fmt: skip
     """Add the pixels of a panel to the sums, row after row, as long as there is room for a row's new bricks.
 
@@ -327,13 +329,14 @@ def sum_rows(
                 for i in range(n):
                     near[i] = not keep[row, first + i]
             for j in range(len(lattices)):
-                _radius_squared(first, n, row, plane, shift, beam, lattices[j], sigmas_squared, bins, inverse, limit)
+                lattice = lattices[j]
+                _radius_squared(first, n, row, plane, shift, beam, lattice, sigmas_squared, bins, inverse, limit)
                 if j == 0 and own_first:
-                    _near_own_lattice(n, lattices[j], u, v, w, limit, here)
+                    _near_own_lattice(n, lattice, u, v, w, limit, here)
                 else:
-                    _near_lattice(n, lattices[j], u, v, w, limit, here)
+                    _near_lattice(n, lattice, u, v, w, limit, here)
                 if len(centring):
-                    _not_centred(n, lattices[j], centring, u, v, w, here)
+                    _not_centred(n, lattice, centring, u, v, w, here)
                 _add(n, here, near)
             _codes(n, n_bricks, u, v, w, keys)
             if _flag(n, no_voxel, low, high, values, bins, near, keys):

@@ -30,7 +30,10 @@ def pack(index: np.ndarray) -> np.ndarray:
         ValueError: If an index does not fit into 20 bits.
     """
     if len(index) and not (-_HALF <= index.min() and index.max() < _HALF):
-        raise ValueError(f"Voxel indices reach {np.abs(index).max()}, the limit is {_HALF - 1}. Use a smaller ndiv or a larger d_min.")
+        raise ValueError(
+            f"Voxel indices reach {np.abs(index).max()}, the limit is {_HALF - 1}. "
+            "Use a smaller ndiv or a larger d_min."
+        )
     shifted = index.astype(np.int64) + _HALF
     return (shifted[:, 0] << 2 * _BITS) | (shifted[:, 1] << _BITS) | shifted[:, 2]
 
