@@ -36,6 +36,7 @@ from diffuse_dials.algorithms.merging import DiffuseMap, excludes_lattice_points
 from diffuse_dials.algorithms.pipeline import voxel_columns
 from diffuse_dials.algorithms.random_orientations import RandomOrientations
 from diffuse_dials.algorithms.scaling import symmetry
+from diffuse_dials.algorithms.scaling.indexing import agree_on_indexing
 from diffuse_dials.algorithms.scaling.inputs import Gridded, load_gridded
 from diffuse_dials.algorithms.scaling.model import check_registered
 from diffuse_dials.algorithms.scaling.quality import Quality, counted_voxels, null_correlations, quality, shell_edges
@@ -55,7 +56,7 @@ logger = logging.getLogger(f"dials.{__name__}")
 
 phil_scope = libtbx.phil.parse(
     """
-include scope diffuse_dials.algorithms.scaling.refine.phil_scope
+include scope diffuse_dials.algorithms.scaling.options.phil_scope
 include scope diffuse_dials.algorithms.merging.phil_scope
 include scope diffuse_dials.algorithms.statistics.phil_scope
 include scope diffuse_dials.algorithms.bragg_statistics.phil_scope
@@ -95,6 +96,7 @@ def run(args=None, phil=phil_scope):
     with user_errors():
         check_registered()
         gridded = load_gridded(call.experiments, call.reflections)
+        gridded = agree_on_indexing(gridded, params.scale)
         scaled = scale_stills(gridded, params)
         splits = half_sets(list(gridded.keys), params.merging.seed, params.merging.n_splits)
         merged = merge(scaled_rows(gridded, scaled), scaled.observations.index, gridded.record, splits)

@@ -155,3 +155,78 @@ def scatter(starts, voxel, response, shell, cell, t, p, a, alpha, beta, p0, h, d
             if offsets:
                 out_a[i, k] += value * part
     return out_t, out_p, out_a
+
+
+@numba.njit(**_OPTIONS)
+def group_of_stills(starts, voxel, use):
+    """Number of the connected group of each still; stills are connected by voxels of the mask ``use`` (n_voxels,).
+
+    Returns:
+        Smallest still of the group, shape (n_stills,).
+    """
+    n = len(starts) - 1
+    parent, owner = np.arange(n), np.full(len(use), -1)
+    for i in range(n):
+        for r in range(starts[i], starts[i + 1]):
+            v = voxel[r]
+            if not use[v]:
+                continue
+            if owner[v] < 0:
+                owner[v] = i
+                continue
+            a, b = i, owner[v]
+            while parent[a] != a:
+                parent[a] = parent[parent[a]]
+                a = parent[a]
+            while parent[b] != b:
+                parent[b] = parent[parent[b]]
+                b = parent[b]
+            if a != b:
+                parent[max(a, b)] = min(a, b)
+            owner[v] = min(a, b)
+    for i in range(n):
+        a = i
+        while parent[a] != a:
+            a = parent[a]
+        parent[i] = a
+    return parent
+
+
+@numba.njit(**_OPTIONS)
+def predict(
+    starts, first, last, voxel, signal, response, shell, cell, t, p, a, alpha, beta, p0, numerator, denominator,
+    reference, prior,
+):  # fmt: skip
+    """What the other observations of its voxel say of each observation of the stills first to last.
+
+    The intensity has a gamma prior of the shell's mean and shape ``prior``, so that a voxel that nobody else saw still
+    has an expectation; the observation itself is taken out of the map.
+
+    Returns:
+        (expected signal, its variance, that of the expectation included, counts over which the probability is taken:
+        the signal and the expected noise of everything else, u t p R, intensity), each of shape (n,).
+    """
+    n = starts[last] - starts[first]
+    mean, variance, counts = np.empty(n), np.empty(n), np.empty(n)
+    crystal, value = np.empty(n), np.empty(n)
+    weighted, offsets, cells = alpha.size > 0, a.size > 0, len(cell) > 0
+    u, factor = 1.0, 1.0
+    for i in range(first, last):
+        for r in range(starts[i], starts[i + 1]):
+            v, j = voxel[r], r - starts[first]
+            k = shell[v]
+            tk = t[i, k] if t.shape[1] > 1 else t[i, 0]
+            if cells:
+                factor = p[cell[r]]
+            if weighted:
+                u = 1.0 / (1.0 + alpha[i, k] + beta[i, k] / (p0[cell[r]] if cells else 1.0))
+            pr = factor * response[r]
+            shift = pr * a[i, k] if offsets else 0.0
+            e, y = tk * pr, np.float64(signal[r]) - shift
+            rate = max(denominator[v] - u * e, 0.0) + prior / reference[k]
+            intensity = max(numerator[v] - u * y + prior, 0.01 * prior) / rate
+            mean[j] = e * intensity + shift
+            variance[j] = e * intensity / u + e * e * intensity / rate
+            counts[j] = y + e * intensity * (1.0 / u - 1.0)
+            crystal[j], value[j] = u * e, intensity
+    return mean, variance, counts, crystal, value

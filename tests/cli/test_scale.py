@@ -203,10 +203,8 @@ def test_outputs_in_another_folder_take_the_grid_along(gridded, tmp_path):
     "option, words",
     [
         ("resolution_smoother=3", "same |s|"),
-        ("scale.panel=True", "one parameter per still"),
-        ("scale.spatial=True", "one parameter per still"),
-        ("scale.additive=True", "one parameter per still"),
-        ("experimental_scale_model=True", "one parameter per still"),
+        ("scale.components=panel+offset", "experimental"),
+        ("reindexed_experiments=other.expt", "reindex=True"),
     ],
 )
 def test_what_the_model_does_not_have_is_refused(gridded, option, words):

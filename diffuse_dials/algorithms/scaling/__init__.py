@@ -1,4 +1,4 @@
-"""One scale per still, by the likelihood of the sums; the model that DIALS stores in scaled.expt."""
+"""Scaling by the likelihood of the sums; the model of each still that DIALS stores in scaled.expt."""
 
 from __future__ import annotations
 

@@ -170,9 +170,23 @@ class ScaleBlocks:
         return self.select(~np.repeat(leave, np.diff(self.starts)))
 
 
+@dataclass(frozen=True)
+class Totals:
+    """What was added up while the observations were read.
+
+    Attributes:
+        photons: Counts of each still, shape (n_stills,).
+        variance, response: Sums of stills and shells, shape (n_stills, n_shells).
+    """
+
+    photons: np.ndarray
+    variance: np.ndarray
+    response: np.ndarray
+
+
 def compact(
     blocks: Iterable[VoxelSums], n_stills: int, numbers: VoxelNumbers, use: np.ndarray, shells: Shells, cells=None
-) -> ScaleBlocks:
+) -> tuple[ScaleBlocks, Totals]:
     """Observations of the rows that pass the Bragg mask, in voxels that the scaling uses.
 
     Args:
@@ -182,31 +196,37 @@ def compact(
         use: Voxels that take part, shape (n_voxels,), bool.
         shells: Of the voxels.
         cells: Returns the cell of each row; None where no component asks.
+
+    Returns:
+        (the observations, their totals).
     """
     parts = {"voxel": [], "signal": [], "response": [], "cell": []}
     counts = np.zeros(n_stills, dtype=np.int64)
-    added, response = np.zeros((2, n_stills, len(shells)))
+    shape = (n_stills, len(shells))
+    photons = np.zeros(n_stills)
+    # added: the background's own Poisson noise, and what the variance holds beyond the counts, that is the noise of a
+    # subtracted background and of the detector
+    added, variance, response = np.zeros((3, *shape))
     for sums in blocks:
         voxel = numbers(sums.asu_index)
         keep = ~sums.bragg & (voxel >= 0) & (sums.response > 0) & (sums.n_pixels > 0)
         keep[keep] = use[voxel[keep]]
         still, voxel = sums.still[keep], voxel[keep]
+        signal = sums.counts[keep] - sums.background[keep]
         counts += np.bincount(still, minlength=n_stills)
+        photons += np.bincount(still, sums.counts[keep], n_stills)
         parts["voxel"].append(voxel)
-        parts["signal"].append((sums.counts[keep] - sums.background[keep]).astype(np.float32))
+        parts["signal"].append(signal.astype(np.float32))
         parts["response"].append(sums.response[keep].astype(np.float32))
         if cells is not None:
             parts["cell"].append(cells(sums.select(keep)).astype(np.int32))
-        # The background's own Poisson noise, and what the variance holds beyond the counts: the noise of a
-        # subtracted background and of the detector.
-        other = sums.background[keep] + (sums.variance[keep] - sums.counts[keep])
-        if other.any():
-            table = still.astype(np.int64) * len(shells) + shells.of_voxel[voxel]
-            added += np.bincount(table, other, added.size).reshape(added.shape)
-            response += np.bincount(table, sums.response[keep], added.size).reshape(added.shape)
+        table = still.astype(np.int64) * len(shells) + shells.of_voxel[voxel]
+        beyond = sums.background + (sums.variance - sums.counts)
+        for total, values in ((added, beyond), (variance, sums.variance), (response, sums.response)):
+            total += np.bincount(table, values[keep], total.size).reshape(shape)
     join = {name: np.concatenate(part) if part else np.empty(0, dtype=np.int32) for name, part in parts.items()}
     starts = np.concatenate(([0], np.cumsum(counts)))
-    return ScaleBlocks(starts, **join, shells=shells, added=_smooth(added, response))
+    return ScaleBlocks(starts, **join, shells=shells, added=_smooth(added, response)), Totals(photons, variance, response)
 
 
 def _smooth(added: np.ndarray, response: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from diffuse_dials.io.tables import Table, load_table
 from diffuse_dials.models.grid import GridRecord
 from diffuse_dials.models.sums import VoxelSums
 
+ROWS_PER_BLOCK = 2_000_000
 _SUMS = ("counts", "background", "response", "variance")
 
 
@@ -36,6 +38,25 @@ class Gridded:
     sums: VoxelSums
     record: GridRecord
     stills: StillsTable
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether the sums know their mean position on the detector."""
+        return self.sums.position is not None
+
+    def blocks(self, rows_per_block: int = ROWS_PER_BLOCK) -> Iterator[VoxelSums]:
+        """The sums in blocks of whole stills, stills in ascending order."""
+        sums = self.sums
+        still = sums.still
+        if np.any(np.diff(still) < 0):
+            order = np.argsort(still, kind="stable")
+            sums, still = sums.select(order), still[order]
+        last = np.flatnonzero(np.diff(still, append=-1)) + 1
+        start = 0
+        for number, end in enumerate(last):
+            if end - start >= rows_per_block or number + 1 == len(last):
+                yield sums.select(slice(start, end))
+                start = end
 
 
 def load_gridded(experiment_files, reflection_files) -> Gridded:

@@ -14,7 +14,7 @@ EXTRA_PARAMETERS = 5
 
 
 class DiffuseScalingModel(ScalingModelBase):
-    """Product of the model's components; in this version one, the scale of the still.
+    """Product of the model's components: the scale of the still, its fall-off, and experimental ones on request.
 
     DIALS reads and writes it under the name "diffuse" (entry point dxtbx.scaling_model_ext), so that dials.show
     lists it and ``dials.scale model=diffuse`` can refine it.
@@ -28,8 +28,26 @@ class DiffuseScalingModel(ScalingModelBase):
         self._components.update(components)
 
     @classmethod
-    def from_scale(cls, scale: float, esd: float, **configuration) -> DiffuseScalingModel:
+    def from_components(cls, components: dict, **configuration) -> DiffuseScalingModel:
         """A refined model.
+
+        Args:
+            components: Components by name, in the order in which they are applied; "scale" among them.
+            configuration: Values that JSON can hold, written with the model.
+
+        Raises:
+            ValueError: If the scale is not positive.
+        """
+        scale = components["scale"].parameters[0]
+        if not scale > 0:
+            raise ValueError(f"A still cannot have the scale {scale}. Leave the still out.")
+        details = {name: c.configuration() for name, c in components.items() if c.configuration()}
+        configdict = {"corrections": list(components), **({"components": details} if details else {}), **configuration}
+        return cls(components, configdict, is_scaled=True)
+
+    @classmethod
+    def from_scale(cls, scale: float, esd: float, **configuration) -> DiffuseScalingModel:
+        """A refined model of one scale.
 
         Args:
             scale: Factor b of the still, relative to a mean of 1 over the stills scaled together.
@@ -39,10 +57,8 @@ class DiffuseScalingModel(ScalingModelBase):
         Raises:
             ValueError: If the scale is not positive.
         """
-        if not scale > 0:
-            raise ValueError(f"A still cannot have the scale {scale}. Leave the still out.")
         component = SCALE_COMPONENTS["scale"](flex.double([scale]), flex.double([esd]))
-        return cls({"scale": component}, {"corrections": ["scale"], **configuration}, is_scaled=True)
+        return cls.from_components({"scale": component}, **configuration)
 
     @classmethod
     def initial(cls) -> DiffuseScalingModel:
@@ -71,14 +87,18 @@ class DiffuseScalingModel(ScalingModelBase):
             if name not in SCALE_COMPONENTS:
                 raise RuntimeError(f"The scaling model has a component {name}. Install the package that brings it.")
             esds = obj[name].get("est_standard_devs")
-            components[name] = SCALE_COMPONENTS[name](
-                flex.double(obj[name]["parameters"]), None if esds is None else flex.double(esds)
-            )
+            components[name] = SCALE_COMPONENTS[name].restore(
+                flex.double(obj[name]["parameters"]), None if esds is None else flex.double(esds),
+                configdict.get("components", {}).get(name, {}),
+            )  # fmt: skip
         return cls(components, configdict, is_scaled=True)
 
     def configure_components(self, reflection_table, experiment, params) -> None:
         """Give each component the columns it needs."""
-        self.components["scale"].data = {"id": reflection_table["id"]}
+        columns = {"scale": "id", "falloff": "d", "panel": "panel"}
+        for name, component in self.components.items():
+            if name in columns:
+                component.data = {columns[name]: reflection_table[columns[name]]}
 
     @property
     def consecutive_refinement_order(self) -> list[list[str]]:
@@ -102,26 +122,23 @@ class DiffuseScalingModel(ScalingModelBase):
         return float(esds[0]) if esds else None
 
 
-def check_parameter_count(models) -> int:
+def check_parameter_count(n_parameters: int, n_stills: int, per_still: int) -> None:
     """Hold the number of free parameters against what stills can bear.
 
     Args:
-        models: One model per still.
-
-    Returns:
-        The number of free parameters.
+        n_parameters: Free parameters of all stills.
+        n_stills: Stills that are scaled.
+        per_still: Parameters of a still in the model: 1 for "still", 2 for "still_b".
 
     Raises:
-        ValueError: If there are more than 5 + the number of stills (the plan's guard, module 3.S.3).
+        ValueError: If there are more than 5 + per_still × the number of stills (the plan's guard, module 3.S.3).
     """
-    n_free = sum(model.n_params for model in models)
-    limit = EXTRA_PARAMETERS + len(models)
-    if n_free > limit:
+    limit = EXTRA_PARAMETERS + per_still * n_stills
+    if n_parameters > limit:
         raise ValueError(
-            f"The scaling model has {n_free} free parameters for {len(models)} stills, more than {limit}. "
+            f"The scaling model has {n_parameters} free parameters for {n_stills} stills, more than {limit}. "
             "Use scale.model=still, which has one per still."
         )
-    return n_free
 
 
 def check_registered() -> None:

@@ -164,7 +164,20 @@ class Problem:
         self._beta = self.blocks.added / expected if self.blocks.added.size else np.zeros_like(expected)
         self._p0 = self.p
 
-    def _weights(self) -> tuple:
+    def set_weights(self, weight: np.ndarray) -> None:
+        """Weights of stills and shells from elsewhere, where counts say nothing: u = weight over its maximum.
+
+        Args:
+            weight: t over the variance per response, shape (n_stills, n_shells).
+        """
+        largest = weight[self.present].max()
+        self._alpha = largest / np.maximum(weight, 1e-12 * largest) - 1
+        self._beta = np.zeros_like(self._alpha)
+        self.reference = np.full(len(self.reference), 1 / largest)
+
+    @property
+    def weights(self) -> tuple:
+        """(alpha, beta, p₀) of the passes: what the weights are made of."""
         return self._alpha, self._beta, self._p0
 
     def row_weights(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +198,7 @@ class Problem:
         """The map of the present parameters."""
         b = self.blocks
         numerator, denominator = kernels.map_sums(
-            b.starts, b.voxel, b.signal, b.response, self._shell, b.cell, self.t, self.p, self.a, *self._weights(),
+            b.starts, b.voxel, b.signal, b.response, self._shell, b.cell, self.t, self.p, self.a, *self.weights,
             b.n_voxels,
         )  # fmt: skip
         denominator[denominator <= 0] = 1
@@ -213,7 +226,7 @@ class Problem:
         """Derivatives at a map; ``h`` from :meth:`positive`."""
         b = self.blocks
         st, sa, ct, cta, ca, sp, cp, _, total = kernels.scores(
-            b.starts, b.voxel, b.signal, b.response, self._shell, b.cell, self.t, self.p, self.a, *self._weights(),
+            b.starts, b.voxel, b.signal, b.response, self._shell, b.cell, self.t, self.p, self.a, *self.weights,
             merged.intensity, h, self._n_cells,
         )  # fmt: skip
         stills = st @ self.still_columns
@@ -272,7 +285,7 @@ class Problem:
         for d in self._p_derivatives:
             dp += d @ detector[place : place + d.shape[1]]
             place += d.shape[1]
-        tables = (b.starts, b.voxel, b.response, self._shell, b.cell, self.t, self.p, self.a, *self._weights(), h)
+        tables = (b.starts, b.voxel, b.response, self._shell, b.cell, self.t, self.p, self.a, *self.weights, h)
         mean = kernels.gather(*tables, dt, dp, da, b.n_voxels) / merged.denominator
         out_t, out_p, out_a = kernels.scatter(*tables, dt, dp, da, mean, self._n_cells)
         out = out_t @ self.still_columns
@@ -344,7 +357,7 @@ class Problem:
             raise ValueError("There is no likelihood of factors alone while offsets are refined.")
         b, part = self.blocks, merged.numerator > 0
         st = kernels.scores(
-            b.starts, b.voxel, b.signal, b.response, self._shell, b.cell, self.t, self.p, self.a, *self._weights(),
+            b.starts, b.voxel, b.signal, b.response, self._shell, b.cell, self.t, self.p, self.a, *self.weights,
             merged.intensity, np.ones(b.n_voxels), self._n_cells,
         )  # fmt: skip
         restraint = self.vector - self._null()

@@ -1,17 +1,17 @@
-"""The gridded sums with their scales, block by block."""
+"""The gridded sums with what scaling found for each, block by block."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from diffuse_dials.algorithms.scaling.inputs import Gridded
+from diffuse_dials.algorithms.scaling.inputs import ROWS_PER_BLOCK, Gridded
+from diffuse_dials.algorithms.scaling.outliers import improbable_rows
 from diffuse_dials.algorithms.scaling.refine import ScaledStills
-from diffuse_dials.kernels.sums import pack
-from diffuse_dials.models.scaled import GOOD, ScaledRows
-
-ROWS_PER_BLOCK = 4_000_000
+from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors
+from diffuse_dials.models.scaled import GOOD, OUTLIER, ScaledRows
 
 
 def scaled_rows(gridded: Gridded, scaled: ScaledStills, rows_per_block: int = ROWS_PER_BLOCK) -> Iterator[ScaledRows]:
@@ -19,42 +19,50 @@ def scaled_rows(gridded: Gridded, scaled: ScaledStills, rows_per_block: int = RO
 
     Args:
         gridded: Stills and sums.
-        scaled: Their scales; ``ScaledRows.voxel`` numbers ``scaled.observations.index``.
+        scaled: Their scaling; ``ScaledRows.voxel`` numbers ``scaled.observations.index``.
         rows_per_block: About as many rows are held at once.
 
     Yields:
-        The rows; voxel (0, 0, 0) is left out.
+        The rows; voxel (0, 0, 0) is left out. Offsets are taken off the signal.
     """
-    observations, scales, sums = scaled.observations, scaled.scales, gridded.sums
-    voxels = pack(observations.index)
-    observed = observations.voxel.astype(np.int64) * observations.n_stills + observations.still
-    # Both are proportional to the response within a (voxel, still): the scaling's smooth model has them so.
-    per_response = np.divide(
-        scales.added_variance, observations.response, out=np.zeros(len(observed)), where=observations.response > 0
-    )
-    good = np.isfinite(scales.scale)
-    for rows in _blocks(sums.still, rows_per_block):
-        part = sums.select(rows)
-        part = part.select(good[part.still] & np.any(part.asu_index != 0, axis=1))
+    problem, numbers = scaled.problem, scaled.observations
+    good = np.isfinite(scaled.scales.scale)
+    shells = problem.blocks.shells
+    s = np.linalg.norm(reciprocal_vectors(numbers.index, gridded.record), axis=1)
+    layout = replace(scaled.fitter.layout, s=s, intensity=scaled.fitter.layout.intensity[shells.of_voxel])
+    columns = {c.name: c.component.columns(layout) for c in problem.components if c.kind != "detector"}
+    merged = problem.merged() if scaled.outlier_probability > 0 else None
+    for part in gridded.blocks(rows_per_block):
+        voxel = numbers(part.asu_index)
+        keep = good[part.still] & (voxel >= 0)
+        part, voxel = part.select(keep), voxel[keep]
         if not len(part):
             continue
-        voxel = np.searchsorted(voxels, pack(part.asu_index)).astype(np.int32)
-        row = np.searchsorted(observed, voxel.astype(np.int64) * observations.n_stills + part.still)
-        factor = scales.scale[part.still]
-        model = part.response * (factor * scales.reference[voxel] + per_response[row])
+        shell = shells.of_voxel[voxel]
+        cell = scaled.fitter.cells(part) if scaled.fitter.cells is not None else np.zeros(len(part), dtype=np.int32)
+        factor, offset = np.ones(len(part)), np.zeros(len(part))
+        logarithm = np.zeros(len(part))
+        for component in problem.components:
+            if component.kind == "detector":
+                factor *= component.table()[cell]
+                continue
+            values = np.einsum("rj,rj->r", component.values[part.still], columns[component.name][voxel])
+            if component.kind == "offset":
+                offset += values
+            else:
+                logarithm += values
+        offset *= factor * part.response
+        factor *= np.exp(logarithm)
+        weight = problem.weight(part.still, shell, cell)
+        signal = part.counts - part.background - offset
+        expected = factor * part.response
+        flags = np.full(len(part), GOOD, dtype=np.uint8)
+        if merged is not None:
+            tested = np.flatnonzero(~part.bragg & scaled.use[voxel])
+            values = (signal, expected, weight, voxel, shell)
+            outlier = improbable_rows(problem, merged, *(v[tested] for v in values), scaled.outlier_probability)
+            flags[tested[outlier]] = OUTLIER
         yield ScaledRows(
-            part.still, voxel, part.index, part.panel, part.bragg, part.counts, part.counts - part.background,
-            part.variance, part.response, part.n_pixels, factor, scales.weight[row],
-            model, np.full(len(part), GOOD, dtype=np.uint8), part.position,
+            part.still, voxel, part.index, part.panel, part.bragg, part.counts, signal, part.variance, part.response,
+            part.n_pixels, factor, weight, expected * problem.reference[shell] / weight, flags, part.position,
         )  # fmt: skip
-
-
-def _blocks(still: np.ndarray, rows_per_block: int) -> Iterator[np.ndarray]:
-    """Row numbers, in blocks of whole stills of about ``rows_per_block`` rows."""
-    order = np.argsort(still, kind="stable")
-    last = np.flatnonzero(np.diff(still[order], append=-1)) + 1
-    start = 0
-    for number, end in enumerate(last):
-        if end - start >= rows_per_block or number + 1 == len(last):
-            yield order[start:end]
-            start = end

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from diffuse_dials.algorithms.scaling.blocks import VoxelNumbers, compact, make_shells
+from diffuse_dials.algorithms.scaling.fit import Fitter
+from diffuse_dials.algorithms.scaling.options import phil_scope
 from diffuse_dials.models.sums import VoxelSums
 
 
@@ -50,3 +53,45 @@ def simulate(rng):
         return Simulated(sums, scale, intensity, s)
 
     return make
+
+
+class Options:
+    """Parameters of the scaling as PHIL has them."""
+
+    def __new__(cls, **values):
+        options = phil_scope.extract().scale
+        for name, value in values.items():
+            setattr(options, name, value)
+        return options
+
+
+def blocks_of(sums, s, n_stills, cells=None):
+    """Observations of sums whose voxels are all used; s is |s| of the voxels in the order of h, k, l."""
+    order = np.argsort(sums.still, kind="stable")
+    sums = sums.select(order)
+    numbers = VoxelNumbers.of([sums])
+    use = np.ones(len(numbers), dtype=bool)
+    return compact([sums], n_stills, numbers, use, make_shells(s, use), cells)[0]
+
+
+@pytest.fixture
+def options():
+    """Makes an extract of ``scale`` with some values set."""
+    return Options
+
+
+@pytest.fixture
+def fit():
+    """Refines components against sums: (sums, |s| of the voxels, number of stills, names, cells) to a problem."""
+
+    def make(sums, s, n_stills, names=("scale",), cells=None, **options):
+        blocks = blocks_of(sums, s, n_stills, cells)
+        return Fitter(cells, Options(**options), s.max())(blocks, list(names))
+
+    return make
+
+
+@pytest.fixture
+def make_blocks():
+    """The function that turns sums into observations."""
+    return blocks_of

@@ -75,15 +75,11 @@ def test_an_experiment_keeps_the_model_on_its_way_through_a_file():
 
 
 def test_more_parameters_than_five_and_one_per_still_are_refused():
-    class Several:
-        """A model of a plug-in with more components."""
-
-        n_params = 3
-
-    assert check_parameter_count([DiffuseScalingModel.initial()] * 10) == 10
-    assert check_parameter_count([Several()] * 2) == 6
+    """The plan's guard: 5 + N for the model still, 5 + 2N for still_b."""
+    check_parameter_count(15, n_stills=10, per_still=1)
+    check_parameter_count(25, n_stills=10, per_still=2)
     with pytest.raises(ValueError, match="12 free parameters for 4 stills, more than 9"):
-        check_parameter_count([Several()] * 4)
+        check_parameter_count(12, n_stills=4, per_still=1)
 
 
 def test_a_scale_that_is_not_positive_makes_no_model():

@@ -27,16 +27,14 @@ class Layout:
         intensity: Mean intensity of each shell, same shape: the size that an offset can have.
         cells: Cells of the detector, or None.
         options: PHIL extract of ``scale``.
+        s_max: Largest |s| of the run, 1/Å.
     """
 
     s: np.ndarray
     intensity: np.ndarray
     cells: object
     options: object
-
-    @property
-    def s_max(self) -> float:
-        return float(self.s.max())
+    s_max: float
 
 
 class Component:
@@ -73,6 +71,15 @@ class Component:
     def stored(cls, parameters: np.ndarray, esds: np.ndarray, layout: Layout):
         """The component of one experiment, a class of DIALS, from refined parameters (k,)."""
         return cls(flex.double(parameters), flex.double(esds))
+
+    def configuration(self) -> dict:
+        """What :meth:`restore` needs besides the parameters, as JSON can hold it."""
+        return {}
+
+    @classmethod
+    def restore(cls, parameters, esds, configuration: dict):
+        """The component that was written to a file."""
+        return cls(parameters, esds)
 
 
 class Stacked(ScaleComponentBase):

@@ -15,7 +15,7 @@ from diffuse_dials.algorithms.scaling.components.base import Component
 
 
 class StillOffset(Component, SmoothScaleComponent1D):
-    """c_i(|s|) in counts - background = response x (b x intensity + c), Σ c = 0 over the stills at any |s|.
+    """c_i(|s|) in counts - background = response x (b x intensity + c), Σ b c = 0 over the stills at any |s|.
 
     A common offset is degenerate with the isotropic part of the map, a constant multiple of it nearly so with the
     scale of the still: only the anisotropic part tells them apart. So the offset is refined after the factors have
@@ -45,6 +45,7 @@ offset {
 
     @classmethod
     def columns(cls, layout):
+        """Control points in units of the mean intensity: an offset of 0.1 is a tenth of it at the same |s|."""
         return layout.intensity[:, None] * _weights(layout.s / layout.s_max, layout.options.offset.intervals)
 
     @classmethod
@@ -54,6 +55,13 @@ offset {
     @classmethod
     def stored(cls, parameters, esds, layout):
         return cls(flex.double(parameters), flex.double(esds), layout.s_max)
+
+    def configuration(self):
+        return {"s_max": self.s_max}
+
+    @classmethod
+    def restore(cls, parameters, esds, configuration):
+        return cls(parameters, esds, configuration["s_max"])
 
 
 def _weights(x: np.ndarray, intervals: int) -> np.ndarray:

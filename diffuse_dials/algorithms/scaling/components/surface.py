@@ -76,6 +76,13 @@ surface {
     def stored(cls, parameters, esds, layout):
         return cls(flex.double(parameters), _shape(layout), flex.double(esds), _limits(layout))
 
+    def configuration(self):
+        return {"shape": [self.n_x_params, self.n_y_params, self.n_z_params], "limits": self.limits}
+
+    @classmethod
+    def restore(cls, parameters, esds, configuration):
+        return cls(parameters, configuration["shape"], esds, configuration["limits"])
+
 
 def _shape(layout) -> tuple[int, int, int]:
     options, cells = layout.options.surface, layout.cells
