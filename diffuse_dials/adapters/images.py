@@ -22,8 +22,13 @@ from diffuse_dials.io.masks import load_mask, load_pickle
 _classes: dict[tuple[str, str], type] = {}
 
 
-def _format_instance(path: str):
-    """The format object of an image file; its class is looked up once per folder and suffix."""
+def _format_instance(path: str, options: dict | None = None):
+    """The format object of an image file; its class is looked up once per folder and suffix.
+
+    Args:
+        path: The image.
+        options: What the .expt says how the format is to read it (multi_panel and the like).
+    """
     key = (os.path.dirname(path), Path(path).suffix)
     cls = _classes.get(key)
     if cls is None or not cls.understand(path):
@@ -31,15 +36,21 @@ def _format_instance(path: str):
         if cls is None:
             raise ValueError(f"{path} is of no format that dxtbx knows. Check that it is an image and is complete.")
         _classes[key] = cls
-    return cls.get_instance(path)
+    return cls.get_instance(path, **(options or {}))
 
 
-def read_image(path: str, index: int) -> tuple[np.ndarray, ...]:
+def _options_of(experiment) -> dict:
+    """The format's options with which the images of a still were imported."""
+    return dict(experiment.imageset.params()) if experiment.imageset is not None else {}
+
+
+def read_image(path: str, index: int, options: dict | None = None) -> tuple[np.ndarray, ...]:
     """Raw values of one image as they are stored.
 
     Args:
         path: Image file.
         index: Number of the image in it, from 0.
+        options: Of the image format, as the .expt holds them.
 
     Returns:
         One array (slow, fast) per panel; integers or floats, in detector units.
@@ -50,7 +61,7 @@ def read_image(path: str, index: int) -> tuple[np.ndarray, ...]:
     if not os.path.isfile(path):
         raise ValueError(f"There is no image {path}. Put the images where the .expt file says, or change the paths in it.")
     try:
-        instance = _format_instance(path)
+        instance = _format_instance(path, options)
         multi = hasattr(instance, "get_num_images")
         if multi and index >= instance.get_num_images():
             raise ValueError(f"{path} holds {instance.get_num_images()} images; number {index} was asked for. Copy it again.")
@@ -72,7 +83,7 @@ def read_raw(experiment) -> tuple[np.ndarray, ...]:
         ValueError: As read_image, and if the image is not of the detector's size.
     """
     path, index = image_of(experiment)
-    raw = read_image(path, index)
+    raw = read_image(path, index, _options_of(experiment))
     sizes = panel_shapes(experiment.detector)
     found = [panel.shape for panel in raw]
     if found != sizes:
@@ -91,7 +102,7 @@ def header(experiment) -> tuple[float | None, float | None]:
     if scan is None:
         path, _ = image_of(experiment)
         try:
-            scan = _format_instance(path).get_scan()
+            scan = _format_instance(path, _options_of(experiment)).get_scan()
         except Exception as error:  # as in read_image
             raise ValueError(f"The header of {path} cannot be read ({type(error).__name__}: {error}). Copy it again.") from error
     if scan is None or not len(scan.get_exposure_times()):
@@ -183,14 +194,14 @@ def static_mask(experiment) -> tuple[np.ndarray, ...]:
     lookup = experiment.imageset.external_lookup.mask.filename if experiment.imageset is not None else ""
     suffix = (os.path.dirname(path), Path(path).suffix)
     shapes = tuple(panel_shapes(experiment.detector))
-    return _static_mask(lookup, rectangles, shapes, suffix, _FirstPath(path))
+    return _static_mask(lookup, rectangles, shapes, suffix, _FirstPath(path, _options_of(experiment)))
 
 
 class _FirstPath:
     """An argument that the cache takes for equal, whatever it holds: any image of a folder has the format's mask."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, options):
+        self.path, self.options = path, options
 
     def __eq__(self, other):
         return True
@@ -204,7 +215,7 @@ def _static_mask(lookup, rectangles, shapes, _suffix, first) -> tuple[np.ndarray
     masks = [np.ones(shape, dtype=bool) for shape in shapes]
     if lookup:
         masks = [mask & found for mask, found in zip(masks, load_mask(lookup, shapes))]
-    instance = _format_instance(first.path)
+    instance = _format_instance(first.path, first.options)
     own = instance.get_static_mask() if hasattr(instance, "get_static_mask") else None
     if own is not None:
         masks = [mask & flumpy.to_numpy(panel) for mask, panel in zip(masks, own)]

@@ -1,0 +1,248 @@
+"""diffuse.extract and diffuse.grid on detectors and files of many kinds: the same photons, wherever the pixels are."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dials.util import Sorry
+from dxtbx.model import Beam, Crystal, Detector, Experiment, ExperimentList
+from dxtbx.model.experiment_list import ExperimentListFactory
+
+from diffuse_dials.adapters.experiments import load_experiments, name_stills, save_experiments, still_keys
+from diffuse_dials.adapters.scattering import air_attenuation
+from diffuse_dials.algorithms import pixel_files
+from diffuse_dials.cli import extract, grid, simulate
+from diffuse_dials.io.tables import load_table
+from diffuse_dials.kernels import physics
+
+MODEL = """\
+CRYST1   30.000   30.000   25.000  90.00  90.00  90.00 P 21 21 21
+ATOM      1  C   ALA A   1       5.000   6.000   7.000  1.00  0.00           C
+ATOM      2  O   ALA A   1       8.000   9.000   4.000  1.00  0.00           O
+ATOM      3  S   CYS A   2      11.000   3.000   9.000  1.00  0.00           S
+END
+"""
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Three stills on two Pilatus modules, and their true crystals."""
+    folder = tmp_path_factory.mktemp("detectors")
+    patch = pytest.MonkeyPatch()
+    patch.chdir(folder)
+    (folder / "small.pdb").write_text(MODEL)
+    simulate.run([
+        "small.pdb", "n_stills=3", "n_blanks=1", "modules=1,2", "distance=60", "truth.d_min=3", "output.directory=.",
+        "photons_per_pixel=3", "exposure_time=0.1,0.2",
+    ])  # fmt: skip
+    patch.undo()
+    return folder
+
+
+@pytest.fixture
+def work(simulated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return simulated
+
+
+def run_extract(expt, *parameters):
+    extract.run([expt, "d_min=2.5", "radius=0.004", "html=None", "png=None", *parameters])
+
+
+def rows(stem="extracted"):
+    """All blocks of a run as one dictionary, ordered by still, panel, slow and fast."""
+    names = sorted(Path().glob(f"{stem}_*.refl"))
+    tables = [load_table(str(name)) for name in names]
+    columns = {name: np.concatenate([t[name] for t in tables]) for name in tables[0].columns}
+    x, y, _ = columns["xyzobs.px.value"].T
+    order = np.lexsort((x, y, columns["panel"], columns["id"]))
+    return {name: values[order] for name, values in columns.items()}
+
+
+def changed(work, change, name="changed.expt"):
+    """The true stills with their models changed."""
+    experiments = load_experiments(work / "truth_stills.expt")
+    for number, experiment in enumerate(experiments):
+        change(number, experiment)
+    save_experiments(experiments, name)
+    return name
+
+
+def two_panels(work, name="panels.expt", frame=None):
+    """The same images read as one panel per module, as the format can: (crystal, beam) of the truth."""
+    stills = ExperimentList()
+    for experiment in load_experiments(work / "truth_stills.expt"):
+        path = experiment.imageset.get_path(0)
+        found = ExperimentListFactory.from_filenames([path], format_kwargs={"multi_panel": True})[0]
+        detector = found.detector
+        if frame is not None:
+            for number, panel in enumerate(detector):
+                frame(number, panel)
+        imageset = found.imageset.as_imageset()
+        models = {"beam": experiment.beam, "detector": detector, "crystal": experiment.crystal}
+        stills.append(Experiment(imageset=imageset, **models))
+    name_stills(stills, still_keys(stills))
+    save_experiments(stills, name)
+    return name
+
+
+def test_one_panel_and_one_panel_a_module_measure_the_same_photons_in_the_same_place(work):
+    run_extract(str(work / "truth_stills.expt"), "output.reflections=one.refl")
+    run_extract(two_panels(work), "output.reflections=many.refl")
+    one, many = rows("one"), rows("many")
+    assert set(many["panel"]) == {0, 1}
+    assert len(one["counts"]) == len(many["counts"]) > 100_000
+    for name in ("id", "counts", "bragg"):
+        assert np.array_equal(one[name], many[name])
+    assert many["rlp"] == pytest.approx(one["rlp"], abs=1e-9)
+    assert many["response"] == pytest.approx(one["response"], rel=1e-9)
+
+
+def test_tilted_and_barrel_panels_have_the_directions_and_angles_of_dxtbx(work):
+    """Each module turned about its own slow axis, as on a barrel: s and the response by dxtbx's own numbers."""
+
+    def barrel(number, panel):
+        tilt = 0.4 * (-1) ** number
+        fast = (np.cos(tilt), 0.1, np.sin(tilt))
+        slow = np.cross(np.cross(fast, (0, -1, 0)), fast)
+        panel.set_frame(tuple(fast / np.linalg.norm(fast)), tuple(slow / np.linalg.norm(slow)), panel.get_origin())
+
+    expt = two_panels(work, frame=barrel)
+    run_extract(expt, "pixel_step=7")
+    table, experiment = rows(), load_experiments(expt)[0]
+    s0, wavelength = np.array(experiment.beam.get_unit_s0()), experiment.beam.get_wavelength()
+    chosen = np.flatnonzero(table["id"] == 0)[::97]
+    assert len(set(table["panel"][chosen])) == 2
+    for row in chosen:
+        panel = experiment.detector[int(table["panel"][row])]
+        lab = np.array(panel.get_pixel_lab_coord(tuple(table["xyzobs.px.value"][row][:2])))
+        distance = np.linalg.norm(lab)
+        assert table["rlp"][row] == pytest.approx((lab / distance - s0) / wavelength, abs=1e-12)
+        cosine = abs(lab @ np.array(panel.get_normal())) / distance
+        omega = physics.solid_angle(distance, cosine, 0.172**2)
+        p = physics.polarization((lab / distance)[None], s0, np.array([0, 1.0, 0]), 0.999)[0]
+        efficiency = physics.sensor_efficiency(cosine, panel.get_mu(), panel.get_thickness())
+        air = physics.transmission(distance, air_attenuation(wavelength))
+        assert table["response"][row] == pytest.approx(omega * p * efficiency * air * 0.1, rel=1e-7)
+
+
+def test_each_still_has_its_own_wavelength_and_detector(work):
+    """As on an XFEL and after refinement: three wavelengths, three detector positions, by dxtbx's own numbers."""
+
+    def change(number, experiment):
+        experiment.beam = Beam((0, 0, 1), 0.98 + 0.01 * number)
+        detector = Detector()
+        panel = detector.add_panel(experiment.detector[0])
+        origin = np.array(panel.get_origin()) - (0, 0, 0.5 * number)
+        panel.set_frame(panel.get_fast_axis(), panel.get_slow_axis(), origin)
+        experiment.detector = detector
+
+    expt = changed(work, change)
+    run_extract(expt, "pixel_step=5")
+    table, experiments = rows(), load_experiments(expt)
+    for number, experiment in enumerate(experiments):
+        own = np.flatnonzero(table["id"] == number)[::501]
+        panel, beam = experiment.detector[0], experiment.beam
+        assert beam.get_wavelength() == pytest.approx(0.98 + 0.01 * number)
+        for row in own:
+            lab = np.array(panel.get_pixel_lab_coord(tuple(table["xyzobs.px.value"][row][:2])))
+            s = lab / np.linalg.norm(lab) / beam.get_wavelength() - np.array(beam.get_s0())
+            assert table["rlp"][row] == pytest.approx(s, abs=1e-12)
+    with open("stills.csv") as handle:
+        assert [float(line["wavelength"]) for line in csv.DictReader(handle)] == pytest.approx([0.98, 0.99, 1.0])
+
+
+def test_one_file_with_all_stills_and_a_file_for_each_give_the_same_sums(work):
+    experiments = load_experiments(work / "truth_stills.expt")
+    names = []
+    for number in range(3):
+        names.append(f"still_{number}.expt")
+        save_experiments(experiments[number : number + 1], names[-1])
+    grid.run([*names, "d_min=2.5", "radius=0.004", "output.reflections=many.refl"])
+    grid.run([str(work / "truth_stills.expt"), "d_min=2.5", "radius=0.004", "output.reflections=one.refl"])
+    one, many = load_table("one.refl"), load_table("many.refl")
+    for name in one.columns:
+        assert np.array_equal(one[name], many[name])
+
+
+@pytest.mark.parametrize("suffix, pack", [(".bz2", bz2.compress), (".gz", gzip.compress)])
+def test_compressed_images_hold_the_same_pixels(work, tmp_path, suffix, pack):
+    for image in (work / "images").glob("*.cbf"):
+        (tmp_path / (image.name + suffix)).write_bytes(pack(image.read_bytes()))
+    text = (work / "truth_stills.expt").read_text()
+    content = json.loads(text.replace(str(work / "images"), str(tmp_path)).replace('.cbf"', f'.cbf{suffix}"'))
+    (tmp_path / "packed.expt").write_text(json.dumps(content))
+    run_extract("packed.expt", "output.reflections=packed.refl")
+    run_extract(str(work / "truth_stills.expt"), "output.reflections=plain.refl")
+    packed, plain = rows("packed"), rows("plain")
+    for name in plain:
+        assert np.array_equal(packed[name], plain[name])
+
+
+def second_lattice(work, name="two.expt"):
+    """Each image with a second crystal, turned by 90° about the beam."""
+    experiments = ExperimentList()
+    turn = np.array([[0, -1.0, 0], [1, 0, 0], [0, 0, 1]])
+    for experiment in load_experiments(work / "truth_stills.expt"):
+        experiments.append(experiment)
+        axes = np.linalg.inv(turn @ np.array(experiment.crystal.get_A()).reshape(3, 3))
+        crystal = Crystal(*(tuple(axis) for axis in axes), space_group=experiment.crystal.get_space_group())
+        second = Experiment(
+            imageset=experiment.imageset, beam=experiment.beam, detector=experiment.detector, crystal=crystal
+        )
+        experiments.append(second)
+    name_stills(experiments, still_keys(experiments))
+    save_experiments(experiments, name)
+    return name
+
+
+def test_of_several_lattices_the_first_has_the_pixels_and_the_spots_of_all_are_masked(work):
+    expt = second_lattice(work)
+    run_extract(expt, "output.reflections=two.refl")
+    run_extract(str(work / "truth_stills.expt"), "output.reflections=one.refl", "output.stills=one.csv")
+    two, one = rows("two"), rows("one")
+    assert sorted(set(two["id"])) == [0, 2, 4]
+    assert np.array_equal(two["counts"], one["counts"])
+    assert np.all(two["bragg"][one["bragg"]]) and two["bragg"].sum() > 1.5 * one["bragg"].sum()
+    with open("stills.csv") as handle:
+        lines = [line for line in csv.DictReader(handle)]
+    assert [line["status"] for line in lines[:6]] == ["ok", "skipped"] * 3
+    with pytest.raises(Sorry, match="3 images have more than one lattice"):
+        run_extract(expt, "lattices=refuse")
+
+
+def test_the_same_lattice_of_an_image_given_twice_is_refused(work):
+    experiments = load_experiments(work / "truth_stills.expt")
+    for number, experiment in enumerate(experiments):
+        experiment.identifier = f"again-{number}"
+    save_experiments(experiments, "again.expt")
+    with pytest.raises(Sorry, match="given twice with the same lattice"):
+        extract.run([str(work / "truth_stills.expt"), "again.expt"])
+
+
+def test_blocks_bound_the_files_and_no_number_depends_on_them_or_on_the_processes(work, monkeypatch):
+    run_extract(str(work / "truth_stills.expt"), "output.reflections=one.refl")
+    monkeypatch.setattr(pixel_files, "ROWS_PER_FILE", 250_000)
+    for stem, nproc in (("blocks", 1), ("processes", 2)):
+        run_extract(str(work / "truth_stills.expt"), f"output.reflections={stem}.refl", f"mp.nproc={nproc}")
+        names = sorted(Path().glob(f"{stem}_*.refl"))
+        assert len(names) == 3
+        assert all(len(set(load_table(str(name))["id"])) == 1 for name in names)
+        one, blocks = rows("one"), rows(stem)
+        for column in one:
+            assert np.array_equal(one[column], blocks[column])
+
+
+def test_a_cut_on_photons_is_applied_and_its_bias_is_said(work, caplog):
+    run_extract(str(work / "truth_stills.expt"), "photons_range=1,50")
+    assert "means are biased" in caplog.text
+    table = rows()
+    assert table["counts"].min() == 1 and table["counts"].max() <= 50
+    with pytest.raises(Sorry, match="smaller number comes first"):
+        run_extract(str(work / "truth_stills.expt"), "photons_range=5,1")
