@@ -19,7 +19,7 @@ Examples:
 
   diffuse.simulate n_stills=20 photons_per_pixel=1 mp.nproc=2 output.directory=weak
 
-  diffuse.simulate my_crystal.pdb b_factor=20 correlation_length=12 distance=200
+  diffuse.simulate my_crystal.pdb fill_with_water=True b_factor=20 correlation_length=12 distance=200
 """
 
 from __future__ import annotations

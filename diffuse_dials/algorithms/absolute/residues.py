@@ -102,6 +102,12 @@ def parse_sequence(text: str) -> list[str]:
             f"absolute.sequence has residue {', '.join(unknown)}, which is none of the 20 amino acids. Correct it "
             "(is it a file that does not exist?), or give the composition as absolute.formula."
         )
+    nucleic = [chain for chain in chains if len(chain) >= 8 and set(chain) <= set("ACGTUN")]
+    if nucleic:
+        raise ValueError(
+            f"absolute.sequence has a chain {nucleic[0][:20]} that reads as DNA or RNA; only polypeptides are counted. "
+            "Give the composition as absolute.model or absolute.formula."
+        )
     return chains
 
 

@@ -134,23 +134,30 @@ def _roomiest_point(symmetry, rng, trials: int = 2000):
 
 def _add_waters(chain, xyz, n_waters, symmetry, rng):
     """Fill the space between the chains; all atoms make room for one another."""
-    oxygens = _free_sites(xyz[[e != "H" for e in chain.elements]], n_waters, symmetry, rng)
+    oxygens = free_sites(xyz[[e != "H" for e in chain.elements]], n_waters, symmetry, rng)
     molecule = copy.deepcopy(chain)
-    length = BOND_LENGTHS["H", "O", "s"]
-    apart = 2 * length * np.sin(np.radians(WATER_ANGLE / 2))
-    positions = [xyz]
-    for number, oxygen in enumerate(oxygens, start=1):
+    waters = water_around(oxygens, rng)
+    for number, water in enumerate(waters, start=1):
         atoms = [molecule.add_atom(name, name[0], ("HOH", number)) for name in ("O", "H1", "H2")]
         molecule.add_bond(atoms[0], atoms[1])
         molecule.add_bond(atoms[0], atoms[2])
-        molecule.fixed.append((atoms[1], atoms[2], apart))
+        molecule.fixed.append((atoms[1], atoms[2], float(np.linalg.norm(water[1] - water[2]))))
+    everything = np.concatenate([xyz, waters.reshape(-1, 3)])
+    return molecule, Packing(molecule, symmetry).relax(everything, rounds=8, steps=40)
+
+
+def water_around(oxygens, rng) -> np.ndarray:
+    """Water molecules of random orientation at places (n, 3): O, H, H, shape (n, 3, 3), Å."""
+    length, half = BOND_LENGTHS["H", "O", "s"], np.radians(WATER_ANGLE / 2)
+    waters = np.empty((len(oxygens), 3, 3))
+    for water, oxygen in zip(waters, oxygens):
         first, second = np.linalg.qr(rng.normal(size=(3, 2)))[0].T
-        along, across = length * np.cos(np.radians(WATER_ANGLE / 2)) * first, apart / 2 * second
-        positions.append(oxygen + np.array([0 * first, along + across, along - across]))
-    return molecule, Packing(molecule, symmetry).relax(np.concatenate(positions), rounds=8, steps=40)
+        along, across = length * np.cos(half) * first, length * np.sin(half) * second
+        water[:] = oxygen, oxygen + along + across, oxygen + along - across
+    return waters
 
 
-def _free_sites(atoms, n_sites, symmetry, rng):
+def free_sites(atoms, n_sites, symmetry, rng):
     """Random points away from ``atoms`` (their images too) and from one another, shape (n_sites, 3)."""
     if not n_sites:
         return np.zeros((0, 3))

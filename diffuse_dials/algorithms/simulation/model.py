@@ -12,6 +12,7 @@ from libtbx import Auto
 
 from diffuse_dials.adapters.scattering import element_symbol
 from diffuse_dials.algorithms.simulation.generation import generate
+from diffuse_dials.algorithms.simulation.solvation import with_water, write_model
 from diffuse_dials.io.atomic import replacing, write_text
 
 phil_scope = iotbx.phil.parse(
@@ -20,6 +21,10 @@ model = Auto
   .type = path
   .help = "Crystal structure (PDB or mmCIF, with its unit cell). All its atoms scatter, with displacements set by"
           "'disorder' and not by the file. Auto: a lysozyme-like structure with all hydrogens and waters is generated."
+fill_with_water = False
+  .type = bool
+  .help = "Put waters (generate.water_density, generate.seed) into the space that the atoms of your model leave: a"
+          "model without bulk solvent is no whole crystal, and its total scattering is not one's."
 include scope diffuse_dials.algorithms.simulation.generation.phil_scope
 """,
     process_includes=True,
@@ -68,6 +73,14 @@ def prepare_model(params, directory) -> CrystalModel:
     source = Path(params.model)
     model = read_model(source)
     suffix = "".join(source.suffixes[-2:]) if source.suffix == ".gz" else source.suffix
+    if params.fill_with_water:
+        plain = suffix[: -len(".gz")] if suffix.endswith(".gz") else suffix
+        filled = Path(directory) / f"model{plain}"
+        if filled.resolve() == source.resolve():
+            raise ValueError(f"fill_with_water=True would replace {source}. Use another output.directory.")
+        structure = with_water(source, params.generate.water_density, params.generate.seed)
+        write_model(structure, filled)
+        return read_model(filled)
     copy = Path(directory) / f"model{suffix}"
     if copy.resolve() != source.resolve():
         with replacing(copy) as partial:

@@ -112,8 +112,15 @@ class Packing:
     through one another; a growing weight squeezes it away (Havel (1991) Prog. Biophys. Mol. Biol. 56, 43).
     """
 
-    def __init__(self, topology, symmetry: CrystalSymmetry):
+    def __init__(self, topology, symmetry: CrystalSymmetry, frozen=()):
+        """
+        Args:
+            topology: Atoms, bonds and fixed distances.
+            symmetry: Of the crystal.
+            frozen: Numbers of atoms that stay where they are.
+        """
         self.symmetry = symmetry
+        self._frozen = np.asarray(frozen, dtype=int)
         self.elements = topology.elements
         n = len(topology.elements)
         springs = [(i, j, d, _BOND) for i, j, d in topology.bonds] + [(i, j, d, _FIXED) for i, j, d in topology.fixed]
@@ -160,6 +167,7 @@ class Packing:
         if dimensions == 4:
             energy += squeeze * (xyz[:, 3] ** 2).sum()
             gradient[:, 3] += 2 * squeeze * xyz[:, 3]
+        gradient[self._frozen] = 0
         return energy, gradient.ravel()
 
     def relax(self, xyz: np.ndarray, *, rounds: int, steps: int, scale=(1.0, 1.0), squeeze=(0.0, 0.0)) -> np.ndarray:

@@ -247,3 +247,10 @@ def test_a_pdb_file_of_before_1996_is_read(tmp_path):
     found = read_model(tmp_path / "old.pdb", uctbx.unit_cell((20, 20, 20, 90, 90, 90)), sgtbx.space_group("P 1"))
     assert {element: n for element, n in found.atoms.items() if element != "H"} == {"N": 1, "C": 1}
     assert "before 1996" in " ".join(found.notes)
+
+
+def test_a_sequence_of_bases_is_not_taken_for_amino_acids():
+    """A, C, G and T are alanine, cysteine, glycine and threonine too; a chain of them alone is nucleic acid."""
+    with pytest.raises(ValueError, match="reads as DNA or RNA"):
+        residues.parse_sequence(">dna\nGATTACAGATTACA\n")
+    assert residues.parse_sequence("GATT") == ["GATT"]
