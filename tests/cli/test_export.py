@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -259,3 +260,17 @@ def test_a_box_that_does_not_fit_into_memory_is_refused_and_the_mtz_file_is_not(
     assert "46765 x 46765 x 39601" in message or "54001 x 54001 x 39601" in message
     run(["merged.refl", "format=mtz", "exclude_lattice_points=False"])
     assert Path("map.mtz").is_file()
+
+
+@pytest.mark.parametrize("name", ["ccp4", "mtz", "h5", "vtk", "npz", "png", "svg"])
+def test_a_full_disk_stops_each_format_with_one_line_and_leaves_nothing(columns, name):
+    """A limit of the size of files stands for the disk: the same error comes from the same calls."""
+    before = {path.name for path in Path().iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        message = refused("absolute.refl", f"format={name}", "output.log=None")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert message.startswith("Cannot write map") and "free space" in message
+    assert {path.name for path in Path().iterdir()} == before

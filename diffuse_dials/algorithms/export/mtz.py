@@ -53,7 +53,10 @@ class Mtz(Exporter):
             f"indices are voxels: divide by {ndiv} for h k l of the crystal"[:80],
         ]
         with replacing(path) as partial:
-            mtz.write_to_file(str(partial))
+            try:
+                mtz.write_to_file(str(partial))
+            except RuntimeError as error:  # how gemmi reports a full disk
+                raise OSError(str(error)) from error
         return {str(path): {"cell": list(cell), "space_group": mtz.spacegroup.hm, "columns": mtz.column_labels()}}
 
 

@@ -12,8 +12,8 @@ from diffuse_dials import __version__
 from diffuse_dials.algorithms.export.base import TableExporter
 from diffuse_dials.algorithms.export.content import MapContent, SumsContent
 from diffuse_dials.algorithms.export.stills import stills_columns
-from diffuse_dials.io.atomic import replacing
 from diffuse_dials.io.columns import COLUMNS
+from diffuse_dials.io.hdf5 import new_hdf5
 from diffuse_dials.models.grid import GridRecord
 
 _CHUNK = 32
@@ -28,7 +28,7 @@ class Nexus(TableExporter):
     def write(self, content: MapContent, prefix: Path) -> dict[str, dict]:
         """See :meth:`Exporter.write`."""
         path = prefix.with_name(prefix.name + ".h5")
-        with replacing(path) as partial, h5py.File(partial, "w") as file:
+        with new_hdf5(path) as file:
             entry = _entry(file, path, content.title())
             entry.attrs["default"] = "data"
             data = _group(entry, "data", "NXdata")
@@ -54,7 +54,7 @@ class Nexus(TableExporter):
     def write_sums(self, content: SumsContent, prefix: Path) -> dict[str, dict]:
         """See :meth:`TableExporter.write_sums`."""
         path = prefix.with_name(prefix.name + ".h5")
-        with replacing(path) as partial, h5py.File(partial, "w") as file:
+        with new_hdf5(path) as file:
             entry = _entry(file, path, f"rows of {Path(content.table.path).name}")
             sums = _group(entry, "sums", "NXcollection")
             for name, values in content.table.columns.items():
