@@ -174,7 +174,9 @@ def _positive(text, path, number: int) -> float:
     except (TypeError, ValueError):
         value = 0.0
     if not 0 < value < float("inf"):
-        raise ValueError(f"{path}, line {number}: the reading {text!r} is no positive number. Correct or remove the line.")
+        raise ValueError(
+            f"{path}, line {number}: the reading {text!r} is no positive number. Correct or remove the line."
+        )
     return value
 
 

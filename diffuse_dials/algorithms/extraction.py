@@ -20,7 +20,7 @@ from diffuse_dials.algorithms.corrections import choose_corrections, log_correct
 from diffuse_dials.algorithms.corrections.maps import factor_maps
 from diffuse_dials.algorithms.exposure import Exposures
 from diffuse_dials.algorithms.gridding import Grid, voxel_sums, with_asu_index, without_origin
-from diffuse_dials.algorithms.inputs import Stills, setting_matrix
+from diffuse_dials.algorithms.inputs import Stills, check_together, setting_matrix
 from diffuse_dials.algorithms.masking.chosen import choose_bragg_masks
 from diffuse_dials.algorithms.noise import choose_noise
 from diffuse_dials.io.masks import load_mask
@@ -162,7 +162,7 @@ class Measurement:
         self._mask_files = [name for name in params.input.mask if name]
         first = stills.experiments[0]
         self._shapes = images.panel_shapes(first.detector)
-        self._check_stills()
+        check_together(stills, self._shapes, params.extraction.lattices)
         self._check_photons_range()
         chosen, corrections = choose_corrections(params.corrections, first)
         self.factor_maps = factor_maps(chosen, first)
@@ -247,22 +247,6 @@ class Measurement:
             "upwards" if given[0] > 0 else "downwards",
         )
 
-    def _check_stills(self) -> None:
-        """Refuse stills of different detectors, and several lattices on an image where that was asked for."""
-        keys = self._stills.keys
-        for number, experiment in enumerate(self._stills.experiments):
-            if images.panel_shapes(experiment.detector) != self._shapes:
-                raise ValueError(
-                    f"The detector of {keys[number].image} has other panels than that of {keys[0].image}. "
-                    "Process each detector by itself."
-                )
-        several = [key.image for key in keys if key.lattice]
-        if several and self._params.extraction.lattices == "refuse":
-            raise ValueError(
-                f"{len(several)} images have more than one lattice, the first {several[0]}. "
-                "Say extraction.lattices=first to use them."
-            )
-
     def uses(self, number: int) -> bool:
         """Whether still ``number`` is measured: of several lattices on an image only the first."""
         return self._stills.keys[number].lattice == 0
@@ -325,7 +309,7 @@ class Measurement:
     def sums(self, number: int, grid: Grid) -> StillSums:
         """Measure one still and sum its pixels per voxel: by the kernel in one pass, or by ``measure`` and NumPy.
 
-        A background that is estimated on each still needs all its pixels first, and so NumPy.
+        A background that is estimated on each still needs all its pixels first, and so NumPy; so does a photons_range.
 
         Args:
             number: Position of the still in the experiment list.
@@ -336,7 +320,7 @@ class Measurement:
         """
         experiment = self._stills.experiments[number]
         to_hkl = grid.to_hkl(experiment)
-        if grid.engine == "numpy" or self._background.per_still:
+        if self._by_numpy(grid):
             measured = self.measure(number)
             voxels = without_origin(voxel_sums(number, measured.pixels, to_hkl, grid.ndiv, grid.positions))
             voxels = with_asu_index(voxels, grid.symmetry_group)
@@ -353,12 +337,15 @@ class Measurement:
 
     def prepare(self, grid: Grid) -> None:
         """Work out what the stills share, so that forked processes inherit it; without it the first still does."""
-        if grid.engine == "numpy" or self._background.per_still:
+        if self._by_numpy(grid):
             return
         number = next(i for i in range(len(self._stills)) if self.uses(i))
         experiment = self._stills.experiments[number]
         exposure = self._exposures.of(experiment, self._stills.keys[number])
         self._kernel().prepare(experiment, self._mask(experiment), exposure)
+
+    def _by_numpy(self, grid: Grid) -> bool:
+        return grid.engine == "numpy" or self._background.per_still or bool(self._params.extraction.photons_range)
 
     def _kernel(self):
         if self._fused is None:

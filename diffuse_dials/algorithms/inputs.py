@@ -10,9 +10,12 @@ from dials.array_family import flex
 from dxtbx.model import ExperimentList
 
 from diffuse_dials.adapters.experiments import StillKey, load_experiments, name_stills, still_keys
+from diffuse_dials.adapters.images import panel_shapes
 from diffuse_dials.io.tables import load_flex
 
 logger = logging.getLogger(f"dials.{__name__}")
+
+_TOGETHER = "Give the .expt and .refl files that one run of dials.stills_process wrote together."
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,15 @@ def load_stills(experiment_files, reflection_files, read_reflections: bool = Tru
     for name in experiment_files:
         loaded = load_experiments(name)
         if any(experiment.crystal is None for experiment in loaded):
-            raise ValueError(f"{name} has experiments without a crystal. Give the integrated.expt that dials.stills_process wrote.")
+            raise ValueError(
+                f"{name} has experiments without a crystal. Give the integrated.expt that dials.stills_process wrote."
+            )
         known = set(experiments.identifiers()) - {""}
         twice = known.intersection(loaded.identifiers())
         if twice:
-            raise ValueError(f"{name} holds still {min(twice)}, which another file has as well: no still may be given twice.")
+            raise ValueError(
+                f"{name} holds still {min(twice)}, which another file has as well: no still may be given twice."
+            )
         experiments.extend(loaded)
     keys = still_keys(experiments)
     name_stills(experiments, keys)
@@ -74,8 +81,36 @@ def load_stills(experiment_files, reflection_files, read_reflections: bool = Tru
     if reflection_files:
         without = [i for i in experiments.identifiers() if i not in found]
         if without:
-            raise ValueError(f"{len(without)} of {len(experiments)} stills, the first {without[0]}, have no reflections in {', '.join(reflection_files)}. Give the .expt and .refl files that one run of dials.stills_process wrote together.")
+            raise ValueError(
+                f"{len(without)} of {len(experiments)} stills, the first {without[0]}, have no reflections in "
+                f"{', '.join(reflection_files)}. {_TOGETHER}"
+            )
     return Stills(experiments, tuple(keys), found if read_reflections else {})
+
+
+def check_together(stills: Stills, shapes, lattices: str) -> None:
+    """Refuse stills that cannot be measured in one run.
+
+    Args:
+        stills: The stills.
+        shapes: (slow, fast) of each panel of the first.
+        lattices: "refuse" images with more than one lattice, or use the "first".
+
+    Raises:
+        ValueError: If detectors have different panels, or for several lattices on an image.
+    """
+    for key, experiment in zip(stills.keys, stills.experiments):
+        if panel_shapes(experiment.detector) != shapes:
+            raise ValueError(
+                f"The detector of {key.image} has other panels than that of {stills.keys[0].image}. "
+                "Process each detector by itself."
+            )
+    several = [key.image for key in stills.keys if key.lattice]
+    if several and lattices == "refuse":
+        raise ValueError(
+            f"{len(several)} images have more than one lattice, the first {several[0]}. "
+            "Say extraction.lattices=first to use them."
+        )
 
 
 def _tables_of(name: str, experiments: ExperimentList, only_pair: bool) -> dict[str, flex.reflection_table]:
@@ -84,15 +119,19 @@ def _tables_of(name: str, experiments: ExperimentList, only_pair: bool) -> dict[
         raise ValueError(f"{name} is empty. Check the log of dials.stills_process.")
     for column in ("id", "miller_index"):
         if column not in table:
-            raise ValueError(f"{name} has no column {column}. Give the integrated.refl that dials.stills_process wrote.")
+            raise ValueError(
+                f"{name} has no column {column}. Give the integrated.refl that dials.stills_process wrote."
+            )
     names = dict(zip(table.experiment_identifiers().keys(), table.experiment_identifiers().values()))
     if not names and only_pair and flex.max(table["id"]) < len(experiments):
         names = dict(enumerate(experiments.identifiers()))  # written by a program that sets no identifiers
     known = set(experiments.identifiers())
     strangers = [identifier for identifier in names.values() if identifier not in known]
     if strangers or not names:
-        what = f"refers to experiment {strangers[0]}, which none of the .expt files holds" if strangers else "has no experiment identifiers"
-        raise ValueError(f"{name} {what}. Give the .expt and .refl files that one run of dials.stills_process wrote together.")
+        what = "has no experiment identifiers"
+        if strangers:
+            what = f"refers to experiment {strangers[0]}, which none of the .expt files holds"
+        raise ValueError(f"{name} {what}. {_TOGETHER}")
     ids = table["id"]
     return {identifier: table.select(ids == number) for number, identifier in names.items()}
 
@@ -103,10 +142,12 @@ def _refuse_duplicates(experiments: ExperimentList, keys: list[StillKey]) -> Non
     for number, key in enumerate(keys):
         by_image.setdefault((key.image, key.index), []).append(number)
     for (image, index), numbers in by_image.items():
-        for i, first in enumerate(numbers):
-            for second in numbers[i + 1 :]:
-                if np.allclose(setting_matrix(experiments[first]), setting_matrix(experiments[second]), rtol=0, atol=1e-9):
-                    raise ValueError(f"Image {index} of {image} was given twice with the same lattice. Give each .expt file once.")
+        settings = [setting_matrix(experiments[number]) for number in numbers]
+        for i, first in enumerate(settings):
+            if any(np.allclose(first, second, rtol=0, atol=1e-9) for second in settings[i + 1 :]):
+                raise ValueError(
+                    f"Image {index} of {image} was given twice with the same lattice. Give each .expt file once."
+                )
 
 
 def setting_matrix(experiment) -> np.ndarray:

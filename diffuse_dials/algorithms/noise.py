@@ -1,9 +1,9 @@
 """Variance of the counts of a pixel: Poisson for photon counters, measured on the images for integrating detectors.
 
 The variance is measured on sums over squares of pixels, because those are what becomes a voxel: a detector that smears
-each photon over several pixels (a CCD with its taper) has little noise in a pixel and nearly all of it in a sum. Squares
-two apart are held against each other in fours, a - b - c + d, which is free of any gradient; only the smoothest quarter
-of the tiles of the images counts, judged by other differences, because haloes and Bragg spots can only add.
+each photon over several pixels (a CCD with its taper) has little noise in a pixel and nearly all of it in a sum.
+Squares two apart are held against each other in fours, a - b - c + d, which is free of any gradient; only the smoothest
+quarter of the tiles of the images counts, judged by other differences, because haloes and Bragg spots can only add.
 What a square of edge B still loses through its edges falls as (1 - c/B)², so that two sizes give the noise of large
 sums as well: that is the gain, if nothing but the statistics of photons makes it.
 """

@@ -92,14 +92,16 @@ def still(rng, scale, level, n=200_000, bragg=0, mean=0.3):
 def split(sample, n_first):
     """The same pixels on two panels."""
     names = PanelSample.__dataclass_fields__
-    return [PanelSample(*(getattr(sample, name)[part] for name in names)) for part in (slice(n_first), slice(n_first, None))]
+    parts = slice(n_first), slice(n_first, None)
+    return [PanelSample(*(getattr(sample, name)[part] for name in names)) for part in parts]
 
 
 @pytest.mark.parametrize("mean", [0.05, 3.0])
 def test_the_radial_background_is_the_isotropic_part_at_low_and_high_counts(rng, mean):
     """No bias at 0.05 photons a pixel: Σ counts / Σ response, and bounds that counting alone does not reach."""
     sample, truth, _ = still(rng, 1.0, 1.0, mean=mean)
-    photons, variance = (np.concatenate(x) for x in zip(*RadialBackground(0.005, 5.0, None).of_still(split(sample, 70_000))))
+    found = RadialBackground(0.005, 5.0, None).of_still(split(sample, 70_000))
+    photons, variance = (np.concatenate(x) for x in zip(*found))
     assert photons.sum() == pytest.approx(truth.sum(), abs=4 * np.sqrt(truth.sum()))
     inner = sample.s_length < 0.2
     assert photons[inner].sum() == pytest.approx(truth[inner].sum(), abs=4 * np.sqrt(truth[inner].sum()))

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,7 +60,8 @@ def test_solid_angle_falls_with_the_third_power_of_the_cosine():
 
 
 @pytest.mark.parametrize("text, expected", [
-    ("", 0.75), ("polarization.fraction=0.999", 0.5005), ("polarization.fraction=0.999; polarization.normal=1,0,0", 0.9995),
+    ("", 0.75), ("polarization.fraction=0.999", 0.5005),
+    ("polarization.fraction=0.999; polarization.normal=1,0,0", 0.9995),
 ])  # fmt: skip
 def test_polarization_at_45_degrees_is_that_of_the_model_or_of_the_parameters(text, expected):
     """physics.md B: unpolarized 3/4; p = 0.999 in the plane 0.5005, across it 0.9995."""
@@ -80,7 +82,8 @@ def test_air_at_45_degrees_is_the_reference_at_every_wavelength_and_distance(ref
         for row in csv.DictReader(handle):
             experiment = flat_detector(float(row["path_mm"]), float(row["wavelength_A"]), mu=0, thickness=0)
             expected = 1 / float(row["relative_multiplier_at_45deg_vs_axis_flat_detector"])
-            assert factor_at_45_over_axis(experiment, "air.apply=True") == pytest.approx(expected, abs=0.02 * (1 - expected))
+            found = factor_at_45_over_axis(experiment, "air.apply=True")
+            assert found == pytest.approx(expected, abs=0.02 * (1 - expected))
 
 
 def test_helium_and_vacuum_replace_air_along_a_part_of_each_ray():
@@ -204,13 +207,13 @@ def test_another_package_registers_a_correction_with_its_parameters_by_an_entry_
     (tmp_path / "source" / "phosphor.py").write_text(PLUGIN)
     (tmp_path / "source" / "setup.py").write_text(SETUP)
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    done = subprocess.run([*install, "--target", tmp_path / "site", tmp_path / "source"], capture_output=True, text=True)
+    target = ["--target", tmp_path / "site", tmp_path / "source"]
+    done = subprocess.run([*install, *target], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"pip cannot build a package here: {done.stderr[-200:]}")
     assert list((tmp_path / "site").glob("phosphor_correction-1.0*-info/entry_points.txt"))
-    from pathlib import Path
-
-    script = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n" + USE.format(tests=str(Path(__file__).parent))
+    path = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
+    script = path + USE.format(tests=str(Path(__file__).parent))
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     default, given, off, ratios = run.stdout.splitlines()[-4:]
     assert default == "{'applied': True, 'gain_drop': 0.1}" and given == "{'applied': True, 'gain_drop': 0.2}"

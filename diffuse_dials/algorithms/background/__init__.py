@@ -15,14 +15,15 @@ from diffuse_dials.algorithms.background.none import NoBackground
 from diffuse_dials.algorithms.background.radial import RadialBackground
 from diffuse_dials.plugins import with_plugins
 
-BACKGROUNDS = with_plugins("diffuse_dials.backgrounds", (NoBackground, ConstantBackground, ImageBackground, RadialBackground))
+_BUILTIN = (NoBackground, ConstantBackground, ImageBackground, RadialBackground)
+BACKGROUNDS = with_plugins("diffuse_dials.backgrounds", _BUILTIN)
 
 phil_scope = libtbx.phil.parse(
     f"""
 background_method = *{" ".join(BACKGROUNDS)}
   .type = choice
   .help = "none; constant: so many photons in every pixel; image: blank exposures (input.background), scaled by"
-          "exposure time or monitor. radial: what depends on |s| alone in each still, after the blanks if there are any;"
+          "exposure time or monitor. radial: what depends on |s| alone in each still, after blanks if there are any;"
           "the crystal's isotropic scattering goes with it. input.background alone means image."
 background {{
 """

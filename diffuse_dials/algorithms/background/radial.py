@@ -42,8 +42,8 @@ class RadialBackground(Background):
     phil: ClassVar[str] = """
     bin_width = 0.005
       .type = float(value_min=0.0005, value_max=0.1)
-      .help = "Width of the |s| bins of the profile (1/Angstrom), which is linear between their centres. Bins of less"
-              "than 300 pixels are joined."
+      .help = "Width of the |s| bins of the profile (1/Angstrom), which is linear between their centres. Bins of"
+              "less than 300 pixels are joined."
       .expert_level = 1
     rejection = 5
       .type = float(value_min=3)
@@ -55,7 +55,8 @@ class RadialBackground(Background):
     @classmethod
     def from_phil(cls, params, blanks) -> RadialBackground:
         """Values of the parameters; blanks, if there are any, are subtracted first as background_method=image does."""
-        return cls(params.bin_width, params.rejection, ImageBackground.from_phil(blanks.options, blanks) if blanks.files else None)
+        first = ImageBackground.from_phil(blanks.options, blanks) if blanks.files else None
+        return cls(params.bin_width, params.rejection, first)
 
     def at(self, panel: int, exposure):
         """The blanks, scaled to the still: (photons, their variance, where they are known)."""

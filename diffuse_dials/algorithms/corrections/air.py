@@ -105,7 +105,7 @@ class Air:
       .type = str
       .multiple = True
       .help = "A foil in the way: its material, thickness (mm) and, where they differ from the usual, its density"
-              "(g/cm^3) and how it lies: beam_normal (flat at right angles to the beam), detector (flat along each panel)"
+              "(g/cm^3) and how it lies: beam_normal (flat, at right angles to the beam), detector (along each panel)"
               "or sphere (about the sample). For example window='kapton 0.05' or window='Be 0.3 1.85 sphere'."
 """
 

@@ -27,7 +27,8 @@ class Polarization:
     phil: ClassVar[str] = """
     fraction = None
       .type = float(value_min=0, value_max=1)
-      .help = "Degree of polarization, 0.5 is unpolarized. None: the beam model's (dxtbx ignores what a CBF header says)."
+      .help = "Degree of polarization, 0.5 is unpolarized. None: the beam model's (dxtbx ignores what a CBF header"
+              "says)."
     normal = None
       .type = floats(size=3)
       .help = "Normal of the polarization plane in the laboratory. None: the beam model's."
@@ -45,7 +46,10 @@ class Polarization:
         normal = np.array(beam.get_polarization_normal() if params.normal is None else params.normal, dtype=float)
         length = np.linalg.norm(normal)
         if not length > 0 or abs(np.dot(normal / length, beam.get_unit_s0())) > 0.5:
-            raise ValueError(f"corrections.polarization.normal {tuple(normal)} must be perpendicular to the beam, {beam.get_unit_s0()}.")
+            raise ValueError(
+                f"corrections.polarization.normal {tuple(normal)} must be perpendicular to the beam, "
+                f"{beam.get_unit_s0()}."
+            )
         given = [name for name in ("fraction", "normal") if getattr(params, name) is not None]
         source = f"{' and '.join(given)} from the parameters" if given else "beam model"
         if len(given) < 2:

@@ -45,12 +45,18 @@ class SensorEfficiency:
         panels = list(experiment.detector)
         thickness = tuple(float(p.get_thickness() if params.thickness is None else params.thickness) for p in panels)
         if min(thickness) <= 0:
-            raise NotKnown("the thickness of the sensor is not in the detector model: give corrections.sensor_efficiency.thickness and .material.")
+            raise NotKnown(
+                "the thickness of the sensor is not in the detector model: give "
+                "corrections.sensor_efficiency.thickness and .material."
+            )
         if params.material is not None:
             return cls(params.material, None, thickness)
         mu = tuple(float(p.get_mu()) for p in panels)
         if min(mu) <= 0:
-            raise NotKnown("the absorption of the sensor is not in the detector model: give corrections.sensor_efficiency.material.")
+            raise NotKnown(
+                "the absorption of the sensor is not in the detector model: give "
+                "corrections.sensor_efficiency.material."
+            )
         return cls(None, mu, thickness)
 
     def response(self, panel: int, pixels, wavelength: float) -> np.ndarray:
