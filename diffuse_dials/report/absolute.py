@@ -24,7 +24,7 @@ def sections(outcome, methods):
     """
     yield estimates_section(outcome.estimates, outcome.refusals, methods)
     if outcome.warnings:
-        yield Section("Warnings", rows=tuple((warning,) for warning in outcome.warnings))
+        yield Section("Warnings", "\n".join(outcome.warnings))
     if outcome.evidence.theory is not None:
         yield composition_section(outcome.evidence.theory.composition)
     for title, text, draw in _plots(outcome, methods):
@@ -94,7 +94,7 @@ def estimates_section(estimates, refusals, methods) -> Section:
         "voxels and not part of their sigmas. "
     )
     reasons = [f"{name} cannot run: {reason}" for name, reason in refusals.items()]
-    return Section("Absolute scale", " ".join([text.strip(), *remarks, *reasons]), headers, tuple(rows))
+    return Section("Absolute scale", "\n".join([text.strip(), *remarks, *reasons]), headers, tuple(rows))
 
 
 def composition_section(composition) -> Section:

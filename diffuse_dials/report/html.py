@@ -58,7 +58,7 @@ class Section:
 
     Attributes:
         title: Its heading.
-        text: A paragraph, plain text.
+        text: Plain text, a line a paragraph.
         headers: Column heads of a table, units included.
         rows: Rows of the table; floats are shown with four digits.
         figure: A picture or a graph below the table, or several.
@@ -104,8 +104,7 @@ def write_report(path, title: str, sections) -> None:
 
 def _section(section: Section) -> str:
     parts = [f"<h2>{html.escape(section.title)}</h2>"]
-    if section.text:
-        parts.append(f"<p>{html.escape(section.text)}</p>")
+    parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in section.text.split("\n") if paragraph]
     if section.rows:
         head = "".join(f"<th>{html.escape(str(h))}</th>" for h in section.headers)
         lines = ("".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) for row in section.rows)
