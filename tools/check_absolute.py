@@ -67,7 +67,7 @@ def condition(name: str, top: Path, n_stills: int) -> dict:
     background = [] if "background=None" in grid else [f"background={images.resolve() / 'blank.expt'}"]
     if not (images / "blank.expt").exists():
         blanks = [str(path) for path in sorted((images / "blanks").resolve().glob("*.cbf"))]
-        code = "from dials.command_line.dials_import import do_import; import sys; do_import(sys.argv[1:])"
+        code = "import sys; from dials.command_line.dials_import import run; run(sys.argv[1:])"
         arguments = [sys.executable, "-c", f"import diffuse_dials; {code}", *blanks]
         with open(images / "import.out", "w", encoding="utf-8") as out:
             options = ["convert_sequences_to_stills=True", "output.experiments=blank.expt"]

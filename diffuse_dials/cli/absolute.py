@@ -38,6 +38,7 @@ from diffuse_dials.algorithms.absolute.output import Outcome, absolute_columns, 
 from diffuse_dials.algorithms.absolute.raw_bragg import raw_bragg, raw_wilson
 from diffuse_dials.algorithms.absolute.reference_data import find_reference, is_reflection_file
 from diffuse_dials.algorithms.absolute.theory import Theory
+from diffuse_dials.algorithms.absolute.totals import map_over_totals
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.records import save_grid_record
@@ -134,6 +135,7 @@ def _outcome(inputs, params) -> tuple[Outcome, scale.AbsoluteMap]:
     result = scale.absolute_map(relative, variance, inputs.s, chosen, evidence)
     shells, means = scale.shell_means(result.value, inputs.s, inputs.merged["multiplicity"])
     flux = scale.flux_check(params, inputs.unit_cell.volume()) if chosen.method != "none" else None
+    same = map_over_totals(evidence.totals, inputs.merged.columns, inputs.s)
     flux_doubts, ratio = doubts.of_flux(chosen.k, flux)
     if ratio is not None:
         logger.info("Flux and illuminated volume give K = %.4g; K found is %.3g times that.", flux, ratio)
@@ -141,11 +143,12 @@ def _outcome(inputs, params) -> tuple[Outcome, scale.AbsoluteMap]:
         *chosen.notes,
         *doubts.of_scale(estimates, evidence, shells, means),
         *doubts.of_record(inputs.record, len(inputs.stills), chosen.method),
+        *doubts.of_totals(same),
         *flux_doubts,
     ]
     raw_plot = raw_wilson(evidence.raw_bragg, evidence.theory, params)
     compton = scale.subtracts_compton(chosen, evidence)
-    return Outcome(evidence, chosen, estimates, refusals, shells, means, compton, warnings, raw_plot, flux), result
+    return Outcome(evidence, chosen, estimates, refusals, shells, means, compton, warnings, raw_plot, flux, same), result
 
 
 def _evidence(inputs, params) -> Evidence:

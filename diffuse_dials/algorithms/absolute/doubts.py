@@ -10,6 +10,7 @@ from diffuse_dials.models.grid import GridRecord
 
 DISAGREEMENT = 0.20
 _OVERLOADED = 1e-3
+_MAP_TO_TOTALS = 0.15
 _FLUX = 2.0  # flux and volume are seldom known better
 
 
@@ -87,6 +88,20 @@ def of_record(record: GridRecord, n_stills: int, method: str) -> list[str]:
             "needs many orientations."
         )
     return found
+
+
+def of_totals(ratio: float | None) -> list[str]:
+    """Doubts from the mean of the map, Bragg pixels included, over the radial totals.
+
+    Args:
+        ratio: From totals.map_over_totals.
+    """
+    if ratio is None or 1 / (1 + _MAP_TO_TOTALS) <= ratio <= 1 + _MAP_TO_TOTALS:
+        return []
+    return [
+        f"The map with its Bragg pixels has {ratio:.2f} times the mean of the radial totals at the same |s|, which should "
+        "be one: are the files of one run? Few stills can do this too."
+    ]
 
 
 def of_flux(k: float, expected: float | None) -> tuple[list[str], float | None]:

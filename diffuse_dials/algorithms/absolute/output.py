@@ -71,6 +71,7 @@ class Outcome:
         warnings: What the user should look at.
         raw_wilson: Wilson plot of intensities of single stills, or None.
         flux: K by flux and illuminated volume, or None.
+        map_over_totals: Mean of the map with Bragg pixels over that of the radial totals, or None.
     """
 
     evidence: Evidence
@@ -83,6 +84,7 @@ class Outcome:
     warnings: list[str]
     raw_wilson: WilsonPlot | None = None
     flux: float | None = None
+    map_over_totals: float | None = None
 
     @property
     def wilson(self) -> ScaleEstimate | None:
@@ -120,6 +122,7 @@ def summary(outcome: Outcome) -> dict:
         },
         "wilson_plot_of_single_stills": outcome.raw_wilson.to_dict() if outcome.raw_wilson else None,
         "k_by_flux_and_volume": outcome.flux,
+        "map_over_radial_totals": outcome.map_over_totals,
         "warnings": outcome.warnings,
     }
     theory, totals = outcome.evidence.theory, outcome.evidence.totals

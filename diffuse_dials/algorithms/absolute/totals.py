@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_SHARED_S = 0.25  # 1/Å: below, few Bragg peaks make up a shell
+_EDGE_BINS = 5
 _LOW_BINS = 4  # bins whose mean continues the curve below the first one measured
 
 
@@ -144,3 +146,29 @@ class TotalScattering:
     def overloaded_fraction(self) -> np.ndarray:
         """Part of the pixels of each bin that was overloaded and left out, shape (n_bins,)."""
         return self.n_overloaded / np.maximum(self.n_pixels + self.n_overloaded, 1)
+
+
+def map_over_totals(totals: TotalScattering | None, columns, s) -> float | None:
+    """Mean of the map with Bragg pixels over that of the radial totals, which are the same thing above 0.25 1/Å.
+
+    Args:
+        totals: Total scattering.
+        columns: Columns of merged.refl.
+        s: |s| of its voxels, 1/Å.
+
+    Returns:
+        The ratio, 1 within the sampling of the Bragg peaks; None where they do not overlap by ten bins.
+    """
+    if totals is None or "intensity.all.value" not in columns:
+        return None
+    n_bins = len(totals.s)
+    number = np.minimum((s / totals.width).astype(int), n_bins)
+    weight = columns["multiplicity.all"].astype(float)
+    seen = np.bincount(number, weight, n_bins + 1)[:n_bins]
+    total = np.bincount(number, weight * columns["intensity.all.value"], n_bins + 1)[:n_bins]
+    # the outermost bins hold only parts of their voxels
+    shared = np.flatnonzero((seen > 0) & totals.measured & (totals.s > _SHARED_S))[_EDGE_BINS:-_EDGE_BINS]
+    if len(shared) < 10:
+        return None
+    volume = totals.shell_volume()[shared]
+    return float((volume * total[shared] / seen[shared]).sum() / (volume * totals.intensity()[shared]).sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import libtbx.phil
 import numpy as np
@@ -15,7 +16,8 @@ from diffuse_dials.algorithms.absolute.methods import METHODS
 from diffuse_dials.algorithms.absolute.methods.base import Evidence
 from diffuse_dials.algorithms.absolute.residues import Bond, add, chains_inventory, residue_bonds
 from diffuse_dials.algorithms.absolute.theory import Theory, interpolated
-from diffuse_dials.algorithms.absolute.totals import TotalScattering
+from diffuse_dials.algorithms.absolute.totals import TotalScattering, map_over_totals
+from diffuse_dials.models.grid import GridRecord
 
 # physics.md K: K⁻¹ found / true
 LIMITS = (0.40, 0.45, 0.50, 0.55, 0.60, 0.70, 0.80, 1.0)
@@ -245,3 +247,44 @@ def test_shell_means_weight_voxels_by_their_stills():
     centres, means = scale.shell_means(np.array([1.0, 4.0, 9.0]), np.array([0.101, 0.119, 0.15]), np.array([1, 2, 5]))
     np.testing.assert_allclose(centres, [0.11, 0.15])
     np.testing.assert_allclose(means, [3.0, 9.0])
+
+
+def test_map_and_radial_totals_are_held_against_each_other(lysozyme):
+    """Voxels with the value of the totals at their |s| give 1; twice the map gives 2 and a doubt."""
+    total = totals(lysozyme, high=0.6)
+    s = np.linspace(0.05, 0.55, 4000)
+    columns = {"intensity.all.value": np.interp(s, total.s, total.intensity()), "multiplicity.all": np.full(4000, 3)}
+    ratio = map_over_totals(total, columns, s)
+    assert ratio == pytest.approx(1, abs=0.01)
+    assert doubts.of_totals(ratio) == []
+    columns["intensity.all.value"] = 2 * columns["intensity.all.value"]
+    assert "has 2.0" in doubts.of_totals(map_over_totals(total, columns, s))[0]
+    assert map_over_totals(total, {}, s) is None
+    assert map_over_totals(None, columns, s) is None
+
+
+def test_overloads_are_a_lower_limit_of_what_is_lost(cell, lysozyme):
+    """One pixel in a thousand that held at least ten times the mean takes 1 % of the intensity with it."""
+    plain = totals(lysozyme)
+    n = len(plain.s)
+    mean = plain.signal[0] / plain.n_pixels
+    for level, expected in ((10, 0.009), (1, 0.0)):
+        over = replace(plain, n_overloaded=np.full(n, 1.0), overload_counts=level * mean[60])
+        found = over.intensity_with_overloads()[60] / plain.intensity()[60] - 1
+        assert found == pytest.approx(expected, abs=1e-4)
+    estimate_with = estimate("krogh_moe", replace(over, overload_counts=1e6), Theory(cell, NO_RECOIL), "absolute.s_max=0.7")
+    assert estimate_with.errors["overloads"] > 0
+    assert "overloads" not in estimate("krogh_moe", plain, Theory(cell, NO_RECOIL), "absolute.s_max=0.7").errors
+
+
+def test_the_record_tells_what_the_data_lack():
+    record = GridRecord(
+        (1.0,) * 6, "", (3, 3, 3), "P 1", "P -1", None, None, "own", 0.0, False, (), 0.005,
+        {"air": {"applied": False, "reason": "switched off by the user"}}, {"method": "none"},
+    )  # fmt: skip
+    found = " ".join(doubts.of_record(record, 1, "krogh_moe"))
+    assert "air was not corrected for (switched off by the user)" in found
+    assert "No background was subtracted" in found
+    assert "rests on 1 still:" in found
+    assert "No background" not in " ".join(doubts.of_record(record, 300, "reference"))
+    assert doubts.of_record(record, 1, "none") == []
