@@ -163,7 +163,7 @@ class MapStatistics:
                 f"{line.multiplicity:.1f}", f"{line.mean:.4g}", f"{line.isotropic_mean:.4g}",
                 f"{line.i_over_sigma:.1f}", f"{line.sigma_ratio:.2f}", f"{line.cc_half:.3f}",
                 f"{line.cc_half_spread:.3f}", f"{line.cc_star:.3f}", f"{line.cc_half_total:.3f}",
-                f"{line.r_split:.3f}", f"{line.contrast:.3f}", f"{line.chi_square:.3f}",
+                f"{line.r_split:.3f}", f"{line.contrast:.3f}", f"{line.chi_square:.4g}",
             ))  # fmt: skip
         return rows
 

@@ -19,9 +19,9 @@ from diffuse_dials.io.atomic import write_text
 from diffuse_dials.report.graphs import ColourMap, Graph, plotly_library
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #ccc; padding: .2em .6em; text-align: right; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; margin: 1em 0; font-size: 0.9em; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #ccc; padding: .2em .5em; text-align: right; }
 th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 svg { max-width: 100%; height: auto; }
 pre { white-space: pre-wrap; }
