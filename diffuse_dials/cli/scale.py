@@ -33,16 +33,17 @@ from diffuse_dials.adapters.experiments import save_experiments
 from diffuse_dials.adapters.symmetry import fractionalization
 from diffuse_dials.algorithms.bragg_statistics import bragg_statistics, load_spots
 from diffuse_dials.algorithms.merging import DiffuseMap, excludes_lattice_points, half_sets, merge
-from diffuse_dials.algorithms.pipeline import voxel_columns
 from diffuse_dials.algorithms.random_orientations import RandomOrientations
 from diffuse_dials.algorithms.scaling import symmetry
 from diffuse_dials.algorithms.scaling.indexing import agree_on_indexing
 from diffuse_dials.algorithms.scaling.inputs import Gridded, load_gridded
 from diffuse_dials.algorithms.scaling.model import check_registered
+from diffuse_dials.algorithms.scaling.output import scaled_columns, scaling_record, still_columns
 from diffuse_dials.algorithms.scaling.quality import Quality, counted_voxels, null_correlations, quality, shell_edges
-from diffuse_dials.algorithms.scaling.refine import ScaledStills, scale_stills
+from diffuse_dials.algorithms.scaling.refine import ScaledStills, order_of_stills, scale_stills
 from diffuse_dials.algorithms.scaling.rows import scaled_rows
 from diffuse_dials.algorithms.scaling.trends import TREND_HEADERS, PanelPlane, TrendAxes, trend_rows
+from diffuse_dials.algorithms.scaling.validation import HEADERS
 from diffuse_dials.algorithms.statistics import isotropic_part
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
@@ -66,7 +67,7 @@ output {
     .help = "The stills, each with its scaling model."
   reflections = scaled.refl
     .type = path
-    .help = "The sums with the scale of their still."
+    .help = "The sums with their scale factors, outliers flagged. Not written if the sums come from a store (.h5)."
   merged_experiments = merged.expt
     .type = path
     .help = "One experiment: the super-cell whose Miller indices are the voxels."
@@ -104,19 +105,21 @@ def run(args=None, phil=phil_scope):
         counted = counted_voxels(merged, excluded)
         found = _judge(gridded, scaled, counted, splits, excluded, params)
         _log(found)
-        _write_stills(gridded, scaled, found.still_chi_square, params.output)
+        from_store = any(name.endswith(".h5") for name in call.reflections)
+        _write_stills(gridded, scaled, found.still_chi_square, params.output, from_store)
         _write_map(gridded, merged, params.output, call.reflections)
         _write_summary(gridded, scaled, counted, found, params)
-        logger.info("Wrote %s and %s", params.output.experiments, params.output.reflections)
+        logger.info("Wrote %s%s", params.output.experiments, "" if from_store else f" and {params.output.reflections}")
         logger.info("Wrote %s and %s", params.output.merged_experiments, params.output.merged_reflections)
 
 
 def _judge(gridded: Gridded, scaled: ScaledStills, counted: DiffuseMap, splits, excluded: bool, params) -> Quality:
     """All statistics of the run."""
     record, scale, n_shells = gridded.record, scaled.scales.scale, params.statistics.n_shells
+    name = params.scale.order or "file"
     axes = TrendAxes(
-        scale, np.arange(len(gridded.keys), dtype=float), "order of the stills in the files",
-        PanelPlane.of(gridded.experiments[0].detector), gridded.sums.position is not None,
+        scale, order_of_stills(gridded, name), "order of the stills in the files" if name == "file" else name,
+        PanelPlane.of(gridded.experiments[0].detector), gridded.has_positions,
     )  # fmt: skip
     rows = scaled_rows(gridded, scaled)
     found = quality(counted, rows, scaled.observations.index, record, excluded, n_shells, axes)
@@ -157,7 +160,7 @@ def _log(found: Quality) -> None:
             )  # fmt: skip
 
 
-def _write_stills(gridded: Gridded, scaled: ScaledStills, chi_square: np.ndarray, output) -> None:
+def _write_stills(gridded: Gridded, scaled: ScaledStills, chi_square: np.ndarray, output, from_store: bool) -> None:
     """scaled.expt, scaled.refl and stills.csv; stills without a scale appear in the last only."""
     order = sorted(scaled.models)
     experiments = ExperimentList()
@@ -165,16 +168,16 @@ def _write_stills(gridded: Gridded, scaled: ScaledStills, chi_square: np.ndarray
         experiment = gridded.experiments[i]
         experiment.scaling_model = scaled.models[i]
         experiments.append(experiment)
-    position = np.full(len(gridded.keys), -1, dtype=np.int32)
-    position[order] = np.arange(len(order))
-    rows = gridded.sums.select(position[gridded.sums.still] >= 0)
-    columns = {
-        **voxel_columns(rows),
-        "id": position[rows.still],
-        "inverse_scale_factor": scaled.scales.scale[rows.still],
-        "flags": np.zeros(len(rows), dtype=np.uint64),
-    }
-    save_table(columns, output.reflections, dict(enumerate(experiments.identifiers())))
+    place = np.full(len(gridded.keys), -1, dtype=np.int32)
+    place[order] = np.arange(len(order))
+    if from_store:
+        logger.info(
+            "The sums come from a store and are not written again as %s: %s holds their factors.",
+            output.reflections, output.experiments,
+        )  # fmt: skip
+    else:
+        columns = scaled_columns(scaled_rows(gridded, scaled), scaled.observations.index, place)
+        save_table(columns, output.reflections, dict(enumerate(experiments.identifiers())))
     save_experiments(experiments, output.experiments)
     for i, (identifier, key) in enumerate(zip(gridded.experiments.identifiers(), gridded.keys)):
         gridded.stills.update(identifier, image=key.image, index=key.index, lattice=key.lattice)
@@ -183,10 +186,7 @@ def _write_stills(gridded: Gridded, scaled: ScaledStills, chi_square: np.ndarray
             status = known["status"] if known.get("reason") == scaled.failed[i] else "failed"
             gridded.stills.update(identifier, scale=None, status=status, reason=scaled.failed[i])
         else:
-            gridded.stills.update(
-                identifier, scale=float(scaled.scales.scale[i]), scale_esd=float(scaled.scales.esd[i]),
-                chi_square=float(chi_square[i]), status="ok", reason="",
-            )  # fmt: skip
+            gridded.stills.update(identifier, **still_columns(scaled, chi_square, i), status="ok", reason="")
     gridded.stills.write(output.stills)
 
 
@@ -210,16 +210,13 @@ def _write_summary(gridded: Gridded, scaled: ScaledStills, counted: DiffuseMap, 
             {
                 "n_stills": len(order),
                 "failed": {gridded.keys[i].label: reason for i, reason in scaled.failed.items()},
-                "cycles": scaled.scales.n_cycles,
-                "last_change": scaled.scales.last_change,
                 "seed": params.merging.seed,
                 "n_splits": params.merging.n_splits,
                 "half_maps": "scales from all stills",
-                "esd": scaled.scales.esd_method,
+                **scaling_record(scaled),
                 **found.to_dict(),
                 "stills": {
-                    label: {"scale": float(b), "esd": float(e), "chi_square": None if x != x else float(x)}
-                    for label, b, e, x in zip(labels, scale, esd, chi_square)
+                    label: still_columns(scaled, found.still_chi_square, i) for label, i in zip(labels, order)
                 },
             },
             params.output.json,
@@ -231,6 +228,9 @@ def _write_summary(gridded: Gridded, scaled: ScaledStills, counted: DiffuseMap, 
         sections += [report.null_section(found)] if found.null is not None else []
         sections += [report.map_section(*_pictures(counted, gridded.record)), report.trends_section(found.trends)]
         sections += [report.scales_section(labels, scale, esd, chi_square)]
+        if scaled.verdicts:
+            rows = tuple(tuple(verdict.row()) for verdict in scaled.verdicts)
+            sections += [report.components_section(HEADERS, rows)]
         sections += [report.bragg_section(found.bragg)] if found.bragg is not None else []
         sections += [Section("Stills left out", "" if failed else "None.", ("still", "reason"), failed)]
         write_report(params.output.html, "diffuse.scale", sections)

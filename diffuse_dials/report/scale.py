@@ -136,6 +136,12 @@ def scales_section(labels, scale: np.ndarray, esd: np.ndarray, chi_square: np.nd
     )  # fmt: skip
 
 
+def components_section(headers, rows) -> Section:
+    """What each component beyond the scale is worth."""
+    text = "Gain in ln likelihood on observations that were left out of the refinement: it must exceed chance."
+    return Section("Components of the scaling model", text, tuple(h.replace("\n", " ") for h in headers), rows)
+
+
 def bragg_section(bragg: BraggStatistics) -> Section:
     """Bragg statistics and the Wilson plot."""
     x = np.array([(shell.d_min**-2 + shell.d_max**-2) / 8 for shell in bragg.shells])
