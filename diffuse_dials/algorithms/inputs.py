@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from dials.array_family import flex
@@ -38,7 +39,14 @@ class Stills:
     def same_image(self, number: int) -> list[int]:
         """Numbers of all stills (lattices) on the image of still ``number``, itself included."""
         key = self.keys[number]
-        return [i for i, other in enumerate(self.keys) if (other.image, other.index) == (key.image, key.index)]
+        return self._by_image[key.image, key.index]
+
+    @cached_property
+    def _by_image(self) -> dict[tuple[str, int], list[int]]:
+        found: dict[tuple[str, int], list[int]] = {}
+        for number, key in enumerate(self.keys):
+            found.setdefault((key.image, key.index), []).append(number)
+        return found
 
 
 def load_stills(experiment_files, reflection_files, read_reflections: bool = True) -> Stills:
@@ -58,19 +66,20 @@ def load_stills(experiment_files, reflection_files, read_reflections: bool = Tru
     """
     if not experiment_files:
         raise ValueError("No .expt file was given. Give the integrated.expt that dials.stills_process wrote.")
-    experiments = ExperimentList()
+    experiments, known = ExperimentList(), set()
     for name in experiment_files:
         loaded = load_experiments(name)
         if any(experiment.crystal is None for experiment in loaded):
             raise ValueError(
                 f"{name} has experiments without a crystal. Give the integrated.expt that dials.stills_process wrote."
             )
-        known = set(experiments.identifiers()) - {""}
-        twice = known.intersection(loaded.identifiers())
+        identifiers = set(loaded.identifiers()) - {""}
+        twice = known & identifiers
         if twice:
             raise ValueError(
                 f"{name} holds still {min(twice)}, which another file has as well: no still may be given twice."
             )
+        known |= identifiers
         experiments.extend(loaded)
     keys = still_keys(experiments)
     name_stills(experiments, keys)
