@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from cctbx import crystal, miller, sgtbx, uctbx
 from cctbx.sgtbx import cosets, lattice_symmetry
@@ -177,3 +179,20 @@ def count_unique(unit_cell, space_group: sgtbx.space_group, d_max: float, d_min:
     )
     d_max = None if np.isinf(d_max) else d_max * (1 + 1e-9)
     return miller.build_set(symmetry, anomalous_flag=False, d_min=d_min * (1 - 1e-9), d_max=d_max).size()
+
+
+def index_matrix(operator: str) -> np.ndarray:
+    """What an operator such as "k,h,-l" does to Miller indices: h' = h M, row vectors, shape (3, 3), int.
+
+    Args:
+        operator: As dials.reindex takes it.
+    """
+    unit = flex.miller_index([(1, 0, 0), (0, 1, 0), (0, 0, 1)])
+    return np.array(list(sgtbx.change_of_basis_op(operator).apply(unit)), dtype=int)
+
+
+def change_basis(crystal: Crystal, operator: str) -> Crystal:
+    """A copy of the crystal indexed in another way; one of DIALS's still model keeps its mosaicity."""
+    changed = copy.deepcopy(crystal)
+    changed.update(crystal.change_basis(sgtbx.change_of_basis_op(operator)))
+    return changed

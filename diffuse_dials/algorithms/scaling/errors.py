@@ -25,8 +25,9 @@ def parameter_esds(problem: Problem) -> tuple[list[np.ndarray], str]:
         (for each component an array of the shape of its values, "full" or "diagonal").
     """
     merged = problem.merged()
-    # the information expected of the mean map, which an observation's own noise does not move
-    h = problem.reference[problem.blocks.shells.of_voxel]
+    # The information expected of the mean map, which an observation's own noise does not move; with offsets it lies in
+    # the contrast of the map.
+    h = problem.positive(merged) if problem.a.size else problem.reference[problem.blocks.shells.of_voxel]
     blocks = problem.score(merged, h).still_blocks
     n, k = blocks.shape[:2]
     index = np.flatnonzero(problem.present)

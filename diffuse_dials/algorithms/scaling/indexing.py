@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
+import numpy as np
+from dials.util import tabulate
+
+from diffuse_dials.adapters import symmetry
+from diffuse_dials.adapters.experiments import load_experiments, without_images
+from diffuse_dials.algorithms.scaling.blocks import VoxelNumbers, compact, make_shells
 from diffuse_dials.algorithms.scaling.inputs import Gridded
+from diffuse_dials.algorithms.scaling.reindexing import AnisotropicSums, Assignment, assign, fewest_changes
+from diffuse_dials.algorithms.scaling.symmetry import laue_operators, reciprocal_vectors
 
 logger = logging.getLogger(f"dials.{__name__}")
+
+_MAX_ROWS = 3_000_000
+_IDENTITY = "h,k,l"
 
 
 def agree_on_indexing(gridded: Gridded, params) -> Gridded:
@@ -17,16 +29,163 @@ def agree_on_indexing(gridded: Gridded, params) -> Gridded:
         params: Extract of ``scale``.
 
     Raises:
-        ValueError: If grid.json says that the lattice is ambiguous and the user has not said what to do.
+        ValueError: If grid.json says that the lattice is ambiguous and the user has not said what to do, or the
+            operators do not map the grid onto itself.
     """
     if not gridded.record.ambiguous:
+        if params.reindex:
+            logger.info("The lattice can be indexed in one way only: scale.reindex=True has nothing to do.")
         return gridded
-    operators = " and ".join(gridded.record.reindexing_operators)
+    operators = gridded.record.reindexing_operators
+    if params.reindex:
+        return reindexed(gridded, params.reindexed_experiments)
     if not params.assume_consistent_indexing:
         raise ValueError(
-            f"The lattice can be indexed in other ways ({operators}) that give another map, so stills indexed one by "
-            "one are a mixture. Set scale.reindex=True to find out which; if they agree already, set "
+            f"The lattice can be indexed in other ways ({' and '.join(operators)}) that give another map, so stills "
+            "indexed one by one are a mixture. Set scale.reindex=True to make them agree; if they do already, set "
             "scale.assume_consistent_indexing=True."
         )
-    logger.warning("The indexing is taken to be consistent, as demanded; the lattice also allows %s.", operators)
+    logger.warning(
+        "The indexing is taken to be consistent, as demanded; the lattice also allows %s.", " and ".join(operators)
+    )
     return gridded
+
+
+def reindexed(gridded: Gridded, experiments_file=None) -> Gridded:
+    """Stills with the indexing that agrees with the others: sums and crystals re-mapped.
+
+    Args:
+        gridded: Stills and sums.
+        experiments_file: Experiments of the same stills that another program made agree (dials.cosym); None: from the
+            sums.
+
+    Raises:
+        ValueError: If operators do not map the grid onto itself, or the experiments do not fit.
+    """
+    names = (_IDENTITY, *gridded.record.reindexing_operators)
+    matrices = [symmetry.index_matrix(name) for name in names]
+    voxel_matrices = [_voxel_matrix(m, gridded.record.ndiv, name) for m, name in zip(matrices, names)]
+    if experiments_file is not None:
+        operator = _from_experiments(gridded, experiments_file, matrices)
+        logger.info("Indexing taken from %s", experiments_file)
+    else:
+        products = _products(matrices, laue_operators(gridded.record))
+        found = fewest_changes(assign(_anisotropic(gridded, voxel_matrices)), products)
+        _log(gridded, names, found)
+        operator = found.operator
+    for number, name in enumerate(names[1:], start=1):
+        logger.info("%d of %d stills are re-indexed by %s", int((operator == number).sum()), len(operator), name)
+    return _apply(gridded, operator, names, voxel_matrices)
+
+
+def _voxel_matrix(matrix: np.ndarray, ndiv, name: str) -> np.ndarray:
+    """The operator on voxel indices n = h·ndiv, row vectors, shape (3, 3), int."""
+    scaled = matrix * np.asarray(ndiv)[None, :] / np.asarray(ndiv)[:, None]
+    if not np.allclose(scaled, np.rint(scaled)):
+        raise ValueError(
+            f"The operator {name} mixes axes of different grid.ndiv ({','.join(map(str, ndiv))}), so that sums cannot be "
+            "re-indexed. Run diffuse.grid again with the same number on all of them."
+        )
+    return np.rint(scaled).astype(np.int64)
+
+
+def _anisotropic(gridded: Gridded, matrices) -> AnisotropicSums:
+    """Relative excess of the observations over the isotropic part, for the assignment."""
+    n_stills, space_group = len(gridded.experiments), symmetry.parse_space_group(gridded.record.space_group)
+    keep = ~gridded.sums.bragg & np.any(gridded.sums.asu_index != 0, axis=1)
+    sums = gridded.sums.select(keep)
+    sums = sums.select(np.argsort(sums.still, kind="stable"))
+    if len(sums) > _MAX_ROWS:
+        # whole voxels of the lattice's own symmetry would be best; at random is good enough and as unbiased
+        chosen = np.random.default_rng(0).random(len(sums)) < _MAX_ROWS / len(sums)
+        sums = sums.select(chosen)
+    mapped = [sums.asu_index] + [
+        symmetry.map_to_asu((sums.index @ m).astype(np.int32), space_group) for m in matrices[1:]
+    ]
+    numbers = VoxelNumbers.of([replace(sums, asu_index=np.concatenate(mapped))])
+    s = np.linalg.norm(reciprocal_vectors(numbers.index, gridded.record), axis=1)
+    use = np.ones(len(numbers), dtype=bool)
+    shells = make_shells(s, use)
+    blocks, totals = compact([sums], n_stills, numbers, use, shells)
+    still, shell = blocks.still, shells.of_voxel[blocks.voxel]
+    signal, response = blocks.signal.astype(float), blocks.response.astype(float)
+    n_shells = len(shells)
+    scale, isotropic = np.ones(n_stills), np.ones(n_shells)
+    for _ in range(5):
+        expected = np.bincount(shell, scale[still] * response, n_shells)
+        isotropic = np.bincount(shell, signal, n_shells) / np.where(expected > 0, expected, 1)
+        isotropic = np.maximum(isotropic, 1e-6 * np.abs(isotropic).max())
+        predicted = np.bincount(still, response * isotropic[shell], n_stills)
+        scale = np.maximum(np.bincount(still, signal, n_stills) / np.where(predicted > 0, predicted, 1), 1e-6)
+    mean = scale[still] * response * isotropic[shell]
+    added = response * blocks.added[still, shell] if blocks.added.size else 0.0
+    voxel = np.stack([numbers(m) for m in mapped])
+    return AnisotropicSums(blocks.starts, voxel, (signal - mean) / mean, mean**2 / (mean + added), len(numbers))
+
+
+def _products(matrices, laue) -> np.ndarray:
+    """products[i, j]: the operator that is i after j was undone, up to the Laue group."""
+    keys = {}
+    for number, matrix in enumerate(matrices):
+        for rotation in laue:
+            keys[tuple(np.rint(matrix @ rotation).astype(int).ravel())] = number
+    inverse = [np.linalg.inv(m) for m in matrices]
+    return np.array([
+        [keys[tuple(np.rint(inverse[j] @ matrices[i]).astype(int).ravel())] for j in range(len(matrices))]
+        for i in range(len(matrices))
+    ])  # fmt: skip
+
+
+def _from_experiments(gridded: Gridded, path, matrices) -> np.ndarray:
+    """Operator of each still from experiments that another program re-indexed."""
+    others = {e.identifier: e for e in load_experiments(path)}
+    laue = laue_operators(gridded.record)
+    operator = np.zeros(len(gridded.experiments), dtype=int)
+    for i, experiment in enumerate(gridded.experiments):
+        other = others.get(experiment.identifier)
+        if other is None or other.crystal is None:
+            raise ValueError(
+                f"{path} has no crystal of {gridded.keys[i].label}. Give the experiments that dials.cosym wrote of the "
+                "same stills."
+            )
+        ours, theirs = (np.array(e.crystal.get_A()).reshape(3, 3) for e in (experiment, other))
+        change = np.linalg.solve(theirs, ours).T  # h' = h M
+        matches = [n for n, m in enumerate(matrices) if any(np.allclose(change, m @ r, atol=0.05) for r in laue)]
+        if not matches:
+            raise ValueError(
+                f"The crystal of {gridded.keys[i].label} in {path} is no re-indexing of the one that was gridded "
+                f"(h' = h·{np.round(change, 2).tolist()}). Give experiments of the same stills in the same setting."
+            )
+        operator[i] = matches[0]
+    return operator
+
+
+def _apply(gridded: Gridded, operator: np.ndarray, names, matrices) -> Gridded:
+    sums, space_group = gridded.sums, symmetry.parse_space_group(gridded.record.space_group)
+    index, asu = sums.index.copy(), sums.asu_index.copy()
+    for number in range(1, len(names)):
+        rows = np.flatnonzero(operator[sums.still] == number)
+        index[rows] = (sums.index[rows] @ matrices[number]).astype(np.int32)
+        asu[rows] = symmetry.map_to_asu(index[rows], space_group)
+    experiments = without_images(gridded.experiments)
+    for experiment, number in zip(experiments, operator):
+        if number:
+            experiment.crystal = symmetry.change_basis(experiment.crystal, names[number])
+    return replace(gridded, experiments=experiments, sums=replace(sums, index=index, asu_index=asu))
+
+
+def _log(gridded: Gridded, names, found: Assignment) -> None:
+    rows = [
+        [gridded.keys[i].label, names[found.operator[i]], *(f"{c:.3f}" for c in found.correlation[i]),
+         f"{found.margin[i]:.1f}"]
+        for i in range(len(found.operator))
+    ]  # fmt: skip
+    headers = ["still", "operator", *(f"correlation\n{name}" for name in names), "Δ ln likelihood\nto the next"]
+    logger.info("\n%s", tabulate(rows, headers=headers, disable_numparse=True))
+    open_stills = np.flatnonzero(~found.decided)
+    if len(open_stills):
+        labels = ", ".join(gridded.keys[i].label for i in open_stills[:10])
+        logger.warning(
+            "The indexing of %d stills is not decided by their counts: %s%s. They are taken with the more likely one.",
+            len(open_stills), labels, " ..." if len(open_stills) > 10 else "",
+        )  # fmt: skip

@@ -16,7 +16,7 @@ and V a smooth model, response × factor of the still × factor of the shell.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
@@ -88,8 +88,9 @@ class Problem:
 
     def __init__(self, blocks: ScaleBlocks, components: list[Stacked]):
         order = {"still": 0, "offset": 1, "detector": 2}
-        self.blocks = blocks
         self.components = sorted(components, key=lambda c: order[c.kind])
+        # Without a component of the detector all of it is one cell.
+        self.blocks = blocks if self._of("detector") else replace(blocks, cell=np.empty(0, dtype=np.int32))
         self.present = np.diff(blocks.starts) > 0
         self.reference = np.ones(len(blocks.shells))
         self._shell = blocks.shells.of_voxel

@@ -15,7 +15,7 @@ from diffuse_dials.algorithms.scaling.components.base import Component
 
 
 class StillOffset(Component, SmoothScaleComponent1D):
-    """c_i(|s|) in counts - background = response x (b x intensity + c), Σ b c = 0 over the stills at any |s|.
+    """c_i(|s|) in counts - background = response x (b x intensity + c), Σ c = 0 over the stills at any |s|.
 
     A common offset is degenerate with the isotropic part of the map, a constant multiple of it nearly so with the
     scale of the still: only the anisotropic part tells them apart. So the offset is refined after the factors have
@@ -68,5 +68,7 @@ def _weights(x: np.ndarray, intervals: int) -> np.ndarray:
     """Weights of the control points at x from 0 to 1, shape (n, k)."""
     smoother = GaussianSmoother1D([0, intervals], intervals)
     n = len(smoother.positions())
-    _, weight, total = smoother.multi_value_weight(flex.double(x * intervals), flex.double(n, 1.0))
-    return weight.as_dense_matrix().as_numpy_array() / total.as_numpy_array()[:, None]
+    # DIALS's smoother wants two points at least
+    places = flex.double(np.append(x, x[-1]) * intervals)
+    _, weight, total = smoother.multi_value_weight(places, flex.double(n, 1.0))
+    return (weight.as_dense_matrix().as_numpy_array() / total.as_numpy_array()[:, None])[:-1]

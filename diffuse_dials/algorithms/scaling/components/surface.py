@@ -64,9 +64,11 @@ surface {
         ranges = [value for n in shape for value in ([0, _intervals(n)], _intervals(n))]
         smoother = GaussianSmoother3D(*ranges)
         points = flex.double(int(np.prod(shape)), 1.0)
-        _, weight, total = smoother.multi_value_weight(*(flex.double(c) for c in coordinates), points)
+        # DIALS's smoother wants two points at least
+        places = (flex.double(np.append(c, c[-1])) for c in coordinates)
+        _, weight, total = smoother.multi_value_weight(*places, points)
         dense = weight.as_dense_matrix().as_numpy_array() / total.as_numpy_array()[:, None]
-        return sparse.csr_matrix(dense)
+        return sparse.csr_matrix(dense[:-1])
 
     @classmethod
     def precision(cls, layout, k):
@@ -101,4 +103,4 @@ def _intervals(points: int) -> int:
 
 def _limits(layout):
     cells = layout.cells
-    return [(float(v.min()), float(v.max()) if v.max() > v.min() else float(v.min()) + 1) for v in cells.coordinates]
+    return [[float(v.min()), float(v.max()) if v.max() > v.min() else float(v.min()) + 1] for v in cells.coordinates]
