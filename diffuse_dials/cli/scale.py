@@ -92,7 +92,10 @@ output {
 @show_mail_handle_errors()
 def run(args=None, phil=phil_scope):
     """Run diffuse.scale from the command line."""
-    call = start(args, phil, __doc__, "diffuse.scale [options] gridded.expt gridded.refl [param=value] [file.phil]")
+    call = start(
+        args, phil, __doc__, "diffuse.scale [options] gridded.expt gridded.refl|gridded.h5 [param=value] [file.phil]",
+        takes_stores=True,
+    )  # fmt: skip
     params = call.params
     with user_errors():
         check_registered()

@@ -17,9 +17,13 @@ from diffuse_dials.adapters.symmetry import map_to_asu, parse_space_group
 from diffuse_dials.algorithms.scaling import symmetry
 from diffuse_dials.cli.scale import run
 from diffuse_dials.io.columns import MERGED, SCALED
+from diffuse_dials.io.gridded_store import write_index
 from diffuse_dials.io.records import load_grid_record, save_grid_record
+from diffuse_dials.io.store_parts import Part, writing_part
 from diffuse_dials.io.tables import load_table, save_table
+from diffuse_dials.models.asu import AsuBox
 from diffuse_dials.models.grid import GridRecord
+from diffuse_dials.models.sums import VoxelSums
 
 N_STILLS = 12
 RECORD = GridRecord(
@@ -260,3 +264,61 @@ def test_files_of_different_grids_are_refused(run_in_tmp_path, rng):
         (run_in_tmp_path / name).mkdir()
         write_gridded(run_in_tmp_path / name, rng, record=record)
     assert "unit_cell" in refused("a/gridded.expt", "a/gridded.refl", "b/gridded.refl")
+
+
+def write_store(table, n_stills):
+    """gridded.h5 with the rows of gridded.refl."""
+    asu = table["asu_miller_index"]
+    box = AsuBox(tuple(int(x) for x in asu.min(axis=0)), tuple(int(x) for x in np.ptp(asu, axis=0) + 1))
+    names = ("id", "miller_index", "asu_miller_index", "panel", "bragg", "counts", "background", "response", "variance")
+    sums = VoxelSums(*(table[name] for name in (*names, "n_pixels")))
+    with writing_part("part.h5", "key", box) as part:
+        for still in range(n_stills):
+            part.append(still, sums.select(sums.still == still))
+        part.finish([{"number": still} for still in range(n_stills)])
+    write_index("gridded.h5", [Part.open("part.h5")], [table.identifiers[i] for i in range(n_stills)])
+
+
+def test_a_store_gives_the_same_map_and_is_not_written_again(gridded, tmp_path):
+    """float32 rounds a row by 6e-8: intensities to 1e-6, counts and pixels exactly."""
+    run(["gridded.expt", "gridded.refl"])
+    expected = load_table("merged.refl")
+    for name in ("scaled.refl", "merged.refl"):
+        (tmp_path / name).unlink()
+    write_store(load_table("gridded.refl"), N_STILLS)
+    run(["gridded.expt", "gridded.h5"])
+    found = load_table("merged.refl")
+    assert np.array_equal(found["n_pixels"], expected["n_pixels"])
+    assert np.array_equal(found["multiplicity"], expected["multiplicity"])
+    assert found["intensity.scale.value"] == pytest.approx(expected["intensity.scale.value"], rel=1e-6)
+    assert found["intensity.half1.value"] == pytest.approx(expected["intensity.half1.value"], rel=1e-6)
+    assert not (tmp_path / "scaled.refl").exists() and len(load_experiments("scaled.expt")) == N_STILLS
+
+
+def test_rows_carry_their_factor_and_outliers_their_flag(gridded):
+    """One sum of a hundred times its photons: flagged, and the map is as if it had not been."""
+    table = load_table("gridded.refl")
+    row = int(np.flatnonzero(~table["bragg"])[100])
+    for name in ("counts", "variance"):
+        table[name][row] = 100 * table[name][row] + 5000
+    save_table(table.columns, "spoiled.refl", table.identifiers)
+    run(["gridded.expt", "spoiled.refl"])
+    scaled = load_table("scaled.refl", SCALED)
+    assert scaled["flags"][row] == 1 and scaled["flags"].sum() < 5
+    assert np.array_equal(scaled["counts"], table["counts"])
+    assert np.array_equal(scaled["asu_miller_index"], table["asu_miller_index"])
+    summary = json.loads(open("diffuse.scale.json").read())
+    assert summary["outliers"]["n_sums_left_out"] >= 1 and summary["overall"]["chi_square"] < 1.1
+
+
+def test_stills_are_held_against_a_column_of_the_user(gridded, tmp_path):
+    lines = "".join(f"still-{i},{100 - 3 * i}\n" for i in range(N_STILLS))
+    (tmp_path / "stills.csv").write_text(f"identifier,delay\n{lines}")
+    run(["gridded.expt", "gridded.refl", "scale.order=delay"])
+    order = json.loads(open("diffuse.scale.json").read())["residuals"]["order"]
+    assert order["x"] == "delay" and order["x_centres"] == [100 - 3 * i for i in range(N_STILLS)][::-1]
+    assert "delay" in open("diffuse.scale.html").read()
+
+
+def test_the_null_test_needs_positions(gridded):
+    assert "grid.positions=True" in refused("gridded.expt", "gridded.refl", "random_orientations=3")
