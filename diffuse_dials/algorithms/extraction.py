@@ -227,10 +227,10 @@ class Measurement:
         for number in used[:n_stills]:
             experiment = self._stills.experiments[number]
             raw = images.read_raw(experiment)
-            panels = []
+            passes, panels = self._passes(number, raw), []
             for panel, mask in enumerate(self._mask(experiment)):
                 trusted = self._trusted(raw[panel], experiment.detector[panel])[0]
-                use = trusted & mask & self._passes(number, panel, experiment).reshape(mask.shape)
+                use = trusted & mask & passes[panel].reshape(mask.shape)
                 panels.append((self._photons(raw[panel], experiment, panel).reshape(mask.shape), use))
             sample.append(panels)
         return sample
@@ -284,7 +284,7 @@ class Measurement:
             samples.append(sample)
             overloaded &= mask.ravel() if known is None else mask.ravel() & known
             totals.append(_radial_totals(number, panel, shared.s_bin, sample, overloaded))
-        passes = [self._passes(number, panel, experiment) for panel in range(len(samples))]
+        passes = self._passes(number, raw)
         if self._background.per_still:
             samples = self._with_background_of_still(samples, passes)
         pixels = []
@@ -327,11 +327,11 @@ class Measurement:
             return StillSums(voxels, measured.totals, measured.exposure, measured.n_accepted)
         raw = images.read_raw(experiment)
         exposure = self._exposures.of(experiment, self._stills.keys[number])
-        lattices = self._stills.same_image(number)
+        mask = self._mask(experiment)
+        bragg_masks, settings = zip(*self._bragg_masks.of_image(self._stills.same_image(number), raw, mask))
         voxels, totals, n_accepted = self._kernel().sums(
-            number, experiment, raw, self._mask(experiment), exposure, [self._bragg_masks.of(i) for i in lattices],
-            [setting_matrix(self._stills.experiments[i]) for i in lattices], to_hkl, grid,
-        )  # fmt: skip
+            number, experiment, raw, mask, exposure, bragg_masks, settings, to_hkl, grid
+        )
         self._refuse_empty(number, n_accepted)
         return StillSums(voxels, totals, exposure, n_accepted)
 
@@ -363,14 +363,18 @@ class Measurement:
                 "Look at the mask, d_min, d_max and masking.bragg."
             )
 
-    def _passes(self, number: int, panel: int, experiment) -> np.ndarray:
-        """Pixels of a panel that pass the Bragg masks of all lattices on the image, shape (n,), bool."""
-        shared = self._panel(experiment, panel)
-        s = shared.geometry.s_vectors(shared.wavelength)
-        passes = np.ones(len(s), dtype=bool)
-        for lattice in self._stills.same_image(number):
-            inverse = np.linalg.inv(setting_matrix(self._stills.experiments[lattice]))
-            passes &= self._bragg_masks.of(lattice).keep(panel, self._shapes[panel], s, transform(inverse, s))
+    def _passes(self, number: int, raw) -> list[np.ndarray]:
+        """Pixels of each panel that pass all Bragg masks of the image, shape (n,), bool."""
+        experiment = self._stills.experiments[number]
+        masks = self._bragg_masks.of_image(self._stills.same_image(number), raw, self._mask(experiment))
+        passes = []
+        for panel, shape in enumerate(self._shapes):
+            shared = self._panel(experiment, panel)
+            s = shared.geometry.s_vectors(shared.wavelength)
+            kept = np.ones(len(s), dtype=bool)
+            for mask, setting in masks:
+                kept &= mask.keep(panel, shape, s, transform(np.linalg.inv(setting), s))
+            passes.append(kept)
         return passes
 
     def _with_background_of_still(self, samples: list[PanelSample], passes) -> list[PanelSample]:

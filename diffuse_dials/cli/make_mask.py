@@ -36,6 +36,7 @@ from dxtbx.model import ExperimentList
 
 from diffuse_dials.adapters.experiments import load_experiments, name_stills, save_experiments, still_keys
 from diffuse_dials.adapters.generate_mask import attach_mask
+from diffuse_dials.adapters.images import read_raw
 from diffuse_dials.algorithms.inputs import load_stills
 from diffuse_dials.algorithms.masking.bragg import LatticeMask
 from diffuse_dials.algorithms.masking.bragg_profile import R_STEP, SHELL, X_STEP, left_over, measure_profile
@@ -119,7 +120,7 @@ def run(args=None, phil=phil_scope):
         pixels = make_pixel_mask(experiments, params.masking, mask_files, params.d_min, params.d_max, nproc)
         _log(pixels)
         bragg = _bragg(call, experiments, pixels.mask, nproc)
-        masks = None if output.bragg_masks is None else bragg_masks(bragg, experiments, nproc)
+        masks = None if output.bragg_masks is None else bragg_masks(bragg, experiments, pixels.mask, nproc)
         _write(params, experiments, pixels, bragg, masks)
 
 
@@ -137,7 +138,7 @@ def _bragg(call, experiments, mask, nproc: int) -> BraggMasks | None:
     keys = still_keys(experiments)
     profile = measure_profile(experiments, keys, call.params.masking, lambda _: mask, nproc)
     log_profile(profile, options.tolerance)
-    return BraggMasks(options, experiments, stills.reflections, profile)
+    return BraggMasks(call.params.masking, experiments, stills.reflections, profile)
 
 
 def _log(pixels) -> None:
@@ -219,7 +220,8 @@ def _bragg_pictures(output, experiment, pixels, bragg, tolerance: float, section
         for r in rows
     )  # fmt: skip
     sections.append(Section("Intensity about the lattice points", text, headers, table, figure))
-    figure = bragg_figure(experiment, pixels.mask, bragg_mask(experiment, bragg.of(0)))
+    masks = bragg.of_image([0], read_raw(experiment), pixels.mask)
+    figure = bragg_figure(experiment, pixels.mask, bragg_mask(experiment, masks))
     sections.append(Section("The Bragg mask of the first still", figure=figure))
     if output.png is None:
         return []

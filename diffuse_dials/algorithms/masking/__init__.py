@@ -7,6 +7,7 @@ import libtbx.phil
 from diffuse_dials.algorithms.masking.bragg import LatticeMask
 from diffuse_dials.algorithms.masking.bragg_profile import PROFILE_PHIL
 from diffuse_dials.algorithms.masking.dynamic import DYNAMIC_PHIL
+from diffuse_dials.algorithms.masking.found_spots import FOUND_PHIL
 from diffuse_dials.algorithms.masking.shadows import SHADOW_PHIL
 from diffuse_dials.algorithms.masking.spot_masks import PredictedMask, ShoeboxMask
 from diffuse_dials.plugins import with_plugins
@@ -24,6 +25,7 @@ _EACH_STILL = f"""
               "the .refl. shoebox: pixels that the shoeboxes of the .refl mark as strong or foreground."
     {"".join(getattr(cls, "phil", "") for cls in BRAGG_MASKS.values())}
     {PROFILE_PHIL}
+    {FOUND_PHIL}
   }}
 """
 

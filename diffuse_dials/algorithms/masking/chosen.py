@@ -7,8 +7,10 @@ import logging
 import numpy as np
 from libtbx import Auto
 
-from diffuse_dials.algorithms.masking import BRAGG_MASKS, bragg_profile
+from diffuse_dials.algorithms.inputs import setting_matrix
+from diffuse_dials.algorithms.masking import BRAGG_MASKS, bragg_profile, found_spots
 from diffuse_dials.algorithms.masking.bragg import LatticeMask
+from diffuse_dials.algorithms.masking.survey import trusted_values
 from diffuse_dials.algorithms.parallel import n_processes
 
 logger = logging.getLogger(f"dials.{__name__}")
@@ -21,18 +23,19 @@ class BraggMasks:
         profile: The Bragg profile that the radius rests on; None where the method or a radius given needs none.
     """
 
-    def __init__(self, params, experiments, reflections, profile=None):
-        """From ``masking.bragg``.
+    def __init__(self, masking, experiments, reflections, profile=None):
+        """From ``masking``.
 
         Args:
-            params: The extract.
+            masking: The extract.
             experiments: The stills.
             reflections: Table of each still that has one, by identifier.
             profile: From :func:`profile_for`, or None.
         """
-        self._params, self._experiments, self._reflections = params, experiments, reflections
+        self._masking, self._params = masking, masking.bragg
+        self._experiments, self._reflections = experiments, reflections
         self.profile = profile
-        self._sigmas = None if profile is None else bragg_profile.radius_sigmas(profile, params.tolerance)
+        self._sigmas = None if profile is None else bragg_profile.radius_sigmas(profile, self._params.tolerance)
         if profile is not None and self._sigmas is None:
             logger.warning("The images are too weak to measure Bragg spots: the radius is 3 of their widths.")
 
@@ -47,9 +50,34 @@ class BraggMasks:
         mask = BRAGG_MASKS[self._params.method].from_phil(self._params, experiment, reflections)
         return mask.with_sigmas(self._sigmas) if self._sigmas is not None and isinstance(mask, LatticeMask) else mask
 
+    def of_image(self, numbers, raw, use) -> list:
+        """All masks of one image: that of each lattice on it, and that of the spots found on it where they are wanted.
+
+        Args:
+            numbers: Numbers of the stills on the image.
+            raw: Values as stored, one array (slow, fast) per panel.
+            use: Static mask, one bool array per panel.
+
+        Returns:
+            (mask, A of the lattice whose indices it wants, shape (3, 3), 1/Å) of each.
+        """
+        masks = [(self.of(number), setting_matrix(self._experiments[number])) for number in numbers]
+        detector = self._experiments[numbers[0]].detector
+        if found_spots.wanted(self._params, detector):
+            masks.append((self.found(detector, raw, use), masks[0][1]))
+        return masks
+
+    def found(self, detector, raw, use) -> found_spots.FoundSpots:
+        """Spots found on an image, whether or not they are masked; arguments as in of_image."""
+        tested = [trusted_values(values, panel, self._masking) for values, panel in zip(raw, detector)]
+        good = [trusted & kept for (trusted, _), kept in zip(tested, use)]
+        above = [overloaded & kept for (_, overloaded), kept in zip(tested, use)]
+        return found_spots.find_spots(raw, good, above, detector, self._params)
+
     def describe(self) -> dict:
         """Method and numbers of the first still's mask, and what the radius leaves, for grid.json and the log."""
         record = self.of(0).describe()
+        record["found_spots"] = found_spots.wanted(self._params, self._experiments[0].detector)
         if self.profile is not None:
             record["tolerance"] = self._params.tolerance
             record["measured_on_stills"] = int(self.profile.n_stills)
@@ -111,4 +139,4 @@ def choose_bragg_masks(params, stills, mask_of) -> BraggMasks:
     profile = profile_for(params.masking, stills.experiments, stills.keys, mask_of, n_processes(params.mp))
     if profile is not None:
         log_profile(profile, options.tolerance)
-    return BraggMasks(options, stills.experiments, stills.reflections, profile)
+    return BraggMasks(params.masking, stills.experiments, stills.reflections, profile)
