@@ -276,7 +276,7 @@ def write_store(table, n_stills):
         for still in range(n_stills):
             part.append(still, sums.select(sums.still == still))
         part.finish([{"number": still} for still in range(n_stills)])
-    write_index("gridded.h5", [Part.open("part.h5")], [table.identifiers[i] for i in range(n_stills)])
+    write_index("gridded.h5", [Part.open("part.h5")], [table.identifiers[i] for i in range(n_stills)], "key")
 
 
 def test_a_store_gives_the_same_map_and_is_not_written_again(gridded, tmp_path):
