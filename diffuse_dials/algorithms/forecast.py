@@ -26,11 +26,13 @@ class Forecast:
         n_rows: Rows of all stills.
         available: Memory that this process may still take, bytes.
         worker: Memory of one process beyond what all share, bytes.
+        at_most: Whether ``n_rows`` is an upper bound, and nothing was measured.
     """
 
     n_rows: int
     available: int
     worker: int = 0
+    at_most: bool = False
 
     @property
     def table_bytes(self) -> int:
@@ -45,7 +47,7 @@ class Forecast:
         """Write the forecast and what follows from it into the log."""
         logger.info(
             "Forecast: %s rows; as a table they need %s, available are %s. %s",
-            f"{self.n_rows:.3g}", _gib(self.table_bytes), _gib(self.available),
+            f"{'at most ' * self.at_most}{self.n_rows:.3g}", _gib(self.table_bytes), _gib(self.available),
             "The sums go to an HDF5 store." if store else "The sums go to a .refl table.",
         )  # fmt: skip
         if self.worker * n_processes > 0.8 * self.available:
@@ -123,7 +125,7 @@ def forecast(count_rows, numbers: list[int], most_rows: int) -> Forecast:
         The forecast. If none of the sample could be measured it is the upper bound.
     """
     available = available_memory()
-    bound = Forecast(most_rows * len(numbers), available)
+    bound = Forecast(most_rows * len(numbers), available, at_most=True)
     if not bound.needs_store():
         return bound
     n_sample = min(_MAX_SAMPLE, -(-len(numbers) // 100))

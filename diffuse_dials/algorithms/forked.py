@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -11,6 +12,8 @@ import sys
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+
+import numpy as np
 
 _slot = None  # (shared array, place in it) of a worker: the item it is at, and how many it has begun
 
@@ -54,7 +57,7 @@ def spread(work, tasks: list, nproc: int, name, show):
     """
     context = multiprocessing.get_context("fork")
     nproc = min(nproc, len(tasks))
-    shared = context.RawArray("q", [-1, 0] * nproc)
+    shared = np.frombuffer(mmap.mmap(-1, 16 * nproc), dtype=np.int64)  # anonymous: a full disk does not matter
     sys.stdout.flush()
     workers: list[_Worker] = []
     waiting = list(enumerate(tasks))[::-1]
@@ -65,12 +68,13 @@ def spread(work, tasks: list, nproc: int, name, show):
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
+            shared[2 * place] = -1
             workers.append(_Worker(process, ours, place))
             _give(workers[-1], waiting)
         busy = list(workers)
         while busy:
             ready = wait([end for worker in busy for end in (worker.pipe, worker.process.sentinel)], timeout=0.5)
-            show(sum(shared[1::2]))
+            show(int(shared[1::2].sum()))
             for worker in [w for w in busy if w.pipe in ready or w.process.sentinel in ready]:
                 position = worker.position
                 try:
@@ -103,7 +107,7 @@ def _give(worker: _Worker, waiting: list) -> None:
 
 def _last_words(worker: _Worker, shared, tasks, name) -> str:
     worker.process.join()
-    item, code = shared[2 * worker.place], worker.process.exitcode
+    item, code = int(shared[2 * worker.place]), worker.process.exitcode
     what = name(item if item >= 0 else tasks[worker.position])
     how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit status {code}"
     killed = code == -signal.SIGKILL

@@ -21,7 +21,7 @@ from diffuse_dials.models.sums import RadialTotals
 
 logger = logging.getLogger(f"dials.{__name__}")
 
-_PART_ROWS = 4_000_000
+_STORED_ROWS, _TABLE_ROWS = 4_000_000, 500_000  # of a part, which is in memory until it is complete: below 0.1 GB
 _PARTS_PER_PROCESS = 16
 _MAX_PARTS = 2000
 
@@ -76,9 +76,10 @@ class Outcome:
         return cls(**{**data, "exposure": exposure})
 
 
-def split(n_stills: int, rows_per_still: float, n_workers: int) -> list[list[int]]:
+def split(n_stills: int, rows_per_still: float, n_workers: int, store: bool) -> list[list[int]]:
     """Blocks of consecutive stills, [first, end): small enough to share and to lose, not more than a folder bears."""
-    size = min(_PART_ROWS / max(rows_per_still, 1), n_stills / (_PARTS_PER_PROCESS * n_workers))
+    most = _STORED_ROWS if store else _TABLE_ROWS
+    size = min(most / max(rows_per_still, 1), n_stills / (_PARTS_PER_PROCESS * n_workers))
     size = max(int(size), -(-n_stills // _MAX_PARTS), 1)
     return [[first, min(first + size, n_stills)] for first in range(0, n_stills, size)]
 
@@ -193,6 +194,11 @@ class PartedSums:
     def store(self) -> bool:
         """Whether the sums stay in a store, rather than go to a table."""
         return self.folder.plan.get("store", False)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a still could not be measured."""
+        return any(outcome.status == "failed" for outcome in self.outcomes)
 
     @property
     def n_rows(self) -> int:

@@ -94,7 +94,8 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
 
         found = forecast(count, used, most)
         store = log_forecast(found, params.grid.store, job)
-        return {"store": store, "blocks": split(len(stills), found.n_rows / max(len(used), 1), job.n_workers)}
+        rows_per_still = found.n_rows / max(len(used), 1)
+        return {"store": store, "blocks": split(len(stills), rows_per_still, job.n_workers, store)}
 
     folder = open_run(job, params.output.reflections, plan)
     store = folder.plan["store"]

@@ -172,7 +172,7 @@ class RunFolder:
                 f"Another run is writing {output} now. Wait for it, or choose another output folder."
             ) from None
         kept = part_folder(Path(output).with_suffix(".h5"))
-        unfinished = [path for path in home.iterdir() if path.is_dir() and path != kept]
+        unfinished = _unfinished(output)
         plan = None
         if resume:
             ours = [path for path in unfinished if _plan_of(path).get("key") == key]
@@ -260,10 +260,37 @@ def _plan_of(path: Path) -> dict:
         return {}
 
 
-def is_complete(record: str, key: str, outputs) -> bool:
-    """Whether a run of this key has written all its outputs; ``record`` is the JSON that it writes last."""
+def result_key(key: str, stills, failed: bool) -> str:
+    """What the JSON that a run writes last says of it: its key, the images, and whether some of them failed.
+
+    Args:
+        key: Of the run.
+        stills: Its stills.
+        failed: Whether a still could not be measured.
+    """
+    return hashlib.sha256(f"{key} {images_mark(stills.keys)} {failed}".encode()).hexdigest()
+
+
+def is_complete(record: str, key: str, stills, skip_failed: bool, output: str, others) -> bool:
+    """Whether a run has written all its outputs from what is there now, and none was begun since.
+
+    Args:
+        record: The JSON that it writes last.
+        key: Of the run.
+        stills: Its stills.
+        skip_failed: Whether outputs without the stills that failed are good enough.
+        output: The file that its folder of parts is beside.
+        others: Other files that it writes.
+    """
     try:
-        found = json.loads(Path(record).read_text(encoding="utf-8"))
+        found = json.loads(Path(record).read_text(encoding="utf-8")).get("run_key")
     except (OSError, json.JSONDecodeError):
         return False
-    return found.get("run_key") == key and all(Path(name).is_file() for name in outputs)
+    wanted = [result_key(key, stills, failed) for failed in ((False, True) if skip_failed else (False,))]
+    return found in wanted and all(Path(name).is_file() for name in others) and not _unfinished(output)
+
+
+def _unfinished(output: str) -> list[Path]:
+    """Folders of runs that the present output does not point at."""
+    home, kept = _home(output), part_folder(Path(output).with_suffix(".h5"))
+    return [path for path in home.iterdir() if path.is_dir() and path != kept] if home.is_dir() else []

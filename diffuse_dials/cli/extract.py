@@ -28,7 +28,7 @@ from diffuse_dials.algorithms.inputs import Stills, load_stills
 from diffuse_dials.algorithms.parallel import n_processes
 from diffuse_dials.algorithms.parts import Job
 from diffuse_dials.algorithms.pixel_files import extract_to_files, place_files
-from diffuse_dials.algorithms.run_folder import is_complete, run_key
+from diffuse_dials.algorithms.run_folder import is_complete, result_key, run_key
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.stills import StillsTable
@@ -83,7 +83,8 @@ def run(args=None, phil=phil_scope):
         with comm.together():
             stills = load_stills(call.experiments, call.reflections, params.masking.bragg.method != "lattice")
             key = run_key("diffuse.extract", phil, params, call.files, stills)
-            if params.resume and is_complete(output.json, key, (output.experiments, output.stills)):
+            skip_failed, others = params.extraction.skip_failed, (output.experiments, output.stills)
+            if params.resume and is_complete(output.json, key, stills, skip_failed, output.reflections, others):
                 logger.info("%s is complete: nothing is left to do.", output.experiments)
                 return
             measurement = Measurement(params, stills, output.stills)
@@ -101,7 +102,8 @@ def run(args=None, phil=phil_scope):
         save_experiments(stills.experiments, output.experiments)
         contents = pipeline.contents_record(measurement.record)
         # it comes last and says that the others are complete
-        write_json({**contents, "d_min": params.d_min, "d_max": params.d_max, "run_key": key}, output.json)
+        run = {"run_key": result_key(key, stills, extracted.failed)}
+        write_json({**contents, "d_min": params.d_min, "d_max": params.d_max, **run}, output.json)
         extracted.folder.remove(output.reflections)
         written = f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]
         logger.info("Wrote %s and %s", output.experiments, written)

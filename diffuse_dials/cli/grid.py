@@ -28,7 +28,7 @@ from diffuse_dials.algorithms.inputs import Stills, load_stills
 from diffuse_dials.algorithms.parallel import n_processes
 from diffuse_dials.algorithms.parts import Job, PartedSums
 from diffuse_dials.algorithms.pixel_files import grid_files, is_block
-from diffuse_dials.algorithms.run_folder import is_complete, run_key
+from diffuse_dials.algorithms.run_folder import is_complete, result_key, run_key
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.records import save_grid_record
 from diffuse_dials.io.stills import StillsTable
@@ -77,7 +77,7 @@ def run(args=None, phil=phil_scope):
             read_tables = params.masking.bragg.method != "lattice"
             stills = load_stills(call.experiments, () if extracted else call.reflections, read_tables)
             key = run_key("diffuse.grid", phil, params, call.files, stills)
-            if params.resume and _is_complete(params.output, key):
+            if params.resume and _is_complete(params, key, stills):
                 logger.info("%s is complete: nothing is left to do.", params.output.reflections)
                 return
             grid = define_grid(params.grid, stills, params.d_min or corner_resolution(stills.experiments[0]))
@@ -91,15 +91,16 @@ def run(args=None, phil=phil_scope):
             return  # rank 0 writes
         sums.log()
         contents = extracted or pipeline.contents_record(measurement.record)
-        _write(sums, stills, grid.record(params, {**contents, "run_key": key}), params.output, bool(extracted))
+        record = grid.record(params, {**contents, "run_key": result_key(key, stills, sums.failed)})
+        _write(sums, stills, record, key, params.output, bool(extracted))
 
 
-def _write(sums: PartedSums, stills: Stills, record, output, from_files: bool) -> None:
+def _write(sums: PartedSums, stills: Stills, record, key: str, output, from_files: bool) -> None:
     """Write all outputs; grid.json comes last and says that the others are complete."""
     identifiers = dict(enumerate(stills.experiments.identifiers()))
     table, store = output.reflections, str(Path(output.reflections).with_suffix(".h5"))
     if sums.store:
-        sums.save_index(store, stills.experiments.identifiers(), record.run_key)
+        sums.save_index(store, stills.experiments.identifiers(), key)
     else:
         sums.save_sums(table, identifiers)
     stills_table = StillsTable.beside(output.stills)
@@ -120,9 +121,12 @@ def _write(sums: PartedSums, stills: Stills, record, output, from_files: bool) -
     logger.info("Wrote %s, %s and %s", output.experiments, store if sums.store else table, output.grid)
 
 
-def _is_complete(output, key: str) -> bool:
-    names = [output.reflections, str(Path(output.reflections).with_suffix(".h5"))]
-    return any(is_complete(output.grid, key, (name, output.experiments, output.stills)) for name in names)
+def _is_complete(params, key: str, stills: Stills) -> bool:
+    output, skip_failed = params.output, params.extraction.skip_failed
+    return any(
+        is_complete(output.grid, key, stills, skip_failed, output.reflections, (name, output.experiments, output.stills))
+        for name in (output.reflections, Path(output.reflections).with_suffix(".h5"))
+    )
 
 
 def _contents_of_extracted(call) -> dict | None:

@@ -25,8 +25,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from diffuse_dials.io.atomic import replacing
-from diffuse_dials.io.store_parts import COMPACT, PART, VERSION, Part, box_of, disk_errors, opened
+from diffuse_dials.io.store_parts import COMPACT, PART, VERSION, Part, box_of, opened, writing_hdf5
 from diffuse_dials.kernels.sums import unpack
 from diffuse_dials.models.sums import VoxelSums
 
@@ -61,7 +60,7 @@ def write_index(path, parts: list[Part], identifiers, key: str = "") -> None:
     asu_id = np.flatnonzero(seen).astype(np.int32)
     names = [part.path.absolute().relative_to(path.absolute().parent).as_posix() for part in parts]
     text = h5py.string_dtype()
-    with replacing(path) as partial, disk_errors(path), h5py.File(partial, "w") as file:
+    with writing_hdf5(path) as file:
         file.attrs.update({"format": INDEX, "version": VERSION, "key": key, "low": box.low, "shape": box.shape})
         file.attrs["n_rows"] = int(n_rows.sum())
         file.create_dataset("stills/identifier", data=np.array(list(identifiers), dtype=object), dtype=text)

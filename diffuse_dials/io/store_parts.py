@@ -30,7 +30,8 @@ _EXACT = {
     **COMPACT, "panel": np.int32, "counts": np.float64, "response": np.float64, "background": np.float64,
     "variance": np.float64, "position": np.float64,
 }  # fmt: skip
-_CHUNK = 65536
+_CHUNK, _EXACT_CHUNK = 65536, 8192  # rows; an uncompressed chunk takes its whole size
+_GROWTH = 1 << 22  # bytes by which a file in memory grows
 
 
 class PartWriter:
@@ -98,9 +99,11 @@ class PartWriter:
             data[self._n_rows :] = values.astype(data.dtype, copy=False)
 
     def _create(self, name: str, width: tuple[int, ...]) -> None:
-        filters = {} if self._exact else {"compression": "lzf", "shuffle": True}
+        filters = {"chunks": (_EXACT_CHUNK, *width)}
+        if not self._exact:
+            filters = {"chunks": (_CHUNK, *width), "compression": "lzf", "shuffle": True}
         self._file["rows"].create_dataset(
-            name, (self._n_rows, *width), self._kinds[name], maxshape=(None, *width), chunks=(_CHUNK, *width), **filters
+            name, (self._n_rows, *width), self._kinds[name], maxshape=(None, *width), **filters
         )
 
     def _make_float(self, rows: h5py.Group) -> None:
@@ -142,22 +145,31 @@ def writing_part(path, key: str, box: AsuBox, exact: bool = False, mark: str = "
     Raises:
         ValueError: If the file cannot be written.
     """
-    with replacing(path) as partial, disk_errors(path):
-        with h5py.File(partial, "w", track_order=False) as file:
-            file.attrs.update({"format": PART, "version": VERSION, "key": key, "low": box.low, "shape": box.shape})
-            file.attrs.update({"exact": exact, "mark": mark, "complete": False})
-            file.create_group("rows")
-            yield PartWriter(file, box, exact)
+    with writing_hdf5(path) as file:
+        file.attrs.update({"format": PART, "version": VERSION, "key": key, "low": box.low, "shape": box.shape})
+        file.attrs.update({"exact": exact, "mark": mark, "complete": False})
+        file.create_group("rows")
+        yield PartWriter(file, box, exact)
 
 
 @contextmanager
-def disk_errors(path):
-    """HDF5 reports a full disk as OSError or RuntimeError, depending on when it finds out."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"Cannot write {path}: {reason}. Check the folder and the free space.") from error
+def writing_hdf5(path):
+    """An HDF5 file that is made in memory and then written as a whole.
+
+    HDF5 on a full disk ends in a segmentation fault when it is closed (seen with 1.10); writing bytes does not.
+
+    Yields:
+        The h5py.File.
+
+    Raises:
+        ValueError: If the file cannot be written.
+    """
+    with h5py.File(f"{path} in memory", "w", driver="core", backing_store=False, block_size=_GROWTH) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    with replacing(path) as partial:
+        partial.write_bytes(image)
 
 
 @contextmanager
