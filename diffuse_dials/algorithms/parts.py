@@ -232,9 +232,9 @@ class PartedSums:
             columns["xyzobs.px.value"] = lambda: np.column_stack([column("position"), np.zeros(self.n_rows)])
         save_table(columns, path, identifiers, n_rows=self.n_rows)
 
-    def save_index(self, path, identifiers, key: str) -> None:
+    def save_index(self, path, identifiers) -> None:
         """Write gridded.h5 over the parts."""
-        write_index(path, self.parts, identifiers, key)
+        write_index(path, self.parts, identifiers, self.folder.plan["key"])
 
     def totals(self) -> RadialTotals:
         """The radial totals of all stills."""

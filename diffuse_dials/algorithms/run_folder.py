@@ -180,7 +180,8 @@ class RunFolder:
                 lock.close()
                 raise ValueError(
                     f"resume=True: the parts in {home} were made with other parameters, inputs or another version of "
-                    "the program. Give the same as before, or leave resume out to begin anew."
+                    "the program, or what is measured on some stills first (Bragg profile, gain) came out otherwise. "
+                    "Give the same as before, or leave resume out to begin anew."
                 )
             if ours:
                 plan = _plan_of(ours[0])
@@ -258,6 +259,16 @@ def _plan_of(path: Path) -> dict:
         return json.loads((path / "plan.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return {}
+
+
+def parts_key(key: str, record: dict) -> str:
+    """Key of a run whose set-up measured things on the images (Bragg profile, gain): other values, other parts.
+
+    Args:
+        key: Of its parameters and inputs.
+        record: ``Measurement.record``.
+    """
+    return hashlib.sha256(f"{key} {json.dumps(record, sort_keys=True, default=str)}".encode()).hexdigest()
 
 
 def result_key(key: str, stills, failed: bool) -> str:

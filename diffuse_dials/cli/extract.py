@@ -28,7 +28,7 @@ from diffuse_dials.algorithms.inputs import Stills, load_stills
 from diffuse_dials.algorithms.parallel import n_processes
 from diffuse_dials.algorithms.parts import Job
 from diffuse_dials.algorithms.pixel_files import extract_to_files, place_files
-from diffuse_dials.algorithms.run_folder import is_complete, result_key, run_key
+from diffuse_dials.algorithms.run_folder import is_complete, parts_key, result_key, run_key
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.stills import StillsTable
@@ -88,7 +88,7 @@ def run(args=None, phil=phil_scope):
                 logger.info("%s is complete: nothing is left to do.", output.experiments)
                 return
             measurement = Measurement(params, stills, output.stills)
-        job = Job(comm, n_processes(params.mp), params.resume, key)
+        job = Job(comm, n_processes(params.mp), params.resume, comm.from_first(parts_key(key, measurement.record)))
         extracted = extract_to_files(params, stills, measurement, job)
         if extracted is None:
             return  # rank 0 writes

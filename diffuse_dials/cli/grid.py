@@ -28,7 +28,7 @@ from diffuse_dials.algorithms.inputs import Stills, load_stills
 from diffuse_dials.algorithms.parallel import n_processes
 from diffuse_dials.algorithms.parts import Job, PartedSums
 from diffuse_dials.algorithms.pixel_files import grid_files, is_block
-from diffuse_dials.algorithms.run_folder import is_complete, result_key, run_key
+from diffuse_dials.algorithms.run_folder import is_complete, parts_key, result_key, run_key
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.records import save_grid_record
 from diffuse_dials.io.stills import StillsTable
@@ -82,7 +82,8 @@ def run(args=None, phil=phil_scope):
                 return
             grid = define_grid(params.grid, stills, params.d_min or corner_resolution(stills.experiments[0]))
             measurement = None if extracted else Measurement(params, stills, params.output.stills)
-        job = Job(comm, n_processes(params.mp), params.resume, key)
+        parts = parts_key(key, measurement.record if measurement else extracted)
+        job = Job(comm, n_processes(params.mp), params.resume, comm.from_first(parts))
         if extracted:
             sums = grid_files(call.reflections, stills, grid, params, job)
         else:
@@ -92,15 +93,15 @@ def run(args=None, phil=phil_scope):
         sums.log()
         contents = extracted or pipeline.contents_record(measurement.record)
         record = grid.record(params, {**contents, "run_key": result_key(key, stills, sums.failed)})
-        _write(sums, stills, record, key, params.output, bool(extracted))
+        _write(sums, stills, record, params.output, bool(extracted))
 
 
-def _write(sums: PartedSums, stills: Stills, record, key: str, output, from_files: bool) -> None:
+def _write(sums: PartedSums, stills: Stills, record, output, from_files: bool) -> None:
     """Write all outputs; grid.json comes last and says that the others are complete."""
     identifiers = dict(enumerate(stills.experiments.identifiers()))
     table, store = output.reflections, str(Path(output.reflections).with_suffix(".h5"))
     if sums.store:
-        sums.save_index(store, stills.experiments.identifiers(), key)
+        sums.save_index(store, stills.experiments.identifiers())
     else:
         sums.save_sums(table, identifiers)
     stills_table = StillsTable.beside(output.stills)
