@@ -12,6 +12,7 @@ import numpy as np
 from libtbx import Auto
 
 from diffuse_dials.adapters import images
+from diffuse_dials.adapters.direct import DirectReader
 from diffuse_dials.adapters.panels import beam_direction, edge_directions, fingerprint, pixel_geometry
 from diffuse_dials.algorithms.background import choose_background
 from diffuse_dials.algorithms.background.base import PanelSample
@@ -158,7 +159,7 @@ class Measurement:
         self._last_detector = (None, None)
         self._panels: OrderedDict = OrderedDict()
         self._masks: dict = {}
-        self._fused = None
+        self._fused = self._direct = None
         self._mask_files = [name for name in params.input.mask if name]
         first = stills.experiments[0]
         self._shapes = images.panel_shapes(first.detector)
@@ -325,12 +326,12 @@ class Measurement:
             voxels = without_origin(voxel_sums(number, measured.pixels, to_hkl, grid.ndiv, grid.positions))
             voxels = with_asu_index(voxels, grid.symmetry_group)
             return StillSums(voxels, measured.totals, measured.exposure, measured.n_accepted)
-        raw = images.read_raw(experiment)
+        raw, highest = self._read(experiment, grid.reader)
         exposure = self._exposures.of(experiment, self._stills.keys[number])
         mask = self._mask(experiment)
         bragg_masks, settings = zip(*self._bragg_masks.of_image(self._stills.same_image(number), raw, mask))
         voxels, totals, n_accepted = self._kernel().sums(
-            number, experiment, raw, mask, exposure, bragg_masks, settings, to_hkl, grid
+            number, experiment, raw, highest, mask, exposure, bragg_masks, settings, to_hkl, grid
         )
         self._refuse_empty(number, n_accepted)
         return StillSums(voxels, totals, exposure, n_accepted)
@@ -346,6 +347,14 @@ class Measurement:
 
     def _by_numpy(self, grid: Grid) -> bool:
         return grid.engine == "numpy" or self._background.per_still or bool(self._params.extraction.photons_range)
+
+    def _read(self, experiment, reader: str):
+        """Raw values of an image, and the largest that is no sentinel (None: sentinels are negative)."""
+        if reader == "dxtbx":
+            return images.read_raw(experiment), None
+        if self._direct is None:
+            self._direct = DirectReader()
+        return self._direct.read(experiment)
 
     def _kernel(self):
         if self._fused is None:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffuse_dials.adapters import images, symmetry
-from diffuse_dials.adapters.panels import beam_direction, fingerprint, panel_plane
+from diffuse_dials.adapters.panels import beam_direction, fingerprint, panel_plane, pixel_geometry
 from diffuse_dials.algorithms.corrections import choose_corrections, total_response
 from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
 from diffuse_dials.kernels import asymmetric_unit, still
 from diffuse_dials.kernels.accumulator import Accumulator
-from diffuse_dials.kernels.sums import in_units
+from diffuse_dials.kernels.sums import in_units, transform
 from diffuse_dials.models.geometry import PanelPlane
 from diffuse_dials.models.sums import RadialTotals, VoxelSums
 
@@ -80,13 +80,14 @@ class Fused:
         for panel in range(len(self._shapes)):
             self._panel(experiment, panel, mask[panel], self._background.at(panel, exposure)[2])
 
-    def sums(self, number, experiment, raw, mask, exposure, bragg_masks, settings, to_hkl, grid):
+    def sums(self, number, experiment, raw, highest, mask, exposure, bragg_masks, settings, to_hkl, grid):
         """Sums of one still.
 
         Args:
             number: Its position in the experiment list.
             experiment: The still.
             raw: Its image, one array (slow, fast) per panel.
+            highest: Largest value of a pixel that is no sentinel; None: any.
             mask: What masks every still, one bool array (slow, fast) per panel.
             exposure: Exposure.
             bragg_masks: Of all lattices on the image.
@@ -107,7 +108,7 @@ class Fused:
             if variance is None and background is not None:
                 variance = np.zeros(shared.plane.shape)
             parts = self._panel_sums(
-                number, panel, experiment, raw[panel], shared, exposure, bragg_masks, settings, to_hkl, grid,
+                number, panel, experiment, raw[panel], highest, shared, exposure, bragg_masks, settings, to_hkl, grid,
                 background, variance,
             )  # fmt: skip
             voxels.append(parts[0])
@@ -129,16 +130,16 @@ class Fused:
         return np.ascontiguousarray(array[step // 2 :: step, step // 2 :: step])
 
     def _panel_sums(
-        self, number, panel, experiment, raw, shared, exposure, bragg_masks, settings, to_hkl, grid, background,
-        variance,
+        self, number, panel, experiment, raw, highest, shared, exposure, bragg_masks, settings, to_hkl, grid,
+        background, variance,
     ):  # fmt: skip
         model, plane = experiment.detector[panel], shared.plane
         wavelength, beam = experiment.beam.get_wavelength(), beam_direction(experiment.beam)
         ndiv = np.asarray(grid.ndiv, dtype=np.float64)
         matrix = ndiv[:, None] * to_hkl
-        highest = np.floor(np.linalg.norm(matrix, axis=1) * shared.s_max + 0.5).astype(np.int64) + 1
-        corner = -highest
-        n_bricks = (2 * highest + 4) // 4
+        reach = np.floor(np.linalg.norm(matrix, axis=1) * shared.s_max + 0.5).astype(np.int64) + 1
+        corner = -reach
+        n_bricks = (2 * reach + 4) // 4
         to_voxel = np.column_stack([matrix / wavelength, -matrix @ beam / wavelength + 0.5 - corner])
         lattices, keep, sigmas_squared, centring = self._bragg(
             panel, experiment, shared, bragg_masks, settings, matrix, corner, wavelength
@@ -149,8 +150,9 @@ class Fused:
         low, high = images.trusted_bounds(model)
         if self._params.masking.trusted_range in (None, "none"):
             low, high = -np.inf, np.inf
-        low, high = images.bounds_as(raw.dtype, low, high)
-        limits = (low, high, images.bounds_as(raw.dtype, -np.inf, np.inf)[1])
+        highest = np.inf if highest is None else highest
+        low, high = images.bounds_as(raw.dtype, low, min(high, highest))
+        limits = (low, high, images.bounds_as(raw.dtype, -np.inf, highest)[1])
         if gain is None and low < 0:
             pedestal, gain = np.zeros((1, 1)), np.ones((1, 1))  # negative values: their variance is not their sum
         n_bins = int(shared.s_max / self._bin_width) + 2
@@ -226,10 +228,12 @@ class Fused:
                 sigmas_squared = np.ones(1) if mask.radius is not None else mask.sigmas**2
                 centring = mask.centring
             else:
-                geometry = shared.plane.geometry(beam_direction(experiment.beam))
-                s = geometry.s_vectors(wavelength)
-                passes = mask.keep(panel, self._shapes[panel], s, s).reshape(self._shapes[panel])
-                keep = self._sampled(passes if keep is None else passes & keep)
+                shape, s, hkl = self._shapes[panel], None, None
+                if getattr(mask, "needs_positions", True):
+                    s = pixel_geometry(experiment.detector[panel], beam_direction(experiment.beam)).s_vectors(wavelength)
+                    hkl = transform(np.linalg.inv(a), s)
+                passes = self._sampled(mask.keep(panel, shape, s, hkl).reshape(shape))
+                keep = passes if keep is None else passes & keep
         array = np.array(lattices) if lattices else np.zeros((0, still.N_LATTICE))
         return array, keep, np.ascontiguousarray(sigmas_squared), np.ascontiguousarray(centring)
 

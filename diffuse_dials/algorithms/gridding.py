@@ -49,6 +49,16 @@ grid {
     .help = "What sums the pixels of an image: compiled code in one pass, or NumPy step by step, many times slower,"
             "with equal counts and numbers of pixels. Auto: numba if it is installed."
     .expert_level = 2
+  reader = *dxtbx hdf5
+    .type = choice
+    .help = "What reads the images. dxtbx: every format. hdf5: NXmx files (Eiger) straight from HDF5, several times"
+            "faster; the first image is held against dxtbx's, and the run stops if they differ."
+    .expert_level = 1
+  keep_heap = True
+    .type = bool
+    .help = "Keep the memory of an image in the process for the next one. It makes reading cheaper and takes no more"
+            "than the largest image ever needed. Without effect outside of Linux's C library."
+    .expert_level = 2
 }
 """
 )
@@ -69,6 +79,7 @@ class Grid:
         operators: Alternative ways of indexing.
         positions: Whether sums keep their mean position.
         engine: numba or numpy: what sums the pixels of an image.
+        reader: dxtbx or hdf5: what reads it.
     """
 
     unit_cell: tuple[float, ...]
@@ -81,6 +92,7 @@ class Grid:
     operators: tuple[str, ...]
     positions: bool
     engine: str = "numpy"
+    reader: str = "dxtbx"
 
     def to_hkl(self, experiment) -> np.ndarray:
         """Matrix from s (laboratory) of a still to fractional Miller indices, shape (3, 3), Å.
@@ -140,6 +152,7 @@ def define_grid(params, stills: Stills, d_min: float) -> Grid:
     grid = Grid(
         unit_cell, origin, tuple(params.ndiv), space_group, symmetry_group, params.cell, deltas,
         symmetry.reindexing_operators(unit_cell, symmetry_group), params.positions, choose_engine(params.engine),
+        _choose_reader(params),
     )  # fmt: skip
     _log(grid, cells, stills, d_min)
     return grid
@@ -155,6 +168,12 @@ def choose_engine(engine: str) -> str:
     if engine == "numba" and not available:
         raise ValueError("grid.engine=numba, but numba is not installed. Install it, or leave engine at Auto.")
     return "numba" if engine != "numpy" and available else "numpy"
+
+
+def _choose_reader(params) -> str:
+    if params.reader == "hdf5" and choose_engine(params.engine) == "numpy":
+        raise ValueError("grid.reader=hdf5 goes with grid.engine=numba. Leave one of them out.")
+    return params.reader
 
 
 def rms_delta_hkl(stills: Stills, unit_cell, d_min: float) -> np.ndarray:

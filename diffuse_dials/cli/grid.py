@@ -21,6 +21,7 @@ import libtbx.phil
 from dials.util import show_mail_handle_errors
 
 from diffuse_dials.adapters.experiments import save_experiments
+from diffuse_dials.adapters.heap import keep_heap
 from diffuse_dials.algorithms import pipeline
 from diffuse_dials.algorithms.extraction import Measurement, corner_resolution
 from diffuse_dials.algorithms.gridding import define_grid
@@ -71,6 +72,8 @@ def run(args=None, phil=phil_scope):
     """Run diffuse.grid from the command line."""
     call = start(args, phil, __doc__, "diffuse.grid [options] stills.expt stills.refl [param=value] [file.phil]")
     params, comm = call.params, call.comm
+    if params.grid.keep_heap:
+        keep_heap()
     with user_errors(comm):
         with comm.together():
             extracted = _contents_of_extracted(call)

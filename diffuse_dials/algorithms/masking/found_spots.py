@@ -52,6 +52,7 @@ class FoundSpots:
     covered: tuple[np.ndarray, ...]
     n_spots: int
     name: ClassVar[str] = "found_spots"
+    needs_positions: ClassVar[bool] = False  # of keep's arguments, s and hkl
 
     def keep(self, panel: int, shape, s, hkl) -> np.ndarray:
         """Which pixels of a panel pass, shape (slow x fast,), bool; the other arguments are as LatticeMask.keep's."""

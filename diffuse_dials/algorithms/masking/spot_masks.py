@@ -24,6 +24,7 @@ class _SpotMask:
     covered: dict[int, np.ndarray]
     details: dict
     name: ClassVar[str] = ""
+    needs_positions: ClassVar[bool] = False  # of keep's arguments, s and hkl
 
     def keep(self, panel: int, shape, s: np.ndarray, hkl: np.ndarray) -> np.ndarray:
         """Which pixels pass the mask; ``s`` and ``hkl`` are those of all pixels of the panel and are not needed.
