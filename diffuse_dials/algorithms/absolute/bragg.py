@@ -16,6 +16,7 @@ from diffuse_dials.adapters.symmetry import epsilons, fractionalization, map_to_
 from diffuse_dials.models.grid import GridRecord
 
 MIN_BOX = 0.8  # part of a box that must have been measured
+_BLOCK = 50_000  # lattice points worked on at once, for the memory of their boxes
 
 
 @dataclass(frozen=True)
@@ -88,31 +89,36 @@ def box_integrated(columns, record: GridRecord, space_group) -> BraggIntensities
     """
     if "intensity.all.value" not in columns:
         return None
-    map_ = _Lookup(columns)
+    lookup = _Lookup(columns)
     points = np.flatnonzero(columns["lattice_point"])
     hkl = columns["miller_index"][points] // np.asarray(record.ndiv)
-    offsets, weights = box_offsets(record.ndiv)
-    rows = np.stack([map_.row(hkl * np.asarray(record.ndiv) + offset, space_group) for offset in offsets])
-    seen = rows >= 0
-    diffuse_seen = seen & (map_.variance[rows] >= 0)
-    outer = diffuse_seen.copy()
-    outer[0] &= len(offsets) == 1
-    mean = _weighted(np.where(outer, map_.diffuse[rows], 0), weights, outer)
-    diffuse = np.where(outer, map_.diffuse[rows], mean)
-    added = np.where(seen, map_.everything[rows] - diffuse, 0.0)
-    measured = (weights[:, None] * seen).sum(axis=0)
-    usable = seen[0] & outer.any(axis=0) & (measured >= MIN_BOX) & ~systematically_absent(hkl, space_group)
+    hkl = hkl[~systematically_absent(hkl, space_group)].astype(np.int32)
+    parts = np.array_split(hkl, max(1, len(hkl) // _BLOCK))
+    blocks = [_integrate(part, lookup, record.ndiv, space_group) for part in parts]
+    usable, intensity, variance, multiplicity = (np.concatenate(column) for column in zip(*blocks))
     if not usable.any():
         return None
-    # the other voxels' noise is in I_all and in I_D and cancels: what is left is that of the lattice point's voxel
-    spread = map_.variance_all[rows[0]]
-    variance = np.where(spread >= 0, weights[0] ** 2 * spread, np.nan)
     s = np.linalg.norm(hkl @ fractionalization(record.unit_cell).T, axis=1)
-    found = BraggIntensities(
-        hkl.astype(np.int32), s, (weights[:, None] * added).sum(axis=0), variance, map_.multiplicity[rows[0]],
-        epsilons(hkl, space_group),
-    )  # fmt: skip
+    found = BraggIntensities(hkl, s, intensity, variance, multiplicity, epsilons(hkl, space_group))
     return found.select(usable)
+
+
+def _integrate(hkl, lookup, ndiv, space_group):
+    """(usable, intensity, variance, multiplicity) of the boxes around some lattice points, each of shape (n,)."""
+    offsets, weights = box_offsets(ndiv)
+    rows = np.stack([lookup.row(hkl * np.asarray(ndiv) + offset, space_group) for offset in offsets])
+    seen = rows >= 0
+    outer = seen & (lookup.variance[rows] >= 0)
+    outer[0] &= len(offsets) == 1
+    mean = _weighted(np.where(outer, lookup.diffuse[rows], 0), weights, outer)
+    diffuse = np.where(outer, lookup.diffuse[rows], mean)
+    added = np.where(seen, lookup.everything[rows] - diffuse, 0.0)
+    measured = (weights[:, None] * seen).sum(axis=0)
+    usable = seen[0] & outer.any(axis=0) & (measured >= MIN_BOX)
+    # the other voxels' noise is in I_all and in I_D and cancels: what is left is that of the lattice point's voxel
+    spread = lookup.variance_all[rows[0]]
+    variance = np.where(spread >= 0, weights[0] ** 2 * spread, np.nan)
+    return usable, (weights[:, None] * added).sum(axis=0), variance, lookup.multiplicity[rows[0]]
 
 
 def _weighted(values, weights, which):

@@ -171,3 +171,15 @@ def test_wrong_files_are_named(tmp_path, structure, squared):
     found, missing = find_reference(params, cell, group, bragg_of(squared, np.random.default_rng(0)))
     assert found is None
     assert "has no unit cell" in missing["reference"]
+
+
+def test_measured_references_with_negative_intensities_do_not_bias_the_scale(squared, rng):
+    """Noise of the size of the mean on |F_ref|²: without B the scale stays the ratio of sums, within four of its errors."""
+    truth = np.array(squared.data())
+    noisy = truth + truth.mean() * rng.standard_normal(len(truth))
+    evidence = Evidence(None, None, bragg=bragg_of(squared, rng), reference=reference_of(squared, squared=noisy))
+    found = Reference().estimate(evidence, parameters("absolute.reference.fit_b=False"))
+    assert (noisy < 0).any()
+    assert found.details["n_reflections"] == len(truth)
+    noise = truth.mean() / truth.sum() * np.sqrt(len(truth))
+    assert found.k == pytest.approx(K, rel=4 * np.hypot(found.errors["reflections"], noise))

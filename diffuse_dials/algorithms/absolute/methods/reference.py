@@ -35,7 +35,8 @@ class Reference(Method):
         d_max = params.bragg.d_max or reference.d_max
         squared = reference.match(found.hkl)
         used = found.multiplicity >= params.bragg.min_multiplicity
-        used &= np.isfinite(squared) & (squared > 0) & within(found.s, params.bragg.d_min, d_max)
+        # measured intensities that noise made negative stay: without them the others would be too large in the mean
+        used &= np.isfinite(squared) & within(found.s, params.bragg.d_min, d_max)
         if used.sum() < MIN_REFLECTIONS:
             raise ValueError(
                 f"{used.sum()} of {len(found)} lattice points of the map are in {reference.source} and within the "
