@@ -42,6 +42,7 @@ _LEAST_DIFFERENCES = 40  # of a tile, for a variance good to a quarter
 _MOST_TILES = 2000
 _LEAST_TILES = 8
 _OUTLIER = 3.5  # standard deviations
+_ACCURACY = 0.2  # relative, of a gain from the variance
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def choose_noise(params, panels, gain_is_known: bool, sample) -> tuple[NoiseMode
             if the noise has to be measured. Its values have the known gain applied.
 
     Returns:
-        (NoiseModel in photons, estimated gain in detector units per photon or None).
+        (NoiseModel in photons, estimated gain in detector units per photon, None where the panels' is to be used).
     """
     counter = all(panels)
     model = "counting" if params.model == "Auto" and counter else params.model
@@ -206,6 +207,8 @@ def choose_noise(params, panels, gain_is_known: bool, sample) -> tuple[NoiseMode
         logger.warning("The noise of the detector cannot be measured on these stills; that of counting is taken.")
         return NoiseModel.counting(len(panels), reason="too few smooth regions to measure it on"), None
     gain = None if counter or gain_is_known or measured.slope == 0 else measured.gain
+    if gain is not None and abs(gain - 1) < _ACCURACY:
+        gain = None  # the panels' 1 may well be right, and is a better guess than the measurement
     unit = gain or 1.0
     factor, read_variance = measured.slope / unit, measured.constant / unit**2
     record = {
