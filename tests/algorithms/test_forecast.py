@@ -1,0 +1,80 @@
+"""The forecast of a run's memory, and the choice that follows from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffuse_dials.algorithms import forecast as module
+from diffuse_dials.algorithms.forecast import Forecast, available_memory, forecast
+
+GIB = 2**30
+
+
+def test_many_observations_go_to_the_store():
+    """5e8 rows: more than a .refl holds whatever the memory; fewer where the memory is small."""
+    assert Forecast(500_000_000, 1000 * GIB).needs_store()
+    assert not Forecast(20_000_000, 64 * GIB).needs_store()
+    assert Forecast(20_000_000, 8 * GIB).needs_store()
+
+
+@pytest.fixture
+def machine(tmp_path):
+    def make(available_gib, groups, files):
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {int(available_gib * 2**20)} kB\n")
+        (tmp_path / "proc/self/cgroup").write_text(groups)
+        for name, text in files.items():
+            path = tmp_path / "sys/fs/cgroup" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return str(tmp_path)
+
+    return make
+
+
+def test_the_memory_of_the_machine_where_nothing_limits_it(machine):
+    assert available_memory(machine(10, "0::/\n", {})) == 10 * GIB
+
+
+def test_a_control_group_limits_it_whose_file_cache_can_be_taken_back(machine):
+    files = {
+        "job/memory.max": str(4 * GIB), "job/memory.current": str(3 * GIB),
+        "job/memory.stat": f"anon 5\ninactive_file {GIB}\n",
+        "job/step/memory.max": "max", "job/step/memory.current": "0", "job/step/memory.stat": "inactive_file 0\n",
+    }  # fmt: skip
+    assert available_memory(machine(10, "0::/job/step\n", files)) == 2 * GIB
+
+
+def test_control_groups_of_version_1_count_too(machine):
+    files = {
+        "memory/job/memory.limit_in_bytes": str(3 * GIB), "memory/job/memory.usage_in_bytes": str(GIB),
+        "memory/job/memory.stat": "total_inactive_file 0\n",
+    }  # fmt: skip
+    assert available_memory(machine(10, "5:cpu:/\n4:memory:/job\n", files)) == 2 * GIB
+
+
+def test_one_still_in_a_hundred_is_measured_and_no_more_than_needed(monkeypatch):
+    monkeypatch.setattr(module, "available_memory", lambda: 8 * GIB)
+    measured = []
+
+    def count(number):
+        measured.append(number)
+        return 70_000 + number
+
+    found = forecast(count, list(range(10_000)), 18_000_000)
+    assert len(measured) == 3 and found.n_rows == pytest.approx(10_000 * (70_000 + sum(measured) / 3))
+    assert found.needs_store() and not found.at_most
+    measured.clear()
+    few = forecast(count, [0, 1], 1_000_000)
+    assert not measured and few.at_most and few.n_rows == 2_000_000
+
+
+def test_stills_that_fail_are_no_part_of_the_forecast(monkeypatch):
+    monkeypatch.setattr(module, "available_memory", lambda: GIB)
+
+    def count(number):
+        if number < 500:
+            raise ValueError("broken")
+        return 1000
+
+    assert forecast(count, list(range(1000)), 10**7).n_rows == 1_000_000
