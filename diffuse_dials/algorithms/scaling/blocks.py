@@ -226,7 +226,8 @@ def compact(
             total += np.bincount(table, values[keep], total.size).reshape(shape)
     join = {name: np.concatenate(part) if part else np.empty(0, dtype=np.int32) for name, part in parts.items()}
     starts = np.concatenate(([0], np.cumsum(counts)))
-    return ScaleBlocks(starts, **join, shells=shells, added=_smooth(added, response)), Totals(photons, variance, response)
+    observations = ScaleBlocks(starts, **join, shells=shells, added=_smooth(added, response))
+    return observations, Totals(photons, variance, response)
 
 
 def _smooth(added: np.ndarray, response: np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ from diffuse_dials.algorithms.scaling.components import SCALE_COMPONENTS, Layout
 from diffuse_dials.algorithms.scaling.newton import Convergence, maximise, start
 from diffuse_dials.algorithms.scaling.problem import Problem
 
+_START_OF_ENGINES = 0.01
+
 
 class Fitter:
     """Refines a list of components against observations; the same for the run and for its cross-validation.
@@ -54,14 +56,16 @@ class Fitter:
         problem = Problem(blocks, factors)
         if previous is None:
             start(problem)
-        self._maximise(problem)
+        # Another engine starts where alternating maximum likelihood has brought the factors to a percent.
+        self._maximise(problem, self.options.tolerance if self._finish is None else _START_OF_ENGINES)
         if self._finish is not None:
+            problem.reweight()
             self._finish(problem)
         offsets = [cls for cls in kinds.values() if cls.kind == "offset"]
         if offsets:
             self.layout = replace(self.layout, intensity=problem.reference.copy())
             problem = Problem(blocks, [*factors, *(self._stacked(cls, blocks, {}) for cls in offsets)])
-            self._maximise(problem)
+            self._maximise(problem, self.options.tolerance)
         problem.reweight()
         return problem
 
@@ -71,8 +75,8 @@ class Fitter:
         self.layout = Layout(blocks.shells.s, np.ones(n_shells), self.cells, self.options, self.s_max)
         return self.layout
 
-    def _maximise(self, problem: Problem) -> None:
-        self.convergence = maximise(problem, self.options.tolerance, self.options.max_cycles)
+    def _maximise(self, problem: Problem, tolerance: float) -> None:
+        self.convergence = maximise(problem, tolerance, self.options.max_cycles)
 
     def _stacked(self, cls, blocks: ScaleBlocks, known: dict) -> Stacked:
         stacked = Stacked(cls, self.layout, blocks.n_stills)

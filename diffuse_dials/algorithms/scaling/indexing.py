@@ -83,8 +83,8 @@ def _voxel_matrix(matrix: np.ndarray, ndiv, name: str) -> np.ndarray:
     scaled = matrix * np.asarray(ndiv)[None, :] / np.asarray(ndiv)[:, None]
     if not np.allclose(scaled, np.rint(scaled)):
         raise ValueError(
-            f"The operator {name} mixes axes of different grid.ndiv ({','.join(map(str, ndiv))}), so that sums cannot be "
-            "re-indexed. Run diffuse.grid again with the same number on all of them."
+            f"The operator {name} mixes axes of different grid.ndiv ({','.join(map(str, ndiv))}), so that sums cannot "
+            "be re-indexed. Run diffuse.grid again with the same number on all of them."
         )
     return np.rint(scaled).astype(np.int64)
 

@@ -97,9 +97,7 @@ def find_outliers(problem: Problem, probability: float) -> np.ndarray:
     for part in predictions(problem, merged):
         own = part.counts - problem.blocks.signal[part.rows] + part.mean
         expected = np.maximum(own, 1e-6)
-        found[part.rows] = improbable(
-            part.counts, expected, np.maximum(part.variance, expected), probability
-        )
+        found[part.rows] = improbable(part.counts, expected, np.maximum(part.variance, expected), probability)
     return found & (problem.blocks.response > 0)
 
 
@@ -171,7 +169,7 @@ def agreement(problem: Problem) -> StillAgreement:
 
 
 def _isotropic_residual(problem: Problem, part: Prediction, still, shell, reference) -> np.ndarray:
-    """u (C - G - p R a - t p R I_ref), less the still's own mean over each shell: a wrong fall-off is no orientation."""
+    """u (C - G - p R a - t p R I_ref), less the still's mean over each shell: a wrong fall-off is no orientation."""
     b = problem.blocks
     weight, response = problem.row_weights(np.arange(part.rows.start, part.rows.stop))
     signal = b.signal[part.rows] - (response * problem.a[still, shell] if problem.a.size else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from dials.util import tabulate
@@ -13,6 +14,7 @@ from diffuse_dials.algorithms.scaling.anisotropic import NoAnisotropy
 from diffuse_dials.algorithms.scaling.blocks import ScaleBlocks, Totals, VoxelNumbers, compact, make_shells
 from diffuse_dials.algorithms.scaling.cells import DetectorCells, make_cells
 from diffuse_dials.algorithms.scaling.components import SCALE_COMPONENTS
+from diffuse_dials.algorithms.scaling.engines import finish_with
 from diffuse_dials.algorithms.scaling.errors import parameter_esds
 from diffuse_dials.algorithms.scaling.fit import Fitter
 from diffuse_dials.algorithms.scaling.inputs import Gridded
@@ -82,7 +84,7 @@ class ScaledStills:
     verdicts: tuple[Verdict, ...] = ()
 
 
-def scale_stills(gridded: Gridded, params, finish=None) -> ScaledStills:
+def scale_stills(gridded: Gridded, params) -> ScaledStills:
     """Refine the scaling model.
 
     Args:
@@ -114,6 +116,7 @@ def scale_stills(gridded: Gridded, params, finish=None) -> ScaledStills:
     shells = ring_shells(s) if signed else make_shells(s, use)
     blocks, totals = compact(gridded.blocks(), n_stills, numbers, use, shells, cells)
     failed = _without_photons(blocks, totals.photons, gridded)
+    finish = None if options.engine == "newton" else partial(finish_with, options.engine)
     fitter = Fitter(cells, options, float(s[use].max()), finish)
     run = _Run(gridded, names, options, fitter, blocks, totals, failed)
     run.fit()
@@ -158,7 +161,8 @@ class _Run:
             if len(self.failed) == n_stills:
                 still, reason = next(iter(self.failed.items()))
                 raise ValueError(
-                    f"None of the {n_stills} stills can be scaled. The first: {self.gridded.keys[still].label}: {reason}."
+                    f"None of the {n_stills} stills can be scaled. The first: {self.gridded.keys[still].label}: "
+                    f"{reason}."
                 )
             _check_overlap(self.blocks, self.gridded, n_stills - len(self.failed))
             try:
@@ -187,14 +191,13 @@ class _Run:
 
     def _check_guard(self) -> None:
         problem, n = self.problem, int(self.problem.present.sum())
-        free = sum(
-            c.n_params if c.kind == "detector" else c.values.shape[1] * n for c in problem.components
-        )
+        free = sum(c.n_params if c.kind == "detector" else c.values.shape[1] * n for c in problem.components)
         if self.options.experimental_scale_model:
             logger.info("%d parameters for %d stills and %d observations", free, n, len(self.blocks))
             if free > len(self.blocks) / 10:
                 raise ValueError(
-                    f"The scaling model has {free} parameters for {len(self.blocks)} observations. Leave out components."
+                    f"The scaling model has {free} parameters for {len(self.blocks)} observations. Leave out "
+                    "components."
                 )
         else:
             check_parameter_count(free, n, len(MODELS[self.options.model]))
@@ -248,9 +251,7 @@ class _Run:
         logger.info("\n%s", tabulate([v.row() for v in verdicts], headers=HEADERS, disable_numparse=True))
         for verdict in verdicts:
             if not verdict.earned:
-                logger.warning(
-                    "The component %s does not predict left-out data better: leave it out.", verdict.name
-                )
+                logger.warning("The component %s does not predict left-out data better: leave it out.", verdict.name)
         return verdicts
 
 

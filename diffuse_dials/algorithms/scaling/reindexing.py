@@ -1,7 +1,7 @@
 """Which of several possible indexings each still has, found against the growing map.
 
-Only the anisotropic part tells them apart. With x = C - G - b R I_iso of a still, w = 1/(b R I_iso + V) and the map δ of
-the others' excess over I_iso (shrunk towards 0 as its noise demands), the gain in ln likelihood of an indexing is
+Only the anisotropic part tells them apart. With x = C - G - b R I_iso of a still, w = 1/(b R I_iso + V) and the map δ
+of the others' excess over I_iso (shrunk towards 0 as its noise demands), the gain in ln likelihood of an indexing is
 
     L = Σ w b R x δ - ½ Σ w (b R)² δ²                 correlation: Σ w b R x δ / √(Σ w x² · Σ w (b R δ)²)
 

@@ -39,7 +39,9 @@ def detector_cells(n_panels=1, n_stills=N_STILLS, order=None, n_order=1):
 def simulate_blocks(rng):
     """Observations of 500 stills, voxels drawn at random, each at a random place of the detector."""
 
-    def make(per_still, n_voxels, mean, delta_b=0.0, offset=0.0, cells=None, factor=None, n_stills=N_STILLS, contrast=0.2):
+    def make(
+        per_still, n_voxels, mean, delta_b=0.0, offset=0.0, cells=None, factor=None, n_stills=N_STILLS, contrast=0.2
+    ):
         s = np.sort(np.cbrt(rng.uniform(0.1**3, 0.5**3, n_voxels)))
         isotropic = np.exp(-4 * s)
         isotropic *= mean / isotropic.mean()
@@ -194,7 +196,8 @@ def test_every_component_is_read_back_from_a_file(simulate_blocks, options, tmp_
         for name, component in experiment.scaling_model.components.items():
             assert list(component.parameters) == pytest.approx(list(models[i].components[name].parameters))
             assert isinstance(component, ScaleComponentBase)
-    assert back[1].scaling_model.components["surface"].configuration() == models[7].components["surface"].configuration()
+    surfaces = [model.components["surface"].configuration() for model in (back[1].scaling_model, models[7])]
+    assert surfaces[0] == surfaces[1]
 
 
 def test_a_new_component_is_one_class_in_the_registry(simulate_blocks, options, monkeypatch):
