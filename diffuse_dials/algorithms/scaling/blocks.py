@@ -48,10 +48,15 @@ class VoxelNumbers:
         found = np.empty(0, dtype=np.int64)
         for sums in blocks:
             found = np.union1d(found, np.unique(pack(sums.asu_index)))
-        found = found[found != pack(np.zeros((1, 3), dtype=np.int32))[0]]
-        if not len(found):
+        return cls.listed(unpack(found))
+
+    @classmethod
+    def listed(cls, index: np.ndarray) -> VoxelNumbers:
+        """Number voxels that are listed in the order of h, k, l; as :meth:`of`."""
+        index = index[np.any(index != 0, axis=1)]
+        if not len(index):
             raise ValueError("No voxel but (0, 0, 0) was measured. Use more voxels (grid.ndiv) or a smaller d_min.")
-        return cls(unpack(found))
+        return cls(index)
 
     def __len__(self) -> int:
         return len(self.index)

@@ -62,6 +62,7 @@ def reindexed(gridded: Gridded, experiments_file=None) -> Gridded:
     Raises:
         ValueError: If operators do not map the grid onto itself, or the experiments do not fit.
     """
+    gridded = gridded.in_memory()
     names = (_IDENTITY, *gridded.record.reindexing_operators)
     matrices = [symmetry.index_matrix(name) for name in names]
     voxel_matrices = [_voxel_matrix(m, gridded.record.ndiv, name) for m, name in zip(matrices, names)]

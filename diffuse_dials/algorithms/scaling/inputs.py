@@ -14,11 +14,42 @@ from diffuse_dials.io.gridded_store import GriddedStore
 from diffuse_dials.io.records import load_grid_record
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.io.tables import Table, load_table
+from diffuse_dials.kernels.sums import unpack
 from diffuse_dials.models.grid import GridRecord
 from diffuse_dials.models.sums import VoxelSums
 
 ROWS_PER_BLOCK = 2_000_000
 _SUMS = ("counts", "background", "response", "variance")
+
+
+@dataclass(frozen=True)
+class StoredSums:
+    """Sums that stay in their store and are read as a stream.
+
+    Attributes:
+        store: The open gridded.h5.
+        still: Position in the experiment list of each still of the store, shape (n_stills,); ascending where known.
+    """
+
+    store: GriddedStore
+    still: np.ndarray
+
+    def blocks(self, rows_per_block: int) -> Iterator[VoxelSums]:
+        """Blocks of whole stills."""
+        names = ("asu", "bragg", "counts", "background", "response", "variance", "n_pixels", "panel", "voxel")
+        names += ("position",) * ("position" in self.store.columns)
+        for block in self.store.blocks(names, max_rows=rows_per_block):
+            position = None if block.position is None else block.position.astype(np.float64)
+            yield VoxelSums(
+                self.still[block.still], unpack(block.voxel), self.store.asu_index[block.asu],
+                block.panel.astype(np.int32), block.bragg, block.counts, block.background, block.response,
+                block.variance, block.n_pixels, position,
+            )  # fmt: skip
+
+    def read(self) -> VoxelSums:
+        """All rows at once."""
+        sums = self.store.read_sums()
+        return replace(sums, still=self.still[sums.still])
 
 
 @dataclass(frozen=True)
@@ -28,24 +59,41 @@ class Gridded:
     Attributes:
         experiments: One per still, each with an identifier.
         keys: What names each, in the same order.
-        sums: Rows of all .refl files; ``still`` is the position in ``experiments``.
+        sums: Rows of all files; ``still`` is the position in ``experiments``. None: they stay in ``store``.
         record: The grid that all share.
         stills: What stills.csv holds of them.
     """
 
     experiments: ExperimentList
     keys: tuple[StillKey, ...]
-    sums: VoxelSums
+    sums: VoxelSums | None
     record: GridRecord
     stills: StillsTable
+    store: StoredSums | None = None
 
     @property
     def has_positions(self) -> bool:
         """Whether the sums know their mean position on the detector."""
-        return self.sums.position is not None
+        return "position" in self.store.store.columns if self.sums is None else self.sums.position is not None
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all stills."""
+        return self.store.store.n_rows if self.sums is None else len(self.sums)
+
+    def in_memory(self) -> Gridded:
+        """The same with all sums read."""
+        return self if self.sums is not None else replace(self, sums=self.store.read(), store=None)
+
+    def measured_voxels(self) -> np.ndarray | None:
+        """Voxels of the asymmetric unit that a store lists, shape (n, 3), int32; None where nothing lists them."""
+        return self.store.store.asu_index if self.sums is None else None
 
     def blocks(self, rows_per_block: int = ROWS_PER_BLOCK) -> Iterator[VoxelSums]:
         """The sums in blocks of whole stills, stills in ascending order."""
+        if self.sums is None:
+            yield from self.store.blocks(rows_per_block)
+            return
         sums = self.sums
         still = sums.still
         if np.any(np.diff(still) < 0):
@@ -84,7 +132,11 @@ def load_gridded(experiment_files, reflection_files) -> Gridded:
         record = _common_record(record, load_grid_record(name), reflection_files[0], name)
         stills.rows.update(StillsTable.beside(name).rows)
         if name.endswith(".h5"):
-            sums = read_store(GriddedStore(name), number, ", ".join(experiment_files))
+            stored = stored_sums(GriddedStore(name), number, ", ".join(experiment_files))
+            known = stored.still[stored.still >= 0]
+            if len(reflection_files) == 1 and np.all(np.diff(known) > 0):
+                return Gridded(experiments, tuple(keys), None, record, stills, stored)
+            sums = stored.read()
         else:
             sums = read_sums(load_table(name, GRIDDED, "diffuse.grid"), number, ", ".join(experiment_files))
         for still in np.unique(sums.still):
@@ -132,7 +184,7 @@ def read_sums(table: Table, number: dict[str, int], experiment_files: str) -> Vo
     )  # fmt: skip
 
 
-def read_store(store: GriddedStore, number: dict[str, int], experiment_files: str) -> VoxelSums:
+def stored_sums(store: GriddedStore, number: dict[str, int], experiment_files: str) -> StoredSums:
     """Rows of gridded.h5; arguments and errors as in :func:`read_sums`."""
     measured = store.still_rows > 0
     strangers = [i for i, has_rows in zip(store.identifiers, measured) if has_rows and i not in number]
@@ -141,9 +193,7 @@ def read_store(store: GriddedStore, number: dict[str, int], experiment_files: st
             f"{store.path} refers to experiment {strangers[0]}, which {experiment_files} does not hold. "
             "Give the .expt and .h5 that one run of diffuse.grid wrote together."
         )
-    sums = store.read_sums()
-    position = np.array([number.get(identifier, -1) for identifier in store.identifiers], dtype=np.int32)
-    return replace(sums, still=position[sums.still])
+    return StoredSums(store, np.array([number.get(name, -1) for name in store.identifiers], dtype=np.int32))
 
 
 def _concatenate(parts: list[VoxelSums]) -> VoxelSums:

@@ -21,8 +21,9 @@ from diffuse_dials.algorithms.scaling.inputs import Gridded
 from diffuse_dials.algorithms.scaling.model import DiffuseScalingModel, check_parameter_count
 from diffuse_dials.algorithms.scaling.options import MODELS, check_options, component_names
 from diffuse_dials.algorithms.scaling.outliers import StillAgreement, agreement, find_outliers
-from diffuse_dials.algorithms.scaling.problem import NoSignal, Problem
+from diffuse_dials.algorithms.scaling.problem import MergedSums, NoSignal, Problem
 from diffuse_dials.algorithms.scaling.signed import METHOD, fit_signed, ring_shells
+from diffuse_dials.algorithms.scaling.streaming import all_voxels, subsample
 from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors
 from diffuse_dials.algorithms.scaling.validation import HEADERS, Verdict, validate
 from diffuse_dials.kernels.scaling import group_of_stills
@@ -69,6 +70,7 @@ class ScaledStills:
         n_outliers: Rows left out of the scaling.
         agreement: Of each still with the map of the others; None where it was not looked at.
         verdicts: Whether each experimental component earned its parameters.
+        merged: The map of all voxels that were used, as outliers are held against it.
     """
 
     observations: VoxelNumbers
@@ -82,6 +84,7 @@ class ScaledStills:
     n_outliers: int = 0
     agreement: StillAgreement | None = None
     verdicts: tuple[Verdict, ...] = ()
+    merged: MergedSums | None = None
 
 
 def scale_stills(gridded: Gridded, params) -> ScaledStills:
@@ -99,7 +102,7 @@ def scale_stills(gridded: Gridded, params) -> ScaledStills:
     check_options(options)
     names = component_names(options)
     n_stills = len(gridded.experiments)
-    numbers = VoxelNumbers.of(gridded.blocks())
+    numbers = _number_voxels(gridded)
     use = np.ones(len(numbers), dtype=bool)
     if excludes_lattice_points(params.merging.exclude_lattice_points, gridded.record.ndiv):
         use = ~holds_lattice_point(numbers.index, gridded.record.ndiv)
@@ -114,7 +117,8 @@ def scale_stills(gridded: Gridded, params) -> ScaledStills:
             "scale per still can be refined. Use scale.model=still without further components, or grid again."
         )
     shells = ring_shells(s) if signed else make_shells(s, use)
-    blocks, totals = compact(gridded.blocks(), n_stills, numbers, use, shells, cells)
+    part = subsample(gridded, use)
+    blocks, totals = compact(gridded.blocks(), n_stills, numbers, part, shells, cells)
     failed = _without_photons(blocks, totals.photons, gridded)
     finish = None if options.engine == "newton" else partial(finish_with, options.engine)
     fitter = Fitter(cells, options, float(s[use].max()), finish)
@@ -131,15 +135,26 @@ def scale_stills(gridded: Gridded, params) -> ScaledStills:
         "%d scales converged in %d cycles (last change %.1e)", n_scaled, convergence.n_cycles, convergence.last_change
     )
     verdicts = run.validate()
+    merged, share = None, 1.0
+    if part is not use:
+        merged, share = all_voxels(run.problem, gridded, numbers, use, cells)
     esds, method = ([run.signed_esd[:, None]], METHOD) if signed else parameter_esds(run.problem)
+    esds = [esd * np.sqrt(share) for esd in esds]
     models = _models(run.problem, esds, method, fitter.layout, sorted(set(range(n_stills)) - set(run.failed)))
     scale = np.array([models[i].scale if i in models else np.nan for i in range(n_stills)])
     esd = np.array([models[i].scale_esd if i in models else np.nan for i in range(n_stills)])
     scales = Scales(scale, esd, method, convergence.n_cycles, convergence.last_change)
     return ScaledStills(
         numbers, use, run.problem, fitter, scales, run.failed, models, 0.0 if signed else options.outlier.probability,
-        n_outliers, agrees, verdicts,
+        n_outliers, agrees, verdicts, merged or run.problem.merged(),
     )  # fmt: skip
+
+
+def _number_voxels(gridded: Gridded) -> VoxelNumbers:
+    listed = gridded.measured_voxels()
+    if listed is None:
+        return VoxelNumbers.of(gridded.blocks())
+    return VoxelNumbers.listed(listed)
 
 
 class _Run:

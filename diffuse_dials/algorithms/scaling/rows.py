@@ -31,7 +31,7 @@ def scaled_rows(gridded: Gridded, scaled: ScaledStills, rows_per_block: int = RO
     s = np.linalg.norm(reciprocal_vectors(numbers.index, gridded.record), axis=1)
     layout = replace(scaled.fitter.layout, s=s, intensity=scaled.fitter.layout.intensity[shells.of_voxel])
     columns = {c.name: c.component.columns(layout) for c in problem.components if c.kind != "detector"}
-    merged = problem.merged() if scaled.outlier_probability > 0 else None
+    merged = scaled.merged if scaled.outlier_probability > 0 else None
     for part in gridded.blocks(rows_per_block):
         voxel = numbers(part.asu_index)
         keep = good[part.still] & (voxel >= 0)
