@@ -13,7 +13,7 @@ from diffuse_dials.algorithms.scaling.problem import MergedSums, Problem
 
 # Above these the matrix of the parameters costs more than a run of scaling: its diagonal blocks serve instead.
 MAX_DENSE_PARAMETERS = 3000
-MAX_PRODUCTS = 1e8
+MAX_PRODUCTS = 2e7
 
 
 def parameter_esds(problem: Problem) -> tuple[list[np.ndarray], str]:
