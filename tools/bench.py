@@ -1,68 +1,44 @@
-"""CPU time of diffuse.grid's work on a still, held against what DIALS needs to read it.
+"""CPU time of diffuse.grid's work on a still, held against what others need for the same images.
 
-    tools/bench.py [integrated.expt ...]
+    tools/bench.py [--quick] [--case NAME ...] [--json FILE] [--folder FOLDER]
 
-Without a file: 1-megapixel CBF stills of a tetragonal crystal, 3 photons per pixel. The programs take turns, image by
-image in one process, and ratios of CPU times are printed: they do not change much with the machine and its load.
+Makes its own images: a 6M CBF, a 16M NXmx (bitshuffle/lz4) and 64 tilted panels. Everything that is compared takes turns
+in one process, and the smallest CPU time of several rounds counts: ratios change little with the machine and its load,
+seconds do. --quick: fewer rounds and stills.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import multiprocessing
+import resource
+import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-import diffuse_dials  # noqa: F401  (first: it prepares the environment of DIALS)
+import bench_data  # first: it prepares the environment of DIALS
 
 # isort: split
-from dxtbx import flumpy
-from dxtbx.format.FormatCBFMini import FormatCBFMini
-from dxtbx.imageset import ImageSetFactory
-from dxtbx.model import (
-    BeamFactory,
-    Crystal,
-    DetectorFactory,
-    Experiment,
-    ExperimentList,
-    GoniometerFactory,
-    ScanFactory,
-)
+import bench_peers
+import libtbx.phil
+import numpy as np
+from dxtbx.model import ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 
+from diffuse_dials.adapters import images
+from diffuse_dials.adapters.direct import DirectReader
+from diffuse_dials.adapters.heap import keep_heap
 from diffuse_dials.algorithms.extraction import Measurement
-from diffuse_dials.algorithms.gridding import define_grid, voxel_sums, without_origin
+from diffuse_dials.algorithms.gridding import define_grid
 from diffuse_dials.algorithms.inputs import load_stills
 from diffuse_dials.cli.grid import phil_scope
 
-N_STILLS, SHAPE = 8, (1043, 981)  # (slow, fast) pixels
-
-
-def write_stills(folder: Path) -> str:
-    """Images of Poisson noise and an .expt file in which each has a crystal in a random orientation."""
-    rng = np.random.default_rng(0)
-    beam = BeamFactory.simple(0.98)
-    pixel = 0.172
-    centre = (SHAPE[1] * pixel / 2, SHAPE[0] * pixel / 2)
-    detector = DetectorFactory.simple("PAD", 150.0, centre, "+x", "-y", (pixel, pixel), SHAPE[::-1], (-1, 1_000_000))
-    names = [str(folder / f"still_{i + 1:05d}.cbf") for i in range(N_STILLS)]
-    for name in names:
-        counts = flumpy.from_numpy(rng.poisson(3.0, SHAPE).astype(np.int32))
-        scan = ScanFactory.make_scan((1, 1), [1.0], [0.0, 0.0], {1: 0})
-        FormatCBFMini.as_file(detector, beam, GoniometerFactory.single_axis(), scan, counts, name)
-    experiments = ExperimentList()
-    for name in names:
-        (sequence,) = ExperimentListFactory.from_filenames([name])
-        still = ImageSetFactory.imageset_from_anyset(sequence.imageset)
-        axes, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-        real_space = np.array([78.5, 78.5, 37.8])[:, None] * axes * np.sign(np.linalg.det(axes))
-        crystal = Crystal(*real_space.tolist(), space_group_symbol="P43212")
-        models = {"imageset": still, "beam": sequence.beam, "detector": sequence.detector, "crystal": crystal}
-        experiments.append(Experiment(**models))
-    experiments.as_file(str(folder / "stills.expt"))
-    return str(folder / "stills.expt")
+# A radius that needs no Bragg spots in the images, and no measurement of them
+PARAMETERS = "masking.bragg.radius_sigmas=3", "masking.bragg.domain_size=1000", "masking.bragg.half_mosaicity=0.1"
 
 
 def seconds(work, *args) -> float:
@@ -72,44 +48,182 @@ def seconds(work, *args) -> float:
     return time.process_time() - start
 
 
-def main(files: list[str], folder: Path) -> None:
-    files = files or [write_stills(folder)]
-    params = phil_scope.extract()
-    stills = load_stills(files, (), read_reflections=False)
-    if len(stills) < 2:
-        raise SystemExit("bench: give at least two stills, since the first one is not timed")
-    measurement = Measurement(params, stills)
-    grid = define_grid(params.grid, stills, 1.8)
+class Job:
+    """Stills that are ready to be summed."""
 
-    def sums(number: int):
-        pixels = measurement.measure(number).pixels
-        experiment = stills.experiments[number]
-        return without_origin(voxel_sums(number, pixels, grid.to_hkl(experiment), grid.ndiv, grid.positions))
+    def __init__(self, expt: str, *parameters: str):
+        params = phil_scope.fetch(libtbx.phil.parse("\n".join((*PARAMETERS, *parameters)))).extract()
+        self.stills = load_stills([expt], (), read_reflections=False)
+        self.measurement = Measurement(params, self.stills)
+        self.grid = define_grid(params.grid, self.stills, 1.3)
+        self.set_up = seconds(self.measurement.prepare, self.grid)
+        self.raw = images.read_raw(self.stills.experiments[0])
 
-    def imageset(number: int):
+    def kernel(self, number: int = 0):
+        return self.measurement.sums_of_image(number, self.grid, self.raw)
+
+    def numpy(self):
+        return self.measurement.sums(0, replace(self.grid, engine="numpy"))
+
+    def imageset(self):
         """Opened anew: dxtbx keeps the last image and the format instance of an imageset."""
-        one = ExperimentList([stills.experiments[number]]).to_dict()
+        one = ExperimentList([self.stills.experiments[0]]).to_dict()
         return ExperimentListFactory.from_dict(one, check_format=True)[0].imageset
 
-    def read(images):
-        images.get_raw_data(0)
 
-    def read_as_dials_does(images):
-        images.get_raw_data(0), images.get_corrected_data(0), images.get_mask(0)
+def best(rounds: int, works: dict) -> dict[str, float]:
+    """Smallest CPU time of each work; they take turns. A work may come with a preparation that is not timed."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, (prepare, work) in works.items():
+            argument = prepare() if prepare else None
+            times[name].append(seconds(work, *([argument] if prepare else [])))
+    return {name: min(values) for name, values in times.items()}
 
-    first = seconds(sums, 0)  # compiles, and works out the geometry that stills share
-    numbers = range(1, len(stills))
-    times = np.array(
-        [[seconds(sums, n), seconds(read, imageset(n)), seconds(read_as_dials_does, imageset(n))] for n in numbers]
-    )
-    own, raw, corrected = np.median(times, axis=0)
-    n_pixels = sum(np.prod(panel.get_image_size()) for panel in stills.experiments[0].detector)
-    print(f"{len(stills)} stills of {n_pixels / 1e6:.2f} megapixel; CPU time per still, medians of {len(numbers)}")
-    print(f"diffuse.grid's sums, reading included   {own:7.3f} s   (first still {first:.3f} s)")
-    print(f"dxtbx get_raw_data                      {raw:7.3f} s   ratio {own / raw:6.2f}")
-    print(f"  with get_corrected_data and get_mask  {corrected:7.3f} s   ratio {own / corrected:6.2f}")
+
+def bench_case(case: bench_data.Case, folder: Path, quick: bool) -> dict:
+    """Times of one detector, s per still, and what follows from them."""
+    names = bench_data.write_images(case, folder, 2)
+    general = Job(bench_data.write_stills(names, 4, folder / "stills"))
+    planar = Job(bench_data.write_stills(names, 4, folder / "planar", planar=True))
+    first = {"general": seconds(general.kernel), "planar": seconds(planar.kernel)}
+    works = {
+        "get_raw_data": (general.imageset, lambda i: i.get_raw_data(0)),
+        "with get_corrected_data and get_mask": (
+            general.imageset, lambda i: (i.get_raw_data(0), i.get_corrected_data(0), i.get_mask(0)),
+        ),
+        "kernel, planar": (None, planar.kernel),
+        "kernel, parallax": (None, general.kernel),
+    }  # fmt: skip
+    if not case.cbf:
+        reader = DirectReader()
+        reader.read(general.stills.experiments[0])
+        works["direct HDF5 reader"] = (None, lambda: reader.read(general.stills.experiments[0]))
+    times = best(3 if quick else 7, works)
+    slow = {"NumPy engine": (None, general.numpy), **bench_peers.works(general, quick)}
+    times.update(best(1 if quick else 2, slow))
+    for name in [name for name in times if name.endswith(bench_peers.PART)]:
+        times[name.removesuffix(bench_peers.PART)] = times.pop(name) * bench_peers.TENTHS
+    return {
+        "megapixels": sum(panel.size for panel in general.raw) / 1e6, "voxels": len(planar.kernel().voxels),
+        "seconds": times, "first_call": first, "set_up": {"planar": planar.set_up, "parallax": general.set_up},
+        "two_processes": processes(planar, 2 if quick else 6),
+    }  # fmt: skip
+
+
+def processes(job: Job, n_stills: int) -> float:
+    """CPU time a still of one process over that of two at once: 1 is perfect."""
+
+    def many(_=None):
+        return seconds(lambda: [job.kernel(number % 4) for number in range(n_stills)])
+
+    global _many
+    _many = many
+    alone = many()
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        together = pool.map(_call, range(2), chunksize=1)
+    return alone / float(np.mean(together))
+
+
+_many = None
+
+
+def _call(number):
+    return _many(number)
+
+
+def memory(folder: Path, names: list[str]) -> float:
+    """MB that a worker needs beyond images and what is shared: 180 Å cell, ndiv 2, after the parent has set up."""
+    job = Job(bench_data.write_stills(names, 4, folder / "big", cell=(180.0,) * 3, group="P213"), "grid.ndiv=2,2,2")
+    job.kernel(0).voxels  # compiled before it is measured
+    job.measurement._kernel()._accumulator.__init__()
+    global _many
+    _many = lambda number: _growth(job)  # noqa: E731
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(_call, (0,))
+
+
+def _growth(job) -> float:
+    def status(name):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+    touched = sum(int(panel.sum()) for panel in job.raw)  # shared pages that are read become resident
+    touched += sum(int(shared.response.sum()) for shared in job.measurement._kernel()._panels.values())
+    touched += sum(int(shared.s_bin.sum()) for shared in job.measurement._kernel()._panels.values())
+    touched += sum(float(s.plane.shift.sum()) for s in job.measurement._kernel()._panels.values())
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    job.kernel(1)
+    job.kernel(2)
+    return status("VmHWM") - before
+
+
+def command(expt: str, n_stills: int, read: float, *parameters: str) -> dict:
+    """CPU time of diffuse.grid as a command, over get_raw_data of the same images."""
+    with tempfile.TemporaryDirectory() as scratch:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [str(Path(sys.executable).parent / "diffuse.grid"), expt, *PARAMETERS, *parameters], cwd=scratch, check=True,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"cpu_s": used, "over_get_raw_data": used / (n_stills * read)}
+
+
+def table(name: str, result: dict) -> None:
+    """Print the times of a case as ratios."""
+    times, read = result["seconds"], result["seconds"]["get_raw_data"]
+    kernel = times["kernel, parallax"]
+    print(f"\n{name}: {result['megapixels']:.1f} megapixels, {result['voxels']} sums a still")
+    print(f"{'':42}{'s':>9}{'Mpx/s':>9}{'/ get_raw_data':>16}{'/ kernel':>10}")
+    for label, value in times.items():
+        speed = result["megapixels"] / value
+        print(f"{label:42}{value:9.3f}{speed:9.1f}{value / read:16.2f}{value / kernel:10.1f}")
+    print(f"set-up {result['set_up']}, first call {result['first_call']}, two processes {result['two_processes']:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--case", action="append", choices=list(bench_data.CASES))
+    parser.add_argument("--json", default="bench.json")
+    parser.add_argument("--folder", help="where to leave the images; default: a temporary folder")
+    options = parser.parse_args()
+    result = {"heap_kept": False}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(options.folder or scratch)
+        for name in options.case or bench_data.CASES:
+            own = folder / name.replace(" ", "_")
+            own.mkdir(parents=True, exist_ok=True)
+            result[name] = bench_case(bench_data.CASES[name], own, options.quick)
+            table(name, result[name])
+            if name == "16M NXmx":
+                _commands(own, result, options.quick)
+    Path(options.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(f"\nwritten: {options.json}")
+
+
+def _commands(folder: Path, result: dict, quick: bool) -> None:
+    """The command from end to end, and its memory; last, because the heap is kept from here on."""
+    names = sorted(str(path) for path in folder.glob("image_*"))
+    result["worker_megabytes"] = memory(folder, names)
+    print(f"a worker needs {result['worker_megabytes']:.0f} MB beyond images and shared arrays (180 Å, ndiv 2)")
+    n_stills = 20 if quick else 200
+    expt = bench_data.write_stills(names, n_stills, folder / "many", planar=False)
+    read = result["16M NXmx"]["seconds"]["get_raw_data"]
+    for reader in ("dxtbx", "hdf5"):
+        used = command(expt, n_stills, read, f"grid.reader={reader}")
+        result[f"command, {reader}"] = used
+        print(f"diffuse.grid, {n_stills} stills, {reader}: {used['cpu_s']:.1f} s, "
+              f"{used['over_get_raw_data']:.2f} x get_raw_data")  # fmt: skip
+    result["heap_kept"] = keep_heap()
+    job = Job(expt)
+    kept = best(3, {"get_raw_data": (job.imageset, lambda i: i.get_raw_data(0)), "kernel": (None, job.kernel)})
+    result["kept_heap"] = kept
+    print(f"with kept heap: get_raw_data {kept['get_raw_data']:.3f} s, kernel {kept['kernel']:.3f} s")
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as scratch:
-        main(sys.argv[1:], Path(scratch))
+    main()

@@ -326,12 +326,23 @@ class Measurement:
             voxels = without_origin(voxel_sums(number, measured.pixels, to_hkl, grid.ndiv, grid.positions))
             voxels = with_asu_index(voxels, grid.symmetry_group)
             return StillSums(voxels, measured.totals, measured.exposure, measured.n_accepted)
-        raw, highest = self._read(experiment, grid.reader)
+        return self.sums_of_image(number, grid, *self._read(experiment, grid.reader))
+
+    def sums_of_image(self, number: int, grid: Grid, raw, highest: int | None = None) -> StillSums:
+        """The kernel's part of ``sums``, once the image is in memory.
+
+        Args:
+            number: Position of the still in the experiment list.
+            grid: The grid.
+            raw: Values as stored, one array (slow, fast) per panel.
+            highest: Largest value that is no sentinel; None: sentinels are negative.
+        """
+        experiment = self._stills.experiments[number]
         exposure = self._exposures.of(experiment, self._stills.keys[number])
         mask = self._mask(experiment)
         bragg_masks, settings = zip(*self._bragg_masks.of_image(self._stills.same_image(number), raw, mask))
         voxels, totals, n_accepted = self._kernel().sums(
-            number, experiment, raw, highest, mask, exposure, bragg_masks, settings, to_hkl, grid
+            number, experiment, raw, highest, mask, exposure, bragg_masks, settings, grid.to_hkl(experiment), grid
         )
         self._refuse_empty(number, n_accepted)
         return StillSums(voxels, totals, exposure, n_accepted)
