@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 from libtbx import Auto
-from scipy.ndimage import find_objects, label
+from scipy.ndimage import find_objects, label, median_filter
 
 from diffuse_dials.adapters import images
 from diffuse_dials.algorithms.masking.dynamic import block_levels, spread_out
@@ -37,6 +37,7 @@ spot_reach = 12
 """
 
 _PEAK = 2.0  # times spot_sigmas that the highest pixel of a spot reaches
+_FILLED = 2.0  # times the scatter of the squares around
 _STANDS_OUT = 2.0  # standard errors by which a ring still exceeds the level
 
 
@@ -87,7 +88,10 @@ def find_spots(raw, trusted, overloaded, detector, params) -> FoundSpots:
 def _on_panel(raw, good, above, counter: bool, params) -> tuple[np.ndarray, int]:
     values = raw.astype(np.float32)
     floor = 0.3 if np.issubdtype(raw.dtype, np.integer) else np.finfo(np.float32).tiny
-    level, sigma, _ = block_levels(values, good, counter, floor)
+    level, sigma, spread = block_levels(values, good, counter, floor)
+    # A square that one strong spot fills takes its level from the squares around.
+    filled = spread > _FILLED * median_filter(spread, 3)
+    level, sigma = (np.where(filled, median_filter(squares, 3), squares) for squares in (level, sigma))
     if counter:  # single photons of a faint image are no spots
         sigma = np.sqrt(sigma**2 + 1)
     level, sigma = spread_out(level, raw.shape), spread_out(sigma, raw.shape)

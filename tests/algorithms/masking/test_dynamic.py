@@ -167,3 +167,25 @@ def test_a_linear_gradient_is_followed_between_the_centres_of_squares():
     blocks = plane.reshape(5, BLOCK, 6, BLOCK).mean(axis=(1, 3))
     inner = (slice(BLOCK, -BLOCK),) * 2
     np.testing.assert_allclose(spread_out(blocks, plane.shape)[inner], plane[inner], rtol=1e-5)
+
+
+def test_a_pixel_that_scatters_more_than_its_neighbours_is_noisy(rng):
+    """Mean 50 as all, standard deviation 4 times theirs; spots on a tenth of the images make no pixel noisy."""
+    images = [rng.poisson(50.0, SHAPE).astype(float) for _ in range(40)]
+    for number, raw in enumerate(images):
+        raw[100, 70] = rng.normal(50, 28)
+        if number < 4:
+            raw[30:32, 40:42] += 3000
+    kinds = judge(images)
+    assert np.argwhere(kinds["noisy"]).tolist() == [[100, 70]]
+    assert not kinds["hot"].any()
+
+
+@pytest.mark.parametrize("ratio", [0.3, 1.0, 5.0])
+def test_the_noise_of_a_detector_is_estimated(rng, ratio):
+    """Variance/mean of what was simulated."""
+    sums = Deviations.zeros(SHAPE)
+    for _ in range(4):
+        raw = rng.normal(500.0, np.sqrt(ratio * 500.0), SHAPE)
+        sums.add_image(raw, raw > 0, raw > 1e6, np.ones(SHAPE, dtype=bool), False)
+    assert sums.noise() == pytest.approx(ratio, rel=0.05)
