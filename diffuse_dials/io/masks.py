@@ -25,7 +25,8 @@ def load_pickle(path):
             return pickle.load(handle, encoding="bytes")
     except Exception as error:  # unpickling garbage can raise anything: pickle's documentation says so
         raise ValueError(
-            f"{path} is no mask that can be read ({error}). Give a .mask file of dials.generate_mask or diffuse.make_mask."
+            f"{path} is no mask that can be read ({error}). "
+            "Give a .mask file of dials.generate_mask or diffuse.make_mask."
         ) from error
 
 

@@ -14,6 +14,7 @@ from dxtbx import flumpy
 from dxtbx.model import ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 
+from diffuse_dials.algorithms.masking.bragg_profile import load_profile
 from diffuse_dials.cli.make_mask import run
 
 stills = runpy.run_path(str(Path(__file__).parents[1] / "algorithms" / "masking" / "conftest.py"))
@@ -89,6 +90,17 @@ def test_bragg_masks_are_written_by_identifier(files):
         assert mask[0].all() == (96, 112)
         assert 0.5 < flumpy.to_numpy(mask[0]).mean() < 1
     assert len({flumpy.to_numpy(mask[0]).tobytes() for mask in masks.values()}) == 6
+
+
+def test_the_bragg_profile_is_written_for_the_other_commands_and_drawn(files):
+    run(["integrated.expt", "output.png=mask.png"])
+    profile = load_profile("bragg_profile.json")
+    assert profile.n_stills == 6
+    record = json.loads(Path("diffuse.make_mask.json").read_text())["bragg"]
+    assert record["measured_on_stills"] == 6 and record["left_over"][0]["masked"] < 1
+    page = Path("diffuse.make_mask.html").read_text()
+    assert "Intensity about the lattice points" in page and page.count("<svg") == 3
+    assert Path("mask_bragg.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_outputs_can_be_switched_off(files):

@@ -1,11 +1,12 @@
 """Shadows: regions that see systematically less than the rest of their ring of equal |s|, such as a beamstop's arm.
 
 The images are summed, spots drawn in to the level about them. What a pixel holds is compared with its solid angle
-times its polarization factor times the profile of its ring, less a smooth trend around the beam, in squares of growing size: small ones follow the edge of a deep
-shadow, large ones see a shallow one through the counting noise. What is found at one size is left out at the next. A
-region is a shadow if enough of it is low by ``depth`` and by four times the scatter of such squares around their ring,
-so that the diffuse scattering of a crystal, uneven as it is on a single still, is none; it reaches as far as half of
-both. Behind a beamstop whole rings are dark: there the profile may not fall faster towards the beam than scattering does.
+times its polarization factor times the profile of its ring, less a smooth trend around the beam, in squares of growing
+size: small ones follow the edge of a deep shadow, large ones see a shallow one through the counting noise. What is
+found at one size is left out at the next. A region is a shadow if enough of it is low by ``depth`` and by four times
+the scatter of such squares around their ring, so that the diffuse scattering of a crystal, uneven as it is on a single
+still, is none; it reaches as far as half of both. Behind a beamstop whole rings are dark: there the profile may not
+fall faster towards the beam than scattering does.
 """
 
 from __future__ import annotations
