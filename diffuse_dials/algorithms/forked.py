@@ -39,14 +39,15 @@ class _Worker:
     position: int | None = None
 
 
-def spread(work, tasks: list, nproc: int, name, show):
+def spread(work, tasks: list, nproc: int, name, task_name, show):
     """Run ``work(task)`` in ``nproc`` forked processes; each is given the next task as soon as it is free.
 
     Args:
         work: Function of one task.
         tasks: Small picklable things.
         nproc: Number of processes.
-        name: What to call a task, or an item that a worker was :func:`at`, in a message.
+        name: What to call an item that a worker was :func:`at` in a message.
+        task_name: What to call a task.
         show: Called now and then with the number of items that were begun.
 
     Yields:
@@ -80,7 +81,7 @@ def spread(work, tasks: list, nproc: int, name, show):
                 try:
                     fine, result = pickle.loads(worker.pipe.recv_bytes())
                 except (EOFError, ConnectionResetError):
-                    raise ValueError(_last_words(worker, shared, tasks, name)) from None
+                    raise ValueError(_last_words(worker, shared, tasks, name, task_name)) from None
                 if not fine:
                     raise result
                 _give(worker, waiting)
@@ -105,10 +106,10 @@ def _give(worker: _Worker, waiting: list) -> None:
             pass
 
 
-def _last_words(worker: _Worker, shared, tasks, name) -> str:
+def _last_words(worker: _Worker, shared, tasks, name, task_name) -> str:
     worker.process.join()
     item, code = int(shared[2 * worker.place]), worker.process.exitcode
-    what = name(item if item >= 0 else tasks[worker.position])
+    what = name(item) if item >= 0 else task_name(tasks[worker.position])
     how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with exit status {code}"
     killed = code == -signal.SIGKILL
     advice = "perhaps for lack of memory: use a smaller mp.nproc" if killed else "perhaps because of a broken file"

@@ -62,7 +62,7 @@ def working_on(item: int) -> None:
 _reporter = lambda item: None  # noqa: E731  (set while each() runs)
 
 
-def each(work, tasks, nproc: int, label: str, *, comm=None, total: int | None = None, name=str):
+def each(work, tasks, nproc: int, label: str, *, comm=None, total: int | None = None, name=str, task_name=None):
     """Run ``work(task)`` for each task and yield the results in the order of the tasks.
 
     Args:
@@ -72,20 +72,22 @@ def each(work, tasks, nproc: int, label: str, *, comm=None, total: int | None = 
         label: Shown beside the progress bar on a terminal.
         comm: An mpi.Communicator; its ranks work in place of processes, and only rank 0 is given the results.
         total: Number of items, if ``work`` calls :func:`working_on` for each; None: the tasks are the items.
-        name: What to call a task, or an item of ``working_on``, in a message.
+        name: What to call an item of ``working_on`` in a message.
+        task_name: What to call a task in a message; None: as an item.
 
     Raises:
         ValueError: If a process dies (killed, out of memory) or this one is told to stop (SIGTERM); whatever ``work``
             raises comes through as it is.
     """
     tasks = list(tasks)
+    task_name = task_name or name
     with _Progress(total or len(tasks), label, total is not None, comm) as progress, _stoppable():
         if comm is not None and comm.size > 1:
-            results = mpi.spread(comm, work, tasks, name)
+            results = mpi.spread(comm, work, tasks, task_name)
         elif nproc == 1 or len(tasks) < 2:
             results = _here(work, tasks)
         else:
-            results = forked.spread(work, tasks, nproc, name, progress.show)
+            results = forked.spread(work, tasks, nproc, name, task_name, progress.show)
         waiting, following = {}, 0
         for position, result in results:
             waiting[position] = result

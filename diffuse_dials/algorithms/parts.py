@@ -142,9 +142,13 @@ def make_parts(
     def work(number):
         make(number, folder.part(number))
 
+    def called(number):
+        first, end = blocks[number]
+        return name(first) if end == first + 1 else f"{name(first)} to {name(end - 1)}"
+
     left = sum(blocks[number][1] - blocks[number][0] for number in missing)
     try:
-        for _ in each(work, missing, job.nproc, label, comm=job.comm, total=left, name=name):
+        for _ in each(work, missing, job.nproc, label, comm=job.comm, total=left, name=name, task_name=called):
             pass
     except ValueError as error:
         if job.comm.rank == 0:

@@ -176,7 +176,7 @@ class RunFolder:
         plan = None
         if resume:
             ours = [path for path in unfinished if _plan_of(path).get("key") == key]
-            if unfinished and not ours:
+            if not ours and any(any(path.glob("*.h5")) for path in unfinished):
                 lock.close()
                 raise ValueError(
                     f"resume=True: the parts in {home} were made with other parameters, inputs or another version of "

@@ -134,7 +134,7 @@ def user_errors(comm: Communicator | None = None):
         yield
     except ValueError as error:
         if comm is not None and comm.rank:
-            raise SystemExit(1) from None
+            raise SystemExit(0) from None  # a failure here would make mpirun kill rank 0 before it has said why
         raise Sorry(str(error)) from None
     except (Exception, MemoryError) as error:
         if comm is not None and comm.size > 1:
