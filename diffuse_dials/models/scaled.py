@@ -62,7 +62,8 @@ class ScaledRows:
     @property
     def diffuse(self) -> ScaledRows:
         """The rows that make the map: no Bragg pixels, no outliers."""
-        return self.select(~self.bragg & (self.flags == GOOD))
+        keep = ~self.bragg & (self.flags == GOOD)
+        return self if keep.all() else self.select(keep)
 
     def select(self, which) -> ScaledRows:
         """The rows that an index array, a mask or a slice names."""

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f")
 _DIVERGING, _SEQUENTIAL = "RdBu", "Viridis"
+_MANY = 5000  # points beyond which the browser's graphics hardware draws
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def plotly_library() -> str:
 
 def _trace(one: Series, colour: str) -> dict:
     trace = {
-        "type": "scatter", "mode": "lines+markers" if one.lines else "markers", "x": _numbers(one.x),
+        "type": "scatter" if len(one.x) <= _MANY else "scattergl", "mode": "lines+markers" if one.lines else "markers", "x": _numbers(one.x),
         "y": _numbers(one.y), "name": one.label, "line": {"color": colour, "width": 1.5},
         "marker": {"color": colour, "size": 6},
     }  # fmt: skip

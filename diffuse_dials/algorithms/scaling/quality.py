@@ -118,7 +118,8 @@ def quality(
     }
     misfits = Misfits(counted, index, groupings)
     equivalents = Equivalents(index, laue_operators(record))
-    for rows in blocks:
+    for block in blocks:
+        rows = block.diffuse
         misfits.add(rows)
         equivalents.add(rows)
     statistics = map_statistics(

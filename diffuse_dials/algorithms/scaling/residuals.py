@@ -74,7 +74,8 @@ class Misfits:
     def add(self, rows: ScaledRows) -> None:
         """Add a block of rows."""
         rows = rows.diffuse
-        rows = rows.select(self._place[rows.voxel] >= 0)
+        known = self._place[rows.voxel] >= 0
+        rows = rows if known.all() else rows.select(known)
         voxel = self._place[rows.voxel]
         expected = rows.expected * self._merged.intensity.value[voxel]
         residual = rows.signal - expected
