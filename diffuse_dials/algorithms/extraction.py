@@ -21,7 +21,7 @@ from diffuse_dials.algorithms.corrections import choose_corrections, log_correct
 from diffuse_dials.algorithms.corrections.maps import factor_maps
 from diffuse_dials.algorithms.exposure import Exposures
 from diffuse_dials.algorithms.gridding import Grid, voxel_sums, with_asu_index, without_origin
-from diffuse_dials.algorithms.inputs import Stills, check_together, setting_matrix
+from diffuse_dials.algorithms.inputs import Stills, check_photons_range, check_together, setting_matrix
 from diffuse_dials.algorithms.masking.chosen import choose_bragg_masks
 from diffuse_dials.algorithms.noise import choose_noise
 from diffuse_dials.io.masks import load_mask
@@ -164,7 +164,7 @@ class Measurement:
         first = stills.experiments[0]
         self._shapes = images.panel_shapes(first.detector)
         check_together(stills, self._shapes, params.extraction.lattices)
-        self._check_photons_range()
+        check_photons_range(params.extraction.photons_range)
         chosen, corrections = choose_corrections(params.corrections, first)
         self.factor_maps = factor_maps(chosen, first)
         self._bragg_masks = choose_bragg_masks(params, stills, self._mask)
@@ -236,18 +236,6 @@ class Measurement:
             sample.append(panels)
         return sample
 
-    def _check_photons_range(self) -> None:
-        given = self._params.extraction.photons_range
-        if not given:
-            return
-        if given[0] > given[1]:
-            raise ValueError(f"extraction.photons_range={given[0]:g},{given[1]:g}: the smaller number comes first.")
-        logger.warning(
-            "extraction.photons_range leaves out pixels by their own counts: means are biased, %s where few photons "
-            "are expected. Radial totals and absolute scale are biased with them.",
-            "upwards" if given[0] > 0 else "downwards",
-        )
-
     def uses(self, number: int) -> bool:
         """Whether still ``number`` is measured: of several lattices on an image only the first."""
         return self._stills.keys[number].lattice == 0
@@ -270,7 +258,8 @@ class Measurement:
             photons = self._photons(raw[panel], experiment, panel)
             good, overloaded = self._good(raw[panel], experiment.detector[panel], mask)
             if self._params.extraction.photons_range:
-                good &= self._within_photons(photons)
+                low, high = self._params.extraction.photons_range
+                good &= (photons >= low) & (photons <= high)
             background, variance, known = self._background.at(panel, exposure)
             if known is not None:
                 good &= known
@@ -417,11 +406,6 @@ class Measurement:
         if self._params.masking.trusted_range in (None, "none"):  # PHIL reads a typed none as None
             return np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
         return images.in_trusted_range(raw, panel)
-
-    def _within_photons(self, photons) -> np.ndarray:
-        """Pixels that extraction.photons_range leaves."""
-        low, high = self._params.extraction.photons_range
-        return (photons >= low) & (photons <= high)
 
     def _good(self, raw, panel, mask) -> tuple[np.ndarray, np.ndarray]:
         step = self._params.extraction.pixel_step

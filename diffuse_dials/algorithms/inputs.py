@@ -122,6 +122,23 @@ def check_together(stills: Stills, shapes, lattices: str) -> None:
         )
 
 
+def check_photons_range(given) -> None:
+    """Warn of what a cut on the photons of single pixels does; ``given`` is extraction.photons_range.
+
+    Raises:
+        ValueError: If its limits are the wrong way round.
+    """
+    if not given:
+        return
+    if given[0] > given[1]:
+        raise ValueError(f"extraction.photons_range={given[0]:g},{given[1]:g}: the smaller number comes first.")
+    logger.warning(
+        "extraction.photons_range leaves out pixels by their own counts: means are biased, %s where few photons "
+        "are expected. Radial totals and absolute scale are biased with them.",
+        "upwards" if given[0] > 0 else "downwards",
+    )
+
+
 def _tables_of(name: str, experiments: ExperimentList, only_pair: bool) -> dict[str, flex.reflection_table]:
     table = load_flex(name)
     if not len(table):
