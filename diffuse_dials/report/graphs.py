@@ -166,8 +166,9 @@ def plotly_library() -> str:
 
 def _trace(one: Series, colour: str) -> dict:
     trace = {
-        "type": "scatter" if len(one.x) <= _MANY else "scattergl", "mode": "lines+markers" if one.lines else "markers", "x": _numbers(one.x),
-        "y": _numbers(one.y), "name": one.label, "line": {"color": colour, "width": 1.5},
+        "type": "scatter" if len(one.x) <= _MANY else "scattergl",
+        "mode": "lines+markers" if one.lines else "markers", "x": _numbers(one.x), "y": _numbers(one.y),
+        "name": one.label, "line": {"color": colour, "width": 1.5},
         "marker": {"color": colour, "size": 6},
     }  # fmt: skip
     if one.error is not None:

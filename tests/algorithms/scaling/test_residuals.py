@@ -63,7 +63,8 @@ def test_chi_square_is_one_where_the_variances_are_right(rows):
 
 def test_a_variance_that_is_wrong_shows_in_chi_square(rows):
     """Twice the true variance: χ² = ½."""
-    misfits = misfits_of(replace(rows, variance=2 * rows.variance), {"all": Grouping(lambda rows, s: 0 * rows.still, 1)})
+    groupings = {"all": Grouping(lambda rows, s: 0 * rows.still, 1)}
+    misfits = misfits_of(replace(rows, variance=2 * rows.variance), groupings)
     assert misfits.of("all").chi_square == pytest.approx(0.5, abs=0.02)
 
 
