@@ -73,15 +73,16 @@ def _write_cbf(case, name, counts) -> None:
 
 
 def _write_nexus(case, name, counts) -> None:
-    """The least of NXmx that dxtbx needs, bitshuffle and lz4, uint16, one chunk."""
+    """The least of NXmx that dxtbx needs, uint16, one chunk: bitshuffle and lz4, gzip where the filter is missing."""
     with h5py.File(name, "w", libver="latest") as file:
         entry = _group(file, "entry", "NXentry")
         entry["definition"] = np.string_("NXmx")
         data = _group(entry, "data", "NXdata")
         data.attrs["signal"] = np.string_("data")
-        chunk = (1, *case.shape)
-        options = {"chunks": chunk, "compression": BITSHUFFLE, "compression_opts": (0, 2)}
-        data.create_dataset("data", data=counts[None].astype(np.uint16), **options)
+        options = {"compression": "gzip", "compression_opts": 1}
+        if h5py.h5z.filter_avail(BITSHUFFLE):
+            options = {"compression": BITSHUFFLE, "compression_opts": (0, 2)}
+        data.create_dataset("data", data=counts[None].astype(np.uint16), chunks=(1, *case.shape), **options)
         instrument = _group(entry, "instrument", "NXinstrument")
         instrument["name"] = np.string_("bench")
         _length(_group(instrument, "beam", "NXbeam"), "incident_wavelength", 1.0, "angstrom")

@@ -67,10 +67,10 @@ class DirectReader:
             self._file = None
             raise ValueError(
                 f"{path} cannot be read directly ({type(error).__name__}: {error}). It may be cut off, or of another "
-                "format: try input.reader=dxtbx."
+                "format: try grid.reader=dxtbx."
             ) from error
         if [panel.shape for panel in raw] != images.panel_shapes(experiment.detector):
-            raise ValueError(f"{path} has other panels than the detector model of its still. Try input.reader=dxtbx.")
+            raise ValueError(f"{path} has other panels than the detector model of its still. Try grid.reader=dxtbx.")
         if not self._checked:
             self._check(experiment, path, raw, highest)
         return raw, highest
@@ -101,7 +101,7 @@ class DirectReader:
         for panel, theirs in zip(raw, images.read_raw(experiment)):
             measured = panel <= highest
             if not (np.array_equal(measured, theirs >= 0) and np.array_equal(panel[measured], theirs[measured])):
-                raise ValueError(f"dxtbx reads other values from {path} than a direct reader. Say input.reader=dxtbx.")
+                raise ValueError(f"dxtbx reads other values from {path} than a direct reader. Say grid.reader=dxtbx.")
         self._checked = True
 
 
