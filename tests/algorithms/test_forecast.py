@@ -6,6 +6,8 @@ import pytest
 
 from diffuse_dials.algorithms import forecast as module
 from diffuse_dials.algorithms.forecast import Forecast, available_memory, forecast
+from diffuse_dials.cli import grid
+from diffuse_dials.io.gridded_store import GriddedStore
 
 GIB = 2**30
 
@@ -78,3 +80,12 @@ def test_stills_that_fail_are_no_part_of_the_forecast(monkeypatch):
         return 1000
 
     assert forecast(count, list(range(1000)), 10**7).n_rows == 1_000_000
+
+
+def test_a_run_that_would_not_fit_switches_to_the_store_by_itself(simulated, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "available_memory", lambda: 10 * 2**20)
+    grid.run([str(simulated / "truth_stills.expt"), "d_min=3", "masking.bragg.radius=0.01"])
+    assert GriddedStore("gridded.h5").n_rows > 0 and not (tmp_path / "gridded.refl").exists()
+    log = (tmp_path / "diffuse.grid.log").read_text()
+    assert "The sums go to an HDF5 store" in log
