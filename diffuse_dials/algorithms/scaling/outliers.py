@@ -84,7 +84,9 @@ def improbable(counts: np.ndarray, mean: np.ndarray, variance: np.ndarray, proba
 
 
 def find_outliers(problem: Problem, probability: float) -> np.ndarray:
-    """Observations that the others of the voxel make improbable, shape (n,), bool.
+    """Observations that the others of the voxel make improbable, the worst of each voxel, shape (n,), bool.
+
+    One at a time, because an outlier makes the others of its voxel look improbable until it is gone.
 
     Args:
         problem: With refined parameters.
@@ -93,12 +95,20 @@ def find_outliers(problem: Problem, probability: float) -> np.ndarray:
     found = np.zeros(len(problem.blocks), dtype=bool)
     if probability <= 0:
         return found
-    merged = problem.merged()
-    for part in predictions(problem, merged):
+    deviation = np.zeros(len(found), dtype=np.float32)
+    for part in predictions(problem, problem.merged()):
         own = part.counts - problem.blocks.signal[part.rows] + part.mean
         expected = np.maximum(own, 1e-6)
-        found[part.rows] = improbable(part.counts, expected, np.maximum(part.variance, expected), probability)
-    return found & (problem.blocks.response > 0)
+        variance = np.maximum(part.variance, expected)
+        found[part.rows] = improbable(part.counts, expected, variance, probability)
+        deviation[part.rows] = np.abs(part.counts - expected) / np.sqrt(variance)
+    rows = np.flatnonzero(found & (problem.blocks.response > 0))
+    voxel = problem.blocks.voxel[rows]
+    order = np.lexsort((deviation[rows], voxel))
+    worst = order[np.append(np.diff(voxel[order]) > 0, True)] if len(rows) else order
+    found[:] = False
+    found[rows[worst]] = True
+    return found
 
 
 def improbable_rows(

@@ -32,7 +32,7 @@ from diffuse_dials.models.grid import holds_lattice_point
 logger = logging.getLogger(f"dials.{__name__}")
 
 _NAMED = 5
-_OUTLIER_ROUNDS = 3
+_OUTLIER_ROUNDS = 5
 
 
 @dataclass(frozen=True)

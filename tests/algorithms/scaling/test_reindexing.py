@@ -11,6 +11,7 @@ from dxtbx.model import Crystal, Experiment, ExperimentList
 
 from diffuse_dials.adapters import symmetry
 from diffuse_dials.adapters.experiments import StillKey
+from diffuse_dials.algorithms.scaling import streaming
 from diffuse_dials.algorithms.scaling.indexing import agree_on_indexing, reindexed
 from diffuse_dials.algorithms.scaling.inputs import Gridded
 from diffuse_dials.algorithms.scaling.options import phil_scope
@@ -161,3 +162,17 @@ def test_stills_in_the_wrong_setting_show_as_disagreeing(rng):
     gridded, operator, _ = gridded_stills(rng, wrong=0.1)
     found = scale_stills(gridded, parameters(assume_consistent_indexing=True))
     assert found.agreement.disagrees.tolist() == operator.astype(bool).tolist()
+
+
+def test_a_part_of_the_voxels_and_one_sweep_over_all_give_the_scales_of_all(rng, monkeypatch):
+    """Half of the observations at a time: the scales agree to a fraction of their counting errors."""
+    gridded, _, _ = gridded_stills(rng)
+    options = parameters(assume_consistent_indexing=True)
+    whole = scale_stills(gridded, options)
+    monkeypatch.setattr(streaming, "MAX_OBSERVATIONS", len(gridded.sums) // 2)
+    swept = scale_stills(gridded, options)
+    assert len(swept.problem.blocks) < 0.6 * len(whole.problem.blocks)
+    pull = (swept.scales.scale - whole.scales.scale) / whole.scales.esd
+    assert np.sqrt(np.mean(pull**2)) < 0.5
+    assert swept.scales.esd == pytest.approx(whole.scales.esd, rel=0.1)
+    assert swept.merged.denominator.sum() == pytest.approx(whole.merged.denominator.sum(), rel=0.01)
