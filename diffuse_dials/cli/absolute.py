@@ -135,7 +135,9 @@ def _outcome(inputs, params) -> tuple[Outcome, scale.AbsoluteMap]:
     result = scale.absolute_map(relative, variance, inputs.s, chosen, evidence)
     shells, means = scale.shell_means(result.value, inputs.s, inputs.merged["multiplicity"])
     flux = scale.flux_check(params, inputs.unit_cell.volume()) if chosen.method != "none" else None
-    same = map_over_totals(evidence.totals, inputs.merged.columns, inputs.s)
+    # after a radial background the map lacks what the totals keep
+    totals = None if evidence.isotropic_removed else evidence.totals
+    same = map_over_totals(totals, inputs.merged.columns, inputs.s)
     flux_doubts, ratio = doubts.of_flux(chosen.k, flux)
     if ratio is not None:
         logger.info("Flux and illuminated volume give K = %.4g; K found is %.3g times that.", flux, ratio)
