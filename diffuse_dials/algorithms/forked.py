@@ -31,6 +31,14 @@ def at(item: int) -> None:
         shared[2 * place + 1] += 1
 
 
+class WorkerDied(ValueError):
+    """A worker was killed or ended; ``item`` is what it was :func:`at`, -1 if it had not said."""
+
+    def __init__(self, message: str, item: int):
+        super().__init__(message)
+        self.item = item
+
+
 @dataclass
 class _Worker:
     process: multiprocessing.Process
@@ -54,7 +62,7 @@ def spread(work, tasks: list, nproc: int, name, task_name, show):
         (position in ``tasks``, result), in the order in which they are done.
 
     Raises:
-        ValueError: If a worker dies, with what it was working on; whatever ``work`` raises comes through as it is.
+        WorkerDied: If a worker dies, with what it was working on; whatever ``work`` raises comes through as it is.
     """
     context = multiprocessing.get_context("fork")
     nproc = min(nproc, len(tasks))
@@ -81,7 +89,8 @@ def spread(work, tasks: list, nproc: int, name, task_name, show):
                 try:
                     fine, result = pickle.loads(worker.pipe.recv_bytes())
                 except (EOFError, ConnectionResetError):
-                    raise ValueError(_last_words(worker, shared, tasks, name, task_name)) from None
+                    words = _last_words(worker, shared, tasks, name, task_name)
+                    raise WorkerDied(words, int(shared[2 * worker.place])) from None
                 if not fine:
                     raise result
                 _give(worker, waiting)

@@ -62,7 +62,10 @@ def working_on(item: int) -> None:
 _reporter = lambda item: None  # noqa: E731  (set while each() runs)
 
 
-def each(work, tasks, nproc: int, label: str, *, comm=None, total: int | None = None, name=str, task_name=None):
+def each(
+    work, tasks, nproc: int, label: str, *, comm=None, total: int | None = None, name=str, task_name=None,
+    isolated=False,
+):  # fmt: skip
     """Run ``work(task)`` for each task and yield the results in the order of the tasks.
 
     Args:
@@ -74,6 +77,7 @@ def each(work, tasks, nproc: int, label: str, *, comm=None, total: int | None = 
         total: Number of items, if ``work`` calls :func:`working_on` for each; None: the tasks are the items.
         name: What to call an item of ``working_on`` in a message.
         task_name: What to call a task in a message; None: as an item.
+        isolated: Whether a single process is forked too, so that its death is noticed and not this one's.
 
     Raises:
         ValueError: If a process dies (killed, out of memory) or this one is told to stop (SIGTERM); whatever ``work``
@@ -84,7 +88,7 @@ def each(work, tasks, nproc: int, label: str, *, comm=None, total: int | None = 
     with _Progress(total or len(tasks), label, total is not None, comm) as progress, _stoppable():
         if comm is not None and comm.size > 1:
             results = mpi.spread(comm, work, tasks, task_name)
-        elif nproc == 1 or len(tasks) < 2:
+        elif not isolated and (nproc == 1 or len(tasks) < 2):
             results = _here(work, tasks)
         else:
             results = forked.spread(work, tasks, nproc, name, task_name, progress.show)

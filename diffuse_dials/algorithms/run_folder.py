@@ -64,7 +64,7 @@ def run_key(command: str, scope, params, files, stills) -> str:
     def add(*values):
         digest.update(json.dumps([str(value) for value in values]).encode())
 
-    add(command, dials_version(), _code())
+    add(command, dials_version(), code_hash())
     for name in files:
         add(name, *_file_mark(name))
     add(*_lookup_marks(stills.experiments), *_blanks_marks(getattr(params.input, "background", ())))
@@ -83,7 +83,7 @@ def run_key(command: str, scope, params, files, stills) -> str:
 
 
 @functools.cache
-def _code() -> str:
+def code_hash() -> str:
     """Hash of this package's source."""
     digest = hashlib.sha256()
     folder = Path(diffuse_dials.__file__).parent

@@ -46,8 +46,9 @@ class Invocation:
 
 
 def start(
-    args, phil, help_message: str, usage: str, *, takes_others=False, needs_files=True, takes_stores=False
-) -> Invocation:
+    args, phil, help_message: str, usage: str, *, takes_others=False, needs_files=True, takes_stores=False,
+    conducts=False,
+) -> Invocation:  # fmt: skip
     """Parse the command line, start the log, and write version and changed parameters into it.
 
     Files are named, not read: algorithms read them one by one, so that memory stays bounded and a bad file
@@ -60,6 +61,7 @@ def start(
         usage: First line of the help.
         takes_others: Whether arguments that are no .expt and .refl are allowed.
         needs_files: Whether a call without any argument shows the help and stops.
+        conducts: Whether mp.method is for the commands that this one starts: it is one process itself.
         takes_stores: Whether a gridded.h5 may stand in place of gridded.refl; it is among ``reflections`` then.
 
     Returns:
@@ -95,7 +97,7 @@ def start(
         )
     output = getattr(params, "output", None)
     with user_errors():
-        comm = Communicator.of(params.mp.method if hasattr(params, "mp") else "")
+        comm = Communicator.of(params.mp.method if hasattr(params, "mp") and not conducts else "")
     if comm.rank:
         logging.disable(logging.CRITICAL)  # rank 0 speaks for all
     else:

@@ -1,0 +1,93 @@
+"""What a step of diffuse.process is: one command, the files it is given, its parameters, and what it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import iotbx.phil
+
+STAGES = ("images", "integrated", "gridded", "scaled", "merged")
+
+
+@dataclass
+class Run:
+    """A run of diffuse.process, in the current folder.
+
+    Attributes:
+        params: Extract of diffuse.process's PHIL scope; file names in it are absolute.
+        given: Files on the command line, in the order given.
+        scope: The PHIL scope that ``params`` is an extract of.
+    """
+
+    params: object
+    given: tuple[str, ...]
+    scope: object = field(repr=False)
+
+    def starts_at(self, stage: str) -> bool:
+        """Whether the files given are of this stage."""
+        return self.params.start_from == stage
+
+    def starts_before(self, stage: str) -> bool:
+        """Whether the files of this stage are made by the run."""
+        return STAGES.index(self.params.start_from) < STAGES.index(stage)
+
+    def files(self, suffix: str) -> list[str]:
+        """The files given with a suffix."""
+        return [name for name in self.given if name.endswith(suffix)]
+
+
+class Step:
+    """A step; subclasses are listed in STEPS in the order in which they run.
+
+    Attributes:
+        name: Of the step, in messages and in the state file.
+        command: As a user types it.
+        module: Whose ``run`` it is.
+        phil: Its parameters, all of the command's that diffuse.process hands on: PHIL with ``include scope``.
+        uses_mpi: Whether several ranks can run it.
+        resumes: Whether the command has the parameter ``resume``.
+    """
+
+    name: ClassVar[str]
+    command: ClassVar[str]
+    module: ClassVar[str]
+    phil: ClassVar[str] = ""
+    uses_mpi: ClassVar[bool] = False
+    resumes: ClassVar[bool] = False
+
+    def __init__(self):
+        self.scope = iotbx.phil.parse(self.phil, process_includes=True)
+
+    def why_not(self, run: Run) -> str | None:
+        """Why the step has nothing to do in this run; None: it runs. Empty: not worth a word."""
+        return None
+
+    def inputs(self, run: Run) -> list[str]:
+        """Files on its command line."""
+        raise NotImplementedError
+
+    def adapt(self, params, run: Run) -> None:
+        """Change the extract of ``scope`` where what a step before has made is to be used."""
+
+    def arguments(self, run: Run) -> list[str]:
+        """More on its command line, besides files and the parameter file."""
+        return []
+
+    def read_too(self, run: Run) -> list[str]:
+        """Files that it finds beside its inputs, and depends on."""
+        return []
+
+    def outputs(self, run: Run) -> list[str]:
+        """Files that say that it is complete."""
+        raise NotImplementedError
+
+    def summary(self, run: Run) -> list[str]:
+        """What to say when it is done."""
+        return []
+
+
+def existing(*names: str) -> list[str]:
+    """Those of the files that exist."""
+    return [name for name in names if Path(name).is_file()]

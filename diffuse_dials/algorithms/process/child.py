@@ -1,0 +1,123 @@
+"""One command in a process of its own: its log goes into ours, its progress bar to the terminal, its error to us."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import pty
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import diffuse_dials
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+_KEPT = 20_000  # characters of the end of what a command says on stderr
+
+
+def run_module(module: str, arguments: list[str], launcher: str | None) -> str | None:
+    """Call ``module.run()`` in a new process, in the current folder, and wait for it.
+
+    Args:
+        module: Name of a module with a function ``run`` that reads sys.argv.
+        arguments: Of the command.
+        launcher: What starts the ranks of MPI; None: one process.
+
+    Returns:
+        None if it ended well, else what it said, in one line.
+    """
+    root = str(Path(diffuse_dials.__file__).resolve().parent.parent)
+    code = f"import sys; sys.path.append({root!r}); import diffuse_dials; from {module} import run; run()"
+    command = [*shlex.split(launcher or ""), sys.executable, "-c", code, *arguments]
+    ours, theirs = pty.openpty() if sys.stderr.isatty() else os.pipe()
+    parent = os.getpid()
+    try:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, close_fds=False,
+            preexec_fn=lambda: _die_with(parent), text=True, encoding="utf-8", errors="replace",
+        )  # fmt: skip
+    except OSError as error:
+        os.close(ours), os.close(theirs)
+        return f"{command[0]} cannot be started ({error.strerror}). Check mp.launcher."
+    os.close(theirs)
+    said: list[str] = []
+    reader = threading.Thread(target=_forward, args=(ours, said), daemon=True)
+    reader.start()
+    try:
+        for line in child.stdout:
+            _to_log(line.rstrip())
+            if line.startswith("WARNING"):
+                logger.warning("%s", line.rstrip())
+        status = child.wait()
+    except BaseException:  # Ctrl-C and the like: no process is left behind
+        _stop(child)
+        raise
+    finally:
+        child.stdout.close()
+    reader.join(5)
+    os.close(ours)
+    return None if status == 0 else _reason(status, "".join(said))
+
+
+def _to_log(line: str) -> None:
+    """Into the log file; on the screen it would hide what this command says itself."""
+    record = logging.LogRecord(logger.name, logging.INFO, __file__, 0, line, None, None)
+    for handler in logging.getLogger("dials").handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
+def _forward(end: int, said: list[str]) -> None:
+    """What a command says on stderr: to ours if that is a terminal, and kept."""
+    while True:
+        try:
+            data = os.read(end, 4096)
+        except OSError:  # a pseudo-terminal whose other end is closed
+            return
+        if not data:
+            return
+        if sys.stderr.isatty():
+            sys.stderr.buffer.write(data)
+            sys.stderr.flush()
+        said.append(data.decode("utf-8", "replace"))
+        if sum(map(len, said)) > 2 * _KEPT:
+            said[:] = ["".join(said)[-_KEPT:]]
+
+
+def _reason(status: int, said: str) -> str:
+    text = _TERMINAL_CODES.sub("\n", said)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in lines:
+        _to_log(line)
+    sorry = next((k for k in reversed(range(len(lines))) if lines[k].startswith("Sorry: ")), None)
+    if sorry is not None:
+        return " ".join(lines[sorry:]).removeprefix("Sorry: ")
+    if status < 0:
+        return f"It was killed ({signal.Signals(-status).name}), perhaps for lack of memory: use a smaller mp.nproc."
+    return f"It ended with exit status {status}: {lines[-1] if lines else 'it said nothing'}"
+
+
+def _stop(child: subprocess.Popen) -> None:
+    try:
+        child.terminate()
+        child.wait(10)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _die_with(parent: int) -> None:
+    """End when the parent does, even by kill -9 (Linux)."""
+    try:
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        os._exit(1)

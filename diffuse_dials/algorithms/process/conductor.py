@@ -1,0 +1,144 @@
+"""Runs the steps that are not done yet."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import logging
+import os
+import time
+from pathlib import Path
+
+from dials.util.version import dials_version
+
+from diffuse_dials.algorithms.process import STEPS, Run, Step
+from diffuse_dials.algorithms.process.child import run_module
+from diffuse_dials.algorithms.process.state import State, key_of, mark
+from diffuse_dials.algorithms.run_folder import code_hash
+from diffuse_dials.io.atomic import write_text
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+_NOT_HELD = ("mp.", "resume")  # change no result
+
+
+def conduct(run: Run) -> list[str]:
+    """Do all steps of a run that were not done before.
+
+    Returns:
+        Names of the steps that were done now.
+
+    Raises:
+        ValueError: If a step fails, with what it said; or the files given are not those of the stage.
+    """
+    _check(run)
+    state = State(run.params.resume)
+    done = []
+    for step in (cls() for cls in STEPS):
+        reason = step.why_not(run)
+        if reason is not None:
+            if reason:
+                logger.info("%s is left out: %s", step.command, reason)
+            continue
+        if _do(step, run, state):
+            done.append(step.name)
+    return done
+
+
+def _do(step: Step, run: Run, state: State) -> bool:
+    inputs = step.inputs(run)
+    params = step.scope.fetch(source=run.scope.format(python_object=run.params)).extract()
+    step.adapt(params, run)
+    working = step.scope.format(python_object=params)
+    changed = step.scope.fetch_diff(source=working)
+    text = changed.as_str()
+    key = _key(step, run, inputs, working)
+    if state.is_done(step.name, key):
+        logger.info("%-10s done before", step.name)
+        return False
+    arguments = list(step.arguments(run))
+    if text.strip():
+        name = f"{step.name}.phil"
+        write_text(f"# Parameters of {step.command}, written by diffuse.process\n{text}", name)
+        arguments = [name, *arguments]
+    again = run.params.resume if step.name == "integrate" else state.was_interrupted(step.name, key)
+    if step.resumes and again:
+        arguments.append("resume=True")
+    launcher = run.params.mp.launcher if step.uses_mpi and run.params.mp.method == "mpi" else None
+    command = " ".join([*filter(None, [launcher]), step.command, *shortened(inputs), *arguments])
+    logger.info("\n$ %s", command)
+    state.begin(step.name, key, command)
+    started = time.monotonic()
+    failure = run_module(step.module, [*inputs, *arguments], launcher)
+    if failure is not None:
+        raise ValueError(
+            f"{step.command} stopped: {failure} What it said is in diffuse.process.log. Correct it and go on with "
+            "resume=True."
+        )
+    state.end(step.name, step.outputs(run), time.monotonic() - started)
+    for line in step.summary(run):
+        logger.info("%s", line)
+    return True
+
+
+def _key(step: Step, run: Run, inputs: list[str], working) -> str:
+    values = [step.command, *step.arguments(run), dials_version()]
+    if step.module.startswith("diffuse_dials") and not step.resumes:
+        values.append(code_hash())
+    for name in [*(found for name in inputs for found in (sorted(glob.glob(name)) or [name])), *step.read_too(run)]:
+        values += [name, mark(name)]
+    for found in working.all_definitions():
+        if found.path.startswith(_NOT_HELD):
+            continue
+        value = found.object.extract()
+        values += [found.path, value]
+        values += [mark(name) for name in ([value] if isinstance(value, str) else []) if os.path.isfile(name)]
+    return key_of(*values)
+
+
+def _check(run: Run) -> None:
+    stage, given = run.params.start_from, run.given
+    if not given:
+        raise ValueError(f"No files were given. start_from={stage} asks for {_ASKED[stage]}.")
+    for name in given:
+        if not os.path.isfile(name) and not glob.glob(name):
+            raise ValueError(f"There is no file {name}, and it is no parameter of this command. Check name and folder.")
+    kinds = {Path(name).suffix for name in given}
+    wrong = ".refl" in kinds if stage == "images" else not {".expt", ".refl"} <= kinds | ({".refl"} & {".h5"})
+    if stage == "gridded":
+        wrong = ".expt" not in kinds or not kinds & {".refl", ".h5"}
+    if wrong:
+        raise ValueError(
+            f"start_from={stage} asks for {_ASKED[stage]}, and the files given are {', '.join(sorted(kinds))}. "
+            "Give those, or another start_from."
+        )
+    if run.params.mp.method == "mpi" and not run.params.mp.launcher:
+        raise ValueError('mp.method=mpi needs mp.launcher, such as mp.launcher="mpirun -n 4": what starts the ranks.')
+
+
+_ASKED = {
+    "images": "images, or .expt files of dials.import",
+    "integrated": ".expt and .refl files of dials.stills_process or diffuse.integrate",
+    "gridded": "gridded.expt and gridded.refl (or gridded.h5)",
+    "scaled": "merged.expt, merged.refl, scaled.expt and radial_totals.refl",
+    "merged": "the .expt and .refl of one map",
+}
+
+
+def shortened(names: list[str]) -> list[str]:
+    """File names as a user types them: with a pattern where it stands for just these."""
+    shown, rest = [], list(names)
+    while rest:
+        first = rest[0]
+        folder, suffix = os.path.dirname(first), os.path.splitext(first)[1]
+        alike = [n for n in rest if os.path.dirname(n) == folder and os.path.splitext(n)[1] == suffix]
+        pattern = None
+        if len(alike) > 2:
+            stems = [os.path.basename(name) for name in alike]
+            start, end = os.path.commonprefix(stems), os.path.commonprefix([s[::-1] for s in stems])[::-1]
+            pattern = os.path.join(folder, f"{start.rstrip('0123456789')}*{end.lstrip('0123456789')}")
+            if len(fnmatch.filter(glob.glob(pattern), "*")) != len(alike):
+                pattern = None
+        shown += [pattern] if pattern else alike
+        rest = [name for name in rest if name not in set(alike)]
+    return shown

@@ -1,0 +1,174 @@
+"""Steps from integrated stills to the map and its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffuse_dials.algorithms.process.base import Run, Step, existing
+from diffuse_dials.algorithms.process.integrating import blank_images, integrated
+from diffuse_dials.io.records import load_grid_record
+
+MASK = "pixels.mask"
+
+
+class MakeMask(Step):
+    """Pixels that no still should use."""
+
+    name = "make_mask"
+    command = "diffuse.make_mask"
+    module = "diffuse_dials.cli.make_mask"
+    # not d_min and d_max: the radial totals go to the corner of the detector, whatever the map does
+    phil = """
+        input {
+          mask = None
+            .type = path
+            .multiple = True
+        }
+        include scope diffuse_dials.algorithms.masking.phil_scope
+        include scope diffuse_dials.algorithms.parallel.phil_scope
+        """
+
+    def why_not(self, run: Run) -> str | None:
+        return None if run.starts_before("gridded") else ""
+
+    def inputs(self, run: Run) -> list[str]:
+        needs_tables = run.params.masking.bragg.method != "lattice"
+        return integrated(run, ".expt") + (integrated(run, ".refl") if needs_tables else [])
+
+    def outputs(self, run: Run) -> list[str]:
+        return [MASK, "masked.expt"]
+
+
+class Grid(Step):
+    """Sums per voxel and still."""
+
+    name = "grid"
+    command = "diffuse.grid"
+    module = "diffuse_dials.cli.grid"
+    uses_mpi = True
+    resumes = True
+    phil = """
+        include scope diffuse_dials.algorithms.gridding.phil_scope
+        include scope diffuse_dials.algorithms.extraction.phil_scope
+        include scope diffuse_dials.algorithms.pipeline.phil_scope
+        include scope diffuse_dials.algorithms.parallel.mpi_phil_scope
+        """
+
+    def why_not(self, run: Run) -> str | None:
+        return None if run.starts_before("gridded") else ""
+
+    def inputs(self, run: Run) -> list[str]:
+        return integrated(run, ".expt") + integrated(run, ".refl")
+
+    def adapt(self, params, run: Run) -> None:
+        params.input.mask = [MASK]  # which has those given in it
+        if blank_images(run):
+            params.input.background = [n for n in params.input.background if n.endswith(".expt")] + ["blank.expt"]
+        params.extraction.skip_failed = True
+        params.resume = False  # what is interrupted is found out here
+
+    def outputs(self, run: Run) -> list[str]:
+        sums = "gridded.h5" if Path("gridded.h5").is_file() else "gridded.refl"
+        return ["gridded.expt", sums, "radial_totals.refl", "grid.json"]
+
+
+class Scale(Step):
+    """One scale per still, and the merged map."""
+
+    name = "scale"
+    command = "diffuse.scale"
+    module = "diffuse_dials.cli.scale"
+    phil = """
+        include scope diffuse_dials.algorithms.scaling.options.phil_scope
+        include scope diffuse_dials.algorithms.merging.phil_scope
+        include scope diffuse_dials.algorithms.statistics.phil_scope
+        include scope diffuse_dials.algorithms.bragg_statistics.phil_scope
+        """
+
+    def why_not(self, run: Run) -> str | None:
+        return None if run.starts_before("scaled") else ""
+
+    def inputs(self, run: Run) -> list[str]:
+        if run.starts_at("gridded"):
+            return run.files(".expt") + run.files(".refl") + run.files(".h5")
+        return ["gridded.expt", *existing("gridded.refl", "gridded.h5")]
+
+    def read_too(self, run: Run) -> list[str]:
+        return existing(str(Path(self.inputs(run)[0]).parent / "grid.json"))
+
+    def adapt(self, params, run: Run) -> None:
+        record = load_grid_record(self.inputs(run)[0])
+        if record.ambiguous and not params.scale.assume_consistent_indexing:
+            params.scale.reindex = True
+
+    def outputs(self, run: Run) -> list[str]:
+        return ["scaled.expt", "merged.expt", "merged.refl"]
+
+
+class Absolute(Step):
+    """The map in electron units."""
+
+    name = "absolute"
+    command = "diffuse.absolute"
+    module = "diffuse_dials.cli.absolute"
+    phil = """
+        include scope diffuse_dials.algorithms.absolute.composition.phil_scope
+        include scope diffuse_dials.algorithms.absolute.scale.phil_scope
+        input {
+          composition = None
+            .type = path
+            .help = "Model (PDB, mmCIF) or sequence (FASTA) of what the crystal holds: the same as absolute.model or"
+                    "absolute.sequence."
+          bragg = None
+            .type = path
+            .multiple = True
+        }
+        """
+
+    def why_not(self, run: Run) -> str | None:
+        ours = run.params.absolute
+        if run.starts_at("merged"):
+            return ""
+        known = (ours.model, ours.sequence, ours.formula, run.params.input.composition, ours.scale)
+        if not any(known) and ours.method != "reference":
+            return "nothing says what the cell holds (input.composition): the map stays relative"
+        return None
+
+    def inputs(self, run: Run) -> list[str]:
+        if run.starts_at("scaled"):
+            return list(run.given)
+        totals = "radial_totals.refl"
+        if run.starts_at("gridded"):
+            totals = str(Path(run.files(".expt")[0]).parent / totals)
+        return ["merged.expt", "merged.refl", "scaled.expt", totals]
+
+    def read_too(self, run: Run) -> list[str]:
+        return existing(str(Path(run.files(".expt")[0]).parent / "grid.json")) if run.starts_at("scaled") else []
+
+    def outputs(self, run: Run) -> list[str]:
+        return ["absolute.expt", "absolute.refl"]
+
+
+class Export(Step):
+    """The map in the formats of other programs."""
+
+    name = "export"
+    command = "diffuse.export"
+    module = "diffuse_dials.cli.export"
+    phil = "include scope diffuse_dials.algorithms.export.phil_scope"
+
+    def inputs(self, run: Run) -> list[str]:
+        if run.starts_at("merged"):
+            return list(run.given)
+        if Absolute().why_not(run) is None:
+            return ["absolute.expt", "absolute.refl"]
+        if run.starts_at("scaled"):
+            merged = [name for name in run.given if Path(name).stem == "merged"]
+            return merged or list(run.given)
+        return ["merged.expt", "merged.refl"]
+
+    def read_too(self, run: Run) -> list[str]:
+        return existing(str(Path(self.inputs(run)[0]).parent / "grid.json"))
+
+    def outputs(self, run: Run) -> list[str]:
+        return ["diffuse.export.json"]
