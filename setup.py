@@ -10,7 +10,9 @@ from setuptools import find_packages, setup
 # of every requirement, and each DIALS program would stop where one has none (Debian's gemmi).
 here = Path(__file__).resolve().parent
 version = re.search(r'^__version__ = "(.+)"$', (here / "diffuse_dials/__init__.py").read_text("utf-8"), re.M)[1]
-commands = ("make_mask", "extract", "grid", "scale", "absolute", "simulate", "compare", "export", "integrate", "process")
+commands = (
+    "make_mask", "extract", "grid", "scale", "absolute", "simulate", "compare", "export", "integrate", "process",
+)  # fmt: skip
 
 setup(
     name="diffuse_dials",
