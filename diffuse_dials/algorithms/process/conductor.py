@@ -83,7 +83,7 @@ def _do(step: Step, run: Run, state: State) -> bool:
 
 def _key(step: Step, run: Run, inputs: list[str], working) -> str:
     values = [step.command, *step.arguments(run), dials_version()]
-    if step.module.startswith("diffuse_dials") and not step.resumes:
+    if step.module.startswith("diffuse_dials") and step.name != "integrate":  # not to index again after an update
         values.append(code_hash())
     for name in [*(found for name in inputs for found in (sorted(glob.glob(name)) or [name])), *step.read_too(run)]:
         values += [name, mark(name)]
