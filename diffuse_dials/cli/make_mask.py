@@ -222,7 +222,16 @@ def _bragg_pictures(output, experiment, pixels, bragg, tolerance: float, section
     sections.append(Section("Intensity about the lattice points", text, headers, table, figure))
     masks = bragg.of_image([0], read_raw(experiment), pixels.mask)
     figure = bragg_figure(experiment, pixels.mask, bragg_mask(experiment, masks))
-    sections.append(Section("The Bragg mask of the first still", figure=figure))
+    n_used = max(1, pixels.n_used)
+    shares = []
+    for mask in masks:
+        removed = sum(
+            int(np.count_nonzero(used & ~kept)) for used, kept in zip(pixels.mask, bragg_mask(experiment, [mask]))
+        )
+        shares.append(f"{mask[0].name} leaves out {100 * removed / n_used:.2f} % of the pixels in use")
+    text = "; ".join(shares) + "."
+    logger.info("Bragg mask of the first still: %s", text)
+    sections.append(Section("The Bragg mask of the first still", text, figure=figure))
     if output.png is None:
         return []
     name = str(Path(output.png).with_name(f"{Path(output.png).stem}_bragg.png"))

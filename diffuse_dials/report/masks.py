@@ -122,6 +122,7 @@ def profile_figure(excess_r, r_step: float, excess_x, x_step: float, rows, shell
     for axes in (by_distance, by_width):
         axes.axhline(tolerance, color="0.5", lw=0.8, ls="--")
         axes.set_yscale("symlog", linthresh=0.01)
+        axes.set_ylim(bottom=-0.05)
         axes.grid(alpha=0.3)
     by_distance.set(xlabel="distance from the lattice point (1/Å)", ylabel="mean intensity / local level - 1")
     by_width.set(xlabel="the same in standard deviations of a spot")
