@@ -21,6 +21,7 @@ demo: setup
 
 bench: setup
 	@$(PYTHON) tools/bench.py
+	@$(PYTHON) tools/bench_scaling.py
 
 lint: setup
 	@if $(PYTHON) -m ruff --version >/dev/null 2>&1; then $(PYTHON) -m ruff check .; \
