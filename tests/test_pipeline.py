@@ -14,7 +14,8 @@ from dials.util import Sorry
 from diffuse_dials.adapters.experiments import load_experiments, save_experiments
 from diffuse_dials.algorithms.gridding import rms_delta_hkl
 from diffuse_dials.algorithms.inputs import load_stills
-from diffuse_dials.cli import extract, grid, scale
+from diffuse_dials.cli import extract, grid, make_mask, scale
+from diffuse_dials.io.masks import save_pickle, to_flex
 from diffuse_dials.io.tables import load_table
 from diffuse_dials.kernels.sums import transform
 
@@ -275,3 +276,20 @@ def test_a_radial_background_is_in_the_map_and_not_in_the_radial_totals(work, tm
     assert found / found.mean() == pytest.approx(truth / truth.mean(), rel=0.2)
     run_grid(work, "background_method=radial")
     assert not load_table("radial_totals.refl")["background"].any()
+
+
+def test_bragg_masks_of_single_stills_stand_for_the_lattice_mask_they_were_made_from(work):
+    """make_mask writes the masks of a radius; a smaller radius and the file give the sums of that radius."""
+    expt, radius = str(work / "truth_stills.expt"), "masking.bragg.radius=0.006"
+    make_mask.run([expt, radius, "dynamic.enabled=False", "output.bragg_masks=bragg.pickle", "output.html=None"])
+    run_grid(work, radius, "output.reflections=own.refl")
+    for engine in ("numba", "numpy"):
+        run_grid(work, "masking.bragg.radius=0.001", "bragg_masks=bragg.pickle", f"engine={engine}")
+        assert_same_sums("gridded.refl", "own.refl")
+
+
+def test_bragg_masks_of_other_stills_are_refused(work):
+    save_pickle({"another": to_flex([np.ones((195, 487), dtype=bool)])}, "bragg.pickle")
+    assert "has no mask for still" in refuses(grid.run, [str(work / "truth_stills.expt"), "bragg_masks=bragg.pickle"])
+    save_pickle({"another": to_flex([np.ones((10, 10), dtype=bool)])}, "bragg.pickle")
+    assert "the detector has" in refuses(grid.run, [str(work / "truth_stills.expt"), "bragg_masks=bragg.pickle"])

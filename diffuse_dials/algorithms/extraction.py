@@ -47,6 +47,11 @@ input {
     .type = path
     .multiple = True
     .help = "Mask of pixels (dials.generate_mask, diffuse.make_mask), True = use. Several are combined by AND."
+  bragg_masks = None
+    .type = path
+    .multiple = True
+    .help = "Masks of single stills (diffuse.make_mask output.bragg_masks=...), in addition to masking.bragg: what they"
+            "leave out counts as Bragg scattering. They stay in memory: a byte for each pixel of each still."
   background = None
     .type = path
     .multiple = True
@@ -167,7 +172,7 @@ class Measurement:
         check_photons_range(params.extraction.photons_range)
         chosen, corrections = choose_corrections(params.corrections, first)
         self.factor_maps = factor_maps(chosen, first)
-        self._bragg_masks = choose_bragg_masks(params, stills, self._mask)
+        self._bragg_masks = choose_bragg_masks(params, stills, self._mask, self._shapes)
         self._exposures = Exposures(params, stills_csv)
         exposure_record = self._exposures.check(first)
         self._gain = None if params.corrections.gain is Auto else params.corrections.gain

@@ -43,7 +43,32 @@ def load_mask(path, shapes) -> tuple[np.ndarray, ...]:
     Raises:
         ValueError: If the file is no mask, or belongs to another detector.
     """
+    return _checked(load_pickle(path), path, shapes)
+
+
+def load_still_masks(path, shapes) -> dict[str, tuple[np.ndarray, ...]]:
+    """Read masks of single stills (diffuse.make_mask's bragg_masks.pickle) and hold them against the detector.
+
+    Args:
+        path: Pickle of a dictionary: experiment identifier → tuple of flex.bool, one per panel.
+        shapes: (slow, fast) size of each panel, pixels.
+
+    Returns:
+        Bool arrays (slow, fast) per panel, True = use, by experiment identifier.
+
+    Raises:
+        ValueError: If the file is no such dictionary, or belongs to another detector.
+    """
     content = load_pickle(path)
+    if not isinstance(content, dict) or not content:
+        raise ValueError(
+            f"{path} holds no masks of single stills. Give the bragg_masks.pickle of diffuse.make_mask; a mask of all "
+            "stills is input.mask."
+        )
+    return {str(identifier): _checked(mask, path, shapes) for identifier, mask in content.items()}
+
+
+def _checked(content, path, shapes) -> tuple[np.ndarray, ...]:
     content = (content,) if isinstance(content, flex.bool) else content
     if not isinstance(content, (tuple, list)) or not all(isinstance(panel, flex.bool) for panel in content):
         raise ValueError(f"{path} holds no mask. Give a .mask file of dials.generate_mask or diffuse.make_mask.")

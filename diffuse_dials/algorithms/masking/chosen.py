@@ -10,6 +10,7 @@ from libtbx import Auto
 from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.masking import BRAGG_MASKS, bragg_profile, found_spots
 from diffuse_dials.algorithms.masking.bragg import LatticeMask
+from diffuse_dials.algorithms.masking.given_masks import GivenMasks
 from diffuse_dials.algorithms.masking.survey import trusted_values
 from diffuse_dials.algorithms.parallel import n_processes
 
@@ -23,7 +24,7 @@ class BraggMasks:
         profile: The Bragg profile that the radius rests on; None where the method or a radius given needs none.
     """
 
-    def __init__(self, masking, experiments, reflections, profile=None):
+    def __init__(self, masking, experiments, reflections, profile=None, given=None):
         """From ``masking``.
 
         Args:
@@ -31,10 +32,11 @@ class BraggMasks:
             experiments: The stills.
             reflections: Table of each still that has one, by identifier.
             profile: From :func:`profile_for`, or None.
+            given: GivenMasks of input.bragg_masks, or None.
         """
         self._masking, self._params = masking, masking.bragg
         self._experiments, self._reflections = experiments, reflections
-        self.profile = profile
+        self.profile, self._given = profile, given
         self._sigmas = None if profile is None else bragg_profile.radius_sigmas(profile, self._params.tolerance)
         if profile is not None and self._sigmas is None:
             logger.warning("The images are too weak to measure Bragg spots: the radius is 3 of their widths.")
@@ -51,7 +53,7 @@ class BraggMasks:
         return mask.with_sigmas(self._sigmas) if self._sigmas is not None and isinstance(mask, LatticeMask) else mask
 
     def of_image(self, numbers, raw, use) -> list:
-        """All masks of one image: that of each lattice on it, and that of the spots found on it where they are wanted.
+        """All masks of one image: of each lattice on it, those given by file, and that of the spots found where wanted.
 
         Args:
             numbers: Numbers of the stills on the image.
@@ -62,6 +64,8 @@ class BraggMasks:
             (mask, A of the lattice whose indices it wants, shape (3, 3), 1/Å) of each.
         """
         masks = [(self.of(number), setting_matrix(self._experiments[number])) for number in numbers]
+        if self._given is not None:
+            masks += [(self._given.of(self._experiments[number]), masks[0][1]) for number in numbers]
         detector = self._experiments[numbers[0]].detector
         if found_spots.wanted(self._params, detector):
             masks.append((self.found(detector, raw, use), masks[0][1]))
@@ -78,6 +82,8 @@ class BraggMasks:
         """Method and numbers of the first still's mask, and what the radius leaves, for grid.json and the log."""
         record = self.of(0).describe()
         record["found_spots"] = found_spots.wanted(self._params, self._experiments[0].detector)
+        if self._given is not None:
+            record["files"] = list(self._given.files)
         if self.profile is not None:
             record["tolerance"] = self._params.tolerance
             record["measured_on_stills"] = int(self.profile.n_stills)
@@ -124,19 +130,22 @@ def log_profile(profile, tolerance: float) -> None:
         logger.warning("The images show no Bragg intensity at the lattice points: check the crystals' orientations.")
 
 
-def choose_bragg_masks(params, stills, mask_of) -> BraggMasks:
+def choose_bragg_masks(params, stills, mask_of, shapes) -> BraggMasks:
     """Bragg masks for diffuse.extract and diffuse.grid; their radius is measured where nothing else sets it.
 
     Args:
         params: Extract with ``masking`` and ``mp``.
         stills: The stills.
         mask_of: Function of an experiment: its static mask, one bool array (slow, fast) per panel.
+        shapes: (slow, fast) size of each panel.
 
     Raises:
-        ValueError: As measure_profile and load_profile.
+        ValueError: As measure_profile, load_profile and GivenMasks.
     """
     options = params.masking.bragg
+    files = [name for name in params.input.bragg_masks if name]
     profile = profile_for(params.masking, stills.experiments, stills.keys, mask_of, n_processes(params.mp))
     if profile is not None:
         log_profile(profile, options.tolerance)
-    return BraggMasks(params.masking, stills.experiments, stills.reflections, profile)
+    given = GivenMasks(files, shapes) if files else None
+    return BraggMasks(params.masking, stills.experiments, stills.reflections, profile, given)
