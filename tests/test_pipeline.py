@@ -145,7 +145,17 @@ def test_fractional_indices_are_the_reference_for_both_cell_policies(reference, 
     a = np.array(data["U_i"]) @ np.array(data["B_i"])
     crystal = Crystal(*(tuple(row) for row in np.linalg.inv(a)), space_group_symbol="P1")
     for policy, key in (("own", "h_still"), ("reference", "h_common_cell")):
-        chosen = Grid(tuple(data["cell_ref"]), "", (3, 3, 3), sgtbx.space_group(), sgtbx.space_group(), policy, np.zeros(1), (), True)
+        chosen = Grid(
+            tuple(data["cell_ref"]),
+            "",
+            (3, 3, 3),
+            sgtbx.space_group(),
+            sgtbx.space_group(),
+            policy,
+            np.zeros(1),
+            (),
+            True,
+        )
         for example in data["examples"]:
             h = transform(chosen.to_hkl(Experiment(crystal=crystal)), np.array([example["s_lab"]]))
             assert h[0] == pytest.approx(example[key], abs=1e-9)

@@ -11,7 +11,6 @@ from diffuse_dials.adapters.experiments import load_experiments
 pytest.importorskip("dials_data")
 
 
-
 @pytest.mark.regression
 def test_sums_from_images_and_from_extracted_pixels_agree_on_serial_stills(dials_data, run_in_tmp_path):
     """Copper nitrite reductase, five stills that the set brings integrated: the same counts in the same voxels."""

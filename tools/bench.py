@@ -2,8 +2,8 @@
 
     tools/bench.py [--quick] [--case NAME ...] [--json FILE] [--folder FOLDER]
 
-Makes its own images: a 6M CBF, a 16M NXmx (bitshuffle/lz4) and 64 tilted panels. Everything that is compared takes turns
-in one process, and the smallest CPU time of several rounds counts: ratios change little with the machine and its load,
+Makes its own images: a 6M CBF, a 16M NXmx (bitshuffle/lz4) and 64 tilted panels. What is compared takes turns in
+one process, and the smallest CPU time of several rounds counts: ratios change little with the machine and its load,
 seconds do. --quick: fewer rounds and stills.
 """
 
@@ -164,7 +164,8 @@ def command(expt: str, n_stills: int, read: float, *parameters: str) -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
-            [str(Path(sys.executable).parent / "diffuse.grid"), expt, *PARAMETERS, *parameters], cwd=scratch, check=True,
+            [str(Path(sys.executable).parent / "diffuse.grid"), expt, *PARAMETERS, *parameters],
+            cwd=scratch, check=True,
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

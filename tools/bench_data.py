@@ -1,4 +1,4 @@
-"""Images and stills for tools/bench.py: a 6M CBF, a 16M NXmx and 64 tilted panels, Poisson noise on a smooth fall-off."""
+"""Images and stills for tools/bench.py: a 6M CBF, a 16M NXmx and 64 tilted panels, noise on a smooth fall-off."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ import numpy as np
 from dxtbx import flumpy
 from dxtbx.format.FormatCBFMini import FormatCBFMini
 from dxtbx.imageset import ImageSetFactory
-from dxtbx.model import BeamFactory, Crystal, DetectorFactory, Experiment, ExperimentList, GoniometerFactory, ScanFactory
+from dxtbx.model import (
+    BeamFactory,
+    Crystal,
+    DetectorFactory,
+    Experiment,
+    ExperimentList,
+    GoniometerFactory,
+    ScanFactory,
+)
 from dxtbx.model.experiment_list import ExperimentListFactory
 
 BITSHUFFLE = 32008  # the HDF5 filter's number
@@ -139,7 +147,9 @@ def _axis(group, name, value, vector, depends_on):
     return axis
 
 
-def write_stills(names: list[str], n_stills: int, folder: Path, planar: bool = False, cell=CELL, group=SPACE_GROUP) -> str:
+def write_stills(
+    names: list[str], n_stills: int, folder: Path, planar: bool = False, cell=CELL, group=SPACE_GROUP
+) -> str:
     """An .expt of stills in random orientations on links to the images, and its name.
 
     Args:

@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import diffuse_dials  # noqa: F401  (first: it prepares the environment of DIALS)
 
-import diffuse_dials  # noqa: E402, F401  (prepares the environment)
-from dxtbx.model import BeamFactory, Crystal, DetectorFactory, Experiment, ExperimentList  # noqa: E402
+# isort: split
+from dxtbx.model import BeamFactory, Crystal, DetectorFactory, Experiment, ExperimentList
 
-from diffuse_dials.adapters import symmetry  # noqa: E402
-from diffuse_dials.io.gridded_store import write_index  # noqa: E402
-from diffuse_dials.io.records import save_grid_record  # noqa: E402
-from diffuse_dials.io.store_parts import Part, writing_part  # noqa: E402
-from diffuse_dials.models.asu import AsuBox  # noqa: E402
-from diffuse_dials.models.grid import GridRecord, holds_lattice_point  # noqa: E402
-from diffuse_dials.models.sums import VoxelSums  # noqa: E402
+from diffuse_dials.adapters import symmetry
+from diffuse_dials.io.gridded_store import write_index
+from diffuse_dials.io.records import save_grid_record
+from diffuse_dials.io.store_parts import Part, writing_part
+from diffuse_dials.models.asu import AsuBox
+from diffuse_dials.models.grid import GridRecord, holds_lattice_point
+from diffuse_dials.models.sums import VoxelSums
 
 CELL, NDIV, SPACE_GROUP = (78.0, 78.0, 37.0, 90.0, 90.0, 90.0), (3, 3, 3), "P43212"
 ROWS_PER_PART = 4_000_000
@@ -120,7 +119,9 @@ def main() -> None:
     np.savez(options.folder / "truth.npz", scale=scale, index=index, intensity=intensity)
     n_rows = sum(part.n_rows for part in parts)
     n_bytes = sum(part.path.stat().st_size for part in parts)
-    print(f"{n_rows} rows of {len(index)} voxels in {options.stills} stills, {n_bytes / n_rows:.1f} bytes a row on disk")
+    print(
+        f"{n_rows} rows of {len(index)} voxels in {options.stills} stills, {n_bytes / n_rows:.1f} bytes a row on disk"
+    )
     print(f"{(time.process_time() - start) / n_rows * 1e9:.0f} ns of CPU a row to make and write")
 
 

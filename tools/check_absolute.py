@@ -64,7 +64,9 @@ def condition(name: str, top: Path, n_stills: int) -> dict:
     folder, images = top / name, top / ("usual" if simulate is None else name)
     folder.mkdir(parents=True, exist_ok=True)
     if not (images / "truth_stills.expt").exists():
-        run(folder, "simulate", *BASE, f"n_stills={n_stills}", *(simulate or []), f"output.directory={images.resolve()}")
+        run(
+            folder, "simulate", *BASE, f"n_stills={n_stills}", *(simulate or []), f"output.directory={images.resolve()}"
+        )
     background = [] if "background=None" in grid else [f"background={images.resolve() / 'blank.expt'}"]
     if not (images / "blank.expt").exists():
         blanks = [str(path) for path in sorted((images / "blanks").resolve().glob("*.cbf"))]

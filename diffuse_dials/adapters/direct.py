@@ -60,7 +60,9 @@ class DirectReader:
         """
         path, index = image_of(experiment)
         if not os.path.isfile(path):
-            raise ValueError(f"There is no image {path}. Put the images where the .expt file says, or change the paths.")
+            raise ValueError(
+                f"There is no image {path}. Put the images where the .expt file says, or change the paths."
+            )
         try:
             raw, highest = self._read(path, index)
         except (OSError, KeyError, AttributeError, IndexError, TypeError, RuntimeError) as error:

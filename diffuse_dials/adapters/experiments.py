@@ -48,7 +48,9 @@ def load_experiments(path) -> ExperimentList:
     try:
         experiments = ExperimentListFactory.from_json_file(str(path), check_format=False)
     except Exception as error:  # dxtbx raises whatever the broken JSON leads it to
-        raise ValueError(f"{path} cannot be read as a DIALS experiment list ({type(error).__name__}: {error}). Make it again.") from error
+        raise ValueError(
+            f"{path} cannot be read as a DIALS experiment list ({type(error).__name__}: {error}). Make it again."
+        ) from error
     if not len(experiments):
         raise ValueError(f"{path} holds no experiments. Check the log of the program that wrote it.")
     return experiments
@@ -70,12 +72,17 @@ def image_of(experiment) -> tuple[str, int]:
     """
     imageset = experiment.imageset
     if imageset is None or not len(imageset):
-        raise ValueError(f"Experiment {experiment.identifier or '(unnamed)'} has no image. Give the .expt that dials.stills_process wrote.")
+        raise ValueError(
+            f"Experiment {experiment.identifier or '(unnamed)'} has no image. Give the .expt that "
+            "dials.stills_process wrote."
+        )
     number = image_number(experiment)
     path = imageset.get_path(number)
     indices = imageset.indices()
     # Files that hold many images name the one by its index; one image a file is number 0.
-    in_file = int(indices[number]) if len(set(imageset.paths())) == 1 and imageset.data().get_master_path() == path else 0
+    in_file = (
+        int(indices[number]) if len(set(imageset.paths())) == 1 and imageset.data().get_master_path() == path else 0
+    )
     return str(path), in_file
 
 
@@ -90,7 +97,8 @@ def image_number(experiment) -> int:
         return 0
     if scan is None or len(scan) != 1:
         raise ValueError(
-            f"Experiment {experiment.identifier or '(unnamed)'} points at {len(imageset)} images and does not say which. "
+            f"Experiment {experiment.identifier or '(unnamed)'} points at {len(imageset)} images and does not say "
+            "which. "
             "Give stills: dials.import convert_sequences_to_stills=True, then dials.stills_process."
         )
     return int(scan.get_array_range()[0] - imageset.get_array_range()[0])

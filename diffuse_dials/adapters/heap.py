@@ -1,4 +1,4 @@
-"""Memory of images that is given back to the system after each one costs more than reading it: keep it in the process."""
+"""Memory of images, given back to the system after each one, costs more than reading it: keep it in the process."""
 
 from __future__ import annotations
 

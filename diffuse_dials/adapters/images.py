@@ -59,17 +59,23 @@ def read_image(path: str, index: int, options: dict | None = None) -> tuple[np.n
         ValueError: If the file is missing, cut off, or of no known format.
     """
     if not os.path.isfile(path):
-        raise ValueError(f"There is no image {path}. Put the images where the .expt file says, or change the paths in it.")
+        raise ValueError(
+            f"There is no image {path}. Put the images where the .expt file says, or change the paths in it."
+        )
     try:
         instance = _format_instance(path, options)
         multi = hasattr(instance, "get_num_images")
         if multi and index >= instance.get_num_images():
-            raise ValueError(f"{path} holds {instance.get_num_images()} images; number {index} was asked for. Copy it again.")
+            raise ValueError(
+                f"{path} holds {instance.get_num_images()} images; number {index} was asked for. Copy it again."
+            )
         raw = instance.get_raw_data(index) if multi else instance.get_raw_data()
     except ValueError:
         raise
     except Exception as error:  # decoders of many formats: each fails on broken files in its own way
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}). It may be cut off: copy it again.") from error
+        raise ValueError(
+            f"{path} cannot be read ({type(error).__name__}: {error}). It may be cut off: copy it again."
+        ) from error
     return tuple(flumpy.to_numpy(panel) for panel in (raw if isinstance(raw, tuple) else (raw,)))
 
 
@@ -87,7 +93,10 @@ def read_raw(experiment) -> tuple[np.ndarray, ...]:
     sizes = panel_shapes(experiment.detector)
     found = [panel.shape for panel in raw]
     if found != sizes:
-        raise ValueError(f"{path} has panels of {found[:1]}... ({len(found)}) pixels, its detector model {sizes[:1]}... ({len(sizes)}). It may be cut off, or the .expt belongs to other images.")
+        raise ValueError(
+            f"{path} has panels of {found[:1]}... ({len(found)}) pixels, its detector model {sizes[:1]}... "
+            f"({len(sizes)}). It may be cut off, or the .expt belongs to other images."
+        )
     return raw
 
 
@@ -97,14 +106,16 @@ def panel_shapes(detector) -> list[tuple[int, int]]:
 
 
 def header(experiment) -> tuple[float | None, float | None]:
-    """Exposure time (s) and time stamp (s since 1970) of a still: from its scan, else from the image; None if unknown."""
+    """Exposure time (s) and time stamp (s since 1970) of a still: of its scan, else of the image; None if unknown."""
     scan = experiment.scan
     if scan is None:
         path, _ = image_of(experiment)
         try:
             scan = _format_instance(path, _options_of(experiment)).get_scan()
         except Exception as error:  # as in read_image
-            raise ValueError(f"The header of {path} cannot be read ({type(error).__name__}: {error}). Copy it again.") from error
+            raise ValueError(
+                f"The header of {path} cannot be read ({type(error).__name__}: {error}). Copy it again."
+            ) from error
     if scan is None or not len(scan.get_exposure_times()):
         return None, None
     exposure, epoch = scan.get_exposure_times()[0], scan.get_epochs()[0]

@@ -13,7 +13,7 @@ Here ``s`` is |s1 - s0| = 1/d and ``x`` is sin(θ)/λ = s/2, both in 1/Å.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,7 @@ def atomic_weight(element: str) -> float:
     return tiny_pse.table(element_symbol(element)).weight()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _gaussians(label, table=wk1995):
     gaussian = table(label, True).fetch()
     return np.array(gaussian.array_of_a()), np.array(gaussian.array_of_b()), gaussian.c()
@@ -146,7 +146,7 @@ def sum_f0_squared(composition: dict[str, float], s, wavelength: float | None = 
     return total
 
 
-@lru_cache(maxsize=None)
+@cache
 def _shipped_compton():
     with open(_COMPTON_TABLE, encoding="utf-8") as handle:
         lines = [line for line in handle if not line.startswith("#")]

@@ -59,7 +59,8 @@ def check_ndiv(ndiv, space_group: sgtbx.space_group) -> None:
         for i, j in zip(*np.nonzero(rotation)):
             if ndiv[i] != ndiv[j]:
                 raise ValueError(
-                    f"grid.ndiv={','.join(map(str, ndiv))} does not fit the Laue group {symbol(laue_group(space_group))}, whose "
+                    f"grid.ndiv={','.join(map(str, ndiv))} does not fit the Laue group "
+                    f"{symbol(laue_group(space_group))}, whose "
                     f"operators mix the axes {'abc'[min(i, j)]} and {'abc'[max(i, j)]}: give both the same number."
                 )
 
@@ -112,7 +113,9 @@ def reindexing_operators(unit_cell, space_group: sgtbx.space_group, max_delta: f
     Returns:
         Operators such as "k,h,-l", without the identity; empty if indexing is unique.
     """
-    symmetry = crystal.symmetry(uctbx.unit_cell(tuple(unit_cell)), space_group=space_group, assert_is_compatible_unit_cell=False)
+    symmetry = crystal.symmetry(
+        uctbx.unit_cell(tuple(unit_cell)), space_group=space_group, assert_is_compatible_unit_cell=False
+    )
     to_minimum = symmetry.change_of_basis_op_to_minimum_cell()
     minimum = symmetry.change_basis(to_minimum)
     lattice = lattice_symmetry.group(minimum.unit_cell(), max_delta=max_delta)
@@ -148,7 +151,9 @@ def check_cell(unit_cell, space_group: sgtbx.space_group) -> None:
         ValueError: With the cell and the group.
     """
     if not space_group.is_compatible_unit_cell(uctbx.unit_cell(tuple(unit_cell))):
-        raise ValueError(f"The cell {tuple(unit_cell)} does not fit the space group {symbol(space_group)}. Correct grid.unit_cell.")
+        raise ValueError(
+            f"The cell {tuple(unit_cell)} does not fit the space group {symbol(space_group)}. Correct grid.unit_cell."
+        )
 
 
 def supercell_crystal(unit_cell, ndiv, space_group: sgtbx.space_group) -> Crystal:

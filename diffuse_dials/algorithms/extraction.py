@@ -21,7 +21,7 @@ from diffuse_dials.algorithms.corrections import choose_corrections, log_correct
 from diffuse_dials.algorithms.corrections.maps import factor_maps
 from diffuse_dials.algorithms.exposure import Exposures
 from diffuse_dials.algorithms.gridding import Grid, voxel_sums, with_asu_index, without_origin
-from diffuse_dials.algorithms.inputs import Stills, check_photons_range, check_together, setting_matrix
+from diffuse_dials.algorithms.inputs import Stills, check_photons_range, check_together
 from diffuse_dials.algorithms.masking.chosen import choose_bragg_masks
 from diffuse_dials.algorithms.noise import choose_noise
 from diffuse_dials.io.masks import load_mask
@@ -257,7 +257,7 @@ class Measurement:
         experiment = self._stills.experiments[number]
         raw = images.read_raw(experiment)
         exposure = self._exposures.of(experiment, self._stills.keys[number])
-        samples, totals, good_pixels = [], [], []
+        samples, totals = [], []
         for panel, mask in enumerate(self._mask(experiment)):
             shared = self._panel(experiment, panel)
             photons = self._photons(raw[panel], experiment, panel)
@@ -365,9 +365,7 @@ class Measurement:
         if self._fused is None:
             from diffuse_dials.algorithms.fused import Fused  # needs numba, which diffuse.extract does not
 
-            self._fused = Fused(
-                self._params, self._shapes, S_BIN_WIDTH, self._gain, self._noise, self._background
-            )
+            self._fused = Fused(self._params, self._shapes, S_BIN_WIDTH, self._gain, self._noise, self._background)
         return self._fused
 
     def _refuse_empty(self, number: int, n_accepted: int) -> None:

@@ -11,7 +11,7 @@ from diffuse_dials.io.tables import MAX_ROWS
 
 logger = logging.getLogger(f"dials.{__name__}")
 
-# diffuse.grid holds the table once, diffuse.scale its columns and what it works out: measured at the peak of either.
+# An estimate: diffuse.grid holds the table once (about 130 bytes), diffuse.scale its columns and what it works out.
 BYTES_PER_ROW = 300
 STORED_BYTES_PER_ROW = 12
 MAX_SHARE = 0.3  # of the available memory for the sums; the rest is for images, maps and what comes after

@@ -15,7 +15,6 @@ import numpy as np
 from diffuse_dials.adapters import images, symmetry
 from diffuse_dials.adapters.panels import beam_direction, fingerprint, panel_plane, pixel_geometry
 from diffuse_dials.algorithms.corrections import choose_corrections, total_response
-from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
 from diffuse_dials.kernels import asymmetric_unit, still
 from diffuse_dials.kernels.accumulator import Accumulator
@@ -230,7 +229,9 @@ class Fused:
             else:
                 shape, s, hkl = self._shapes[panel], None, None
                 if getattr(mask, "needs_positions", True):
-                    s = pixel_geometry(experiment.detector[panel], beam_direction(experiment.beam)).s_vectors(wavelength)
+                    s = pixel_geometry(experiment.detector[panel], beam_direction(experiment.beam)).s_vectors(
+                        wavelength
+                    )
                     hkl = transform(np.linalg.inv(a), s)
                 passes = self._sampled(mask.keep(panel, shape, s, hkl).reshape(shape))
                 keep = passes if keep is None else passes & keep

@@ -138,9 +138,14 @@ def define_grid(params, stills: Stills, d_min: float) -> Grid:
     """
     groups = {symmetry.symbol(e.crystal.get_space_group()): e.crystal.get_space_group() for e in stills.experiments}
     if len(groups) > 1:
-        raise ValueError(f"The stills have different space groups: {', '.join(sorted(groups))}. Process them with one indexing.known_symmetry.space_group.")
+        raise ValueError(
+            f"The stills have different space groups: {', '.join(sorted(groups))}. Process them with one "
+            "indexing.known_symmetry.space_group."
+        )
     (space_group,) = groups.values()
-    symmetry_group = space_group if params.laue_group in (None, Auto, "Auto") else symmetry.parse_space_group(params.laue_group)
+    symmetry_group = (
+        space_group if params.laue_group in (None, Auto, "Auto") else symmetry.parse_space_group(params.laue_group)
+    )
     cells = np.array([e.crystal.get_unit_cell().parameters() for e in stills.experiments])
     if params.unit_cell is not None:
         unit_cell, origin = tuple(params.unit_cell), "given"
@@ -192,7 +197,9 @@ def rms_delta_hkl(stills: Stills, unit_cell, d_min: float) -> np.ndarray:
     hkl = np.rint(transform(np.linalg.inv(b_ref), directions))
     rms = []
     for experiment in stills.experiments:
-        strain = np.linalg.inv(b_ref) @ symmetry.fractionalization(experiment.crystal.get_unit_cell().parameters()) - np.eye(3)
+        strain = np.linalg.inv(b_ref) @ symmetry.fractionalization(
+            experiment.crystal.get_unit_cell().parameters()
+        ) - np.eye(3)
         rms.append(np.sqrt(np.mean(np.sum(transform(strain, hkl) ** 2, axis=1))))
     return np.array(rms)
 
@@ -200,17 +207,28 @@ def rms_delta_hkl(stills: Stills, unit_cell, d_min: float) -> np.ndarray:
 def _log(grid: Grid, cells: np.ndarray, stills: Stills, d_min: float) -> None:
     logger.info("Reference cell: %s (%s)", " ".join(f"{x:.3f}" for x in grid.unit_cell), grid.origin)
     logger.info("Standard deviations over the stills: %s", " ".join(f"{x:.3f}" for x in cells.std(axis=0)))
-    logger.info("Space group %s, Laue group %s, ndiv %s", symmetry.symbol(grid.space_group), symmetry.symbol(symmetry.laue_group(grid.symmetry_group)), grid.ndiv)
+    logger.info(
+        "Space group %s, Laue group %s, ndiv %s",
+        symmetry.symbol(grid.space_group),
+        symmetry.symbol(symmetry.laue_group(grid.symmetry_group)),
+        grid.ndiv,
+    )
     overall = float(np.sqrt(np.mean(grid.rms_delta_hkl**2)))
     logger.info("rms Δhkl between the stills' cells and the reference, to %.2f Å: %.3f", d_min, overall)
     if overall > MAX_RMS_DELTA_HKL:
         worst = np.argsort(grid.rms_delta_hkl)[::-1][:5]
         names = ", ".join(f"{stills.keys[i].label} ({grid.rms_delta_hkl[i]:.2f})" for i in worst)
-        logger.warning("rms Δhkl is above %.1f: the crystals are not isomorphous. Farthest: %s. Keep grid.cell=own, or leave them out.", MAX_RMS_DELTA_HKL, names)
+        logger.warning(
+            "rms Δhkl is above %.1f: the crystals are not isomorphous. Farthest: %s. Keep grid.cell=own, or leave "
+            "them out.",
+            MAX_RMS_DELTA_HKL,
+            names,
+        )
     if grid.operators:
         logger.warning(
             "The lattice has more symmetry than the Laue group: stills indexed one by one are a mixture related by %s. "
-            "Make them agree (dials.cosym) and grid again; diffuse.scale asks for scale.assume_consistent_indexing=True.",
+            "Make them agree (dials.cosym) and grid again; diffuse.scale asks for "
+            "scale.assume_consistent_indexing=True.",
             " and ".join(grid.operators),
         )
 
@@ -240,7 +258,16 @@ def voxel_sums(number: int, panels, to_hkl: np.ndarray, ndiv, positions: bool) -
         full = np.full(len(code), 1, dtype=np.int32)
         position = np.stack(sums[4:], axis=1) / n_pixels[:, None] if positions else None
         parts.append(
-            VoxelSums(full * number, voxel, voxel, full * pixels.panel, (code & 1).astype(bool), *sums[:4], n_pixels.astype(np.int32), position)
+            VoxelSums(
+                full * number,
+                voxel,
+                voxel,
+                full * pixels.panel,
+                (code & 1).astype(bool),
+                *sums[:4],
+                n_pixels.astype(np.int32),
+                position,
+            )
         )
     return VoxelSums.concatenate(parts)
 

@@ -16,7 +16,14 @@ from diffuse_dials.algorithms.inputs import Stills
 from diffuse_dials.algorithms.limits import asu_box, largest_s
 from diffuse_dials.algorithms.parallel import working_on
 from diffuse_dials.algorithms.parts import (
-    Job, Outcome, PartedSums, log_forecast, make_parts, open_run, split, still_names,
+    Job,
+    Outcome,
+    PartedSums,
+    log_forecast,
+    make_parts,
+    open_run,
+    split,
+    still_names,
 )  # fmt: skip
 from diffuse_dials.algorithms.run_folder import images_mark
 from diffuse_dials.io.stills import StillsTable

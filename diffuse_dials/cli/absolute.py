@@ -150,7 +150,9 @@ def _outcome(inputs, params) -> tuple[Outcome, scale.AbsoluteMap]:
     ]
     raw_plot = raw_wilson(evidence.raw_bragg, evidence.theory, params)
     compton = scale.subtracts_compton(chosen, evidence)
-    return Outcome(evidence, chosen, estimates, refusals, shells, means, compton, warnings, raw_plot, flux, same), result
+    return Outcome(
+        evidence, chosen, estimates, refusals, shells, means, compton, warnings, raw_plot, flux, same
+    ), result
 
 
 def _evidence(inputs, params) -> Evidence:

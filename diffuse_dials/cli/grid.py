@@ -128,7 +128,9 @@ def _write(sums: PartedSums, stills: Stills, record, output, from_files: bool) -
 def _is_complete(params, key: str, stills: Stills) -> bool:
     output, skip_failed = params.output, params.extraction.skip_failed
     return any(
-        is_complete(output.grid, key, stills, skip_failed, output.reflections, (name, output.experiments, output.stills))
+        is_complete(
+            output.grid, key, stills, skip_failed, output.reflections, (name, output.experiments, output.stills)
+        )
         for name in (output.reflections, Path(output.reflections).with_suffix(".h5"))
     )
 

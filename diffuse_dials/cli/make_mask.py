@@ -20,8 +20,9 @@ Examples:
   diffuse.make_mask integrated.expt shadow.find=True edge=1 output.png=mask.png
 
 Spots are masked still by still in diffuse.extract and diffuse.grid, without a file; bragg_masks.pickle is for looking
-at them, or to be changed and given back (input.bragg_masks). Where the stills have crystals, the report shows the intensity about the lattice points and what the radius leaves of it;
-bragg_profile.json hands that measurement on (masking.bragg.profile=bragg_profile.json).
+at them, or to be changed and given back (input.bragg_masks). Where the stills have crystals, the report shows the
+intensity about the lattice points and what the radius leaves of it; bragg_profile.json hands that measurement on
+(masking.bragg.profile=bragg_profile.json).
 """
 
 from __future__ import annotations

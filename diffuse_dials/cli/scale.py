@@ -218,9 +218,7 @@ def _write_summary(gridded: Gridded, scaled: ScaledStills, counted: DiffuseMap, 
                 "half_maps": "scales from all stills",
                 **scaling_record(scaled),
                 **found.to_dict(),
-                "stills": {
-                    label: still_columns(scaled, found.still_chi_square, i) for label, i in zip(labels, order)
-                },
+                "stills": {label: still_columns(scaled, found.still_chi_square, i) for label, i in zip(labels, order)},
             },
             params.output.json,
         )

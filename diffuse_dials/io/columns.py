@@ -25,7 +25,9 @@ _ALL = (
     Column("panel", "size_t", "panel of the detector"),
     Column("miller_index", "miller_index", "voxel index n; h = n / ndiv"),
     Column("asu_miller_index", "miller_index", "representative of the voxel under the Laue group of the super-cell"),
-    Column("xyzobs.px.value", "vec3_double", "fast and slow pixel coordinate (a pixel's centre is its index + 0.5) and 0"),
+    Column(
+        "xyzobs.px.value", "vec3_double", "fast and slow pixel coordinate (a pixel's centre is its index + 0.5) and 0"
+    ),
     Column("rlp", "vec3_double", "scattering vector s = s1 - s0, |s| = 1/d (1/Å)"),
     Column("hkl", "vec3_double", "fractional Miller index, n / ndiv"),
     Column("d", "double", "resolution 1/|s| (Å)"),
@@ -55,7 +57,11 @@ _ALL = (
     Column("lattice_point", "bool", "True: the voxel holds a lattice point"),
     Column("intensity.absolute.value", "double", "coherent diffuse intensity (electrons squared per unit cell)"),
     Column("intensity.absolute.variance", "double", "its variance, without the common error of the scale"),
-    Column("intensity.incoherent.value", "double", "Compton scattering that was subtracted (electrons squared per unit cell)"),
+    Column(
+        "intensity.incoherent.value",
+        "double",
+        "Compton scattering that was subtracted (electrons squared per unit cell)",
+    ),
     Column("intensity.coherent.value", "double", "sum of f0 squared over the atoms of the cell (electrons squared)"),
 )
 COLUMNS = {column.name: column for column in _ALL}

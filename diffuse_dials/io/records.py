@@ -20,7 +20,9 @@ def load_grid_record(beside) -> GridRecord:
     """
     path = Path(beside).parent / "grid.json"
     if not path.is_file():
-        raise ValueError(f"There is no grid.json beside {beside}. Keep it in the folder of the files that diffuse.grid wrote.")
+        raise ValueError(
+            f"There is no grid.json beside {beside}. Keep it in the folder of the files that diffuse.grid wrote."
+        )
     try:
         return GridRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:

@@ -35,7 +35,10 @@ class StillsTable:
             lines = list(csv.DictReader(handle))
         rows = {line.get("identifier"): line for line in lines}
         if None in rows or len(rows) != len(lines):
-            raise ValueError(f"{path} needs a column 'identifier' with a different value in each line. Restore the file or delete it.")
+            raise ValueError(
+                f"{path} needs a column 'identifier' with a different value in each line. Restore the file or "
+                "delete it."
+            )
         return cls(rows)
 
     @classmethod

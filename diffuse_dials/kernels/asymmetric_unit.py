@@ -22,7 +22,7 @@ REFERENCE_UNITS = (
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _inside(unit, h, k, l):  # noqa: E741
+def _inside(unit, h, k, l):
     if unit == 0:
         return l > 0 or (l == 0 and (h > 0 or (h == 0 and k >= 0)))
     if unit == 1:
@@ -61,7 +61,7 @@ def map_to_asu(index, unit, rotations, to_reference, mapped):
     """
     missing = 0
     for i in range(len(index)):
-        h, k, l = np.int64(index[i, 0]), np.int64(index[i, 1]), np.int64(index[i, 2])  # noqa: E741
+        h, k, l = np.int64(index[i, 0]), np.int64(index[i, 1]), np.int64(index[i, 2])
         found = False
         for m in range(len(rotations)):
             c = to_reference[m]

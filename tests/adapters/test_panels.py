@@ -59,4 +59,6 @@ def test_dxtbx_gives_the_same_directions_with_parallax(data, rng):
     geometry = pixel_geometry(panel, np.array([0, 0, -1.0]))
     for fast, slow in rng.integers(0, 1024, (30, 2)):
         lab = np.array(panel.get_pixel_lab_coord((fast + 0.5, slow + 0.5)))
-        assert geometry.direction[slow * 1024 + fast] == pytest.approx(lab / np.linalg.norm(lab), abs=1e-10)  # shifts to 1e-8 mm
+        assert geometry.direction[slow * 1024 + fast] == pytest.approx(
+            lab / np.linalg.norm(lab), abs=1e-10
+        )  # shifts to 1e-8 mm

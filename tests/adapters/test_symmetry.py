@@ -30,7 +30,9 @@ def test_laue_orders_and_indexing_choices_are_the_reference(reference):
 
 
 def test_the_operator_of_p41_exchanges_h_and_k():
-    assert symmetry.reindexing_operators((48.5, 48.5, 63.4, 90, 90, 90), symmetry.parse_space_group("P41")) == ("k,h,-l",)
+    assert symmetry.reindexing_operators((48.5, 48.5, 63.4, 90, 90, 90), symmetry.parse_space_group("P41")) == (
+        "k,h,-l",
+    )
 
 
 def test_b_is_the_transpose_of_the_fractionalization_matrix(reference):
@@ -64,7 +66,9 @@ def test_ndiv_must_be_equal_along_axes_that_the_symmetry_mixes(ndiv, name, good)
 
 def test_one_stray_cell_does_not_move_the_mean():
     cells = np.array([[78.5, 78.5, 37.8, 90, 90, 90]] * 10 + [[90, 70, 60, 90, 90, 90]])
-    assert symmetry.mean_cell(cells, symmetry.parse_space_group("P43212")) == pytest.approx((78.5, 78.5, 37.8, 90, 90, 90))
+    assert symmetry.mean_cell(cells, symmetry.parse_space_group("P43212")) == pytest.approx(
+        (78.5, 78.5, 37.8, 90, 90, 90)
+    )
 
 
 def test_the_super_cell_has_voxel_indices_as_miller_indices():

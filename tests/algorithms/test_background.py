@@ -127,5 +127,5 @@ def test_what_is_left_is_the_anisotropic_part_whatever_the_level_of_the_backgrou
         pattern = 20 * sample.response * (crystal - 1) * np.exp(-sample.s_length / 0.4)
         left = sample.counts - photons
         slope = (left @ pattern) / (pattern @ pattern)
-        error = np.sqrt((pattern**2 @ sample.counts)) / (pattern @ pattern)
+        error = np.sqrt(pattern**2 @ sample.counts) / (pattern @ pattern)
         assert slope == pytest.approx(scale, abs=5 * error + 0.005)

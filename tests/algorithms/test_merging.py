@@ -122,9 +122,7 @@ def test_the_variance_with_bragg_pixels_is_the_scatter_between_stills(sums, reco
             assert merged.with_bragg.variance[i] == NOT_MEASURED
             continue
         squares = np.sum((signal - merged.with_bragg.value[i] * response) ** 2)
-        assert merged.with_bragg.variance[i] == pytest.approx(
-            squares / (response.sum() ** 2 - np.sum(response**2))
-        )
+        assert merged.with_bragg.variance[i] == pytest.approx(squares / (response.sum() ** 2 - np.sum(response**2)))
 
 
 def test_a_voxel_without_a_photon_has_the_uncertainty_of_one(sums, record):

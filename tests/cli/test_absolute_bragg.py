@@ -81,7 +81,9 @@ def write_stills(group):
     for i in range(12):
         axes = Crystal((CELL[0], 0, 0), (0, CELL[1], 0), (0, 0, CELL[2]), group)
         scaling = DiffuseScalingModel.from_scale(1.0, 0.01)
-        experiments.append(Experiment(beam=Beam((0, 0, 1), 1.0), crystal=axes, scaling_model=scaling, identifier=f"{i}"))
+        experiments.append(
+            Experiment(beam=Beam((0, 0, 1), 1.0), crystal=axes, scaling_model=scaling, identifier=f"{i}")
+        )
     save_experiments(experiments, "scaled.expt")
 
 

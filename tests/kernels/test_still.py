@@ -103,13 +103,19 @@ def test_sums_of_a_panel_are_those_of_numpy_for_every_pixel(kind, rng):
     for _ in range(2):  # the second time in memory that was used
         index, bragg, sums, real, of_bins, _ = accumulator.sum_panel(
             raw, limits, response, bins, plane.vectors, plane.shift, beam, np.zeros((0, still.N_LATTICE)), False,
-            np.zeros((0, 3)), np.ones(1), keep, *calibration, background, background, to_voxel, (2 * reach + 4) // 4, 400,
+            np.zeros((0, 3)), np.ones(1), keep, *calibration, background, background, to_voxel,
+            (2 * reach + 4) // 4, 400,
         )  # fmt: skip
     good = (bins != still.MASKED) & (raw >= limits[0]) & (raw <= limits[1])
     used = (good & (bins < still.OUTSIDE)).ravel()
     n = voxel_index(s @ matrix.T, ndiv)[used]
     place = np.arange(raw.size)[used]
-    pixels = [np.ones(len(n)), response.ravel()[used].astype(float), 2 * (place % SHAPE[1]) + 1, 2 * (place // SHAPE[1]) + 1]
+    pixels = [
+        np.ones(len(n)),
+        response.ravel()[used].astype(float),
+        2 * (place % SHAPE[1]) + 1,
+        2 * (place // SHAPE[1]) + 1,
+    ]
     values = raw.ravel()[used].astype(float)
     if not whole:
         values = (values - calibration[0].ravel()[used]) / 1.5

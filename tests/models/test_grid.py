@@ -25,7 +25,18 @@ def test_voxel_indices_and_lattice_points_are_the_reference(reference):
 
 def _record():
     return GridRecord(
-        (50.0, 50.0, 60.0, 90.0, 90.0, 90.0), "given", (3, 3, 3), "P 41", "P 4/m", 2.0, None, "own", 0.01, True, ("k,h,-l",), 0.005
+        (50.0, 50.0, 60.0, 90.0, 90.0, 90.0),
+        "given",
+        (3, 3, 3),
+        "P 41",
+        "P 4/m",
+        2.0,
+        None,
+        "own",
+        0.01,
+        True,
+        ("k,h,-l",),
+        0.005,
     )
 
 

@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from diffuse_dials.report.graphs import ColourMap, Graph, Series, plotly_library
 from diffuse_dials.report.html import Section, write_report
-from matplotlib.figure import Figure
 
 GRAPH = Graph(
     "Scales", "still", "b",

@@ -56,7 +56,8 @@ absolute {
   solvent = Auto
     .type = str
     .help = "Bulk solvent. Auto: water (0.0334 molecules per cubic Angstrom) in the volume that macromolecule and"
-            "explicit waters leave. none: the cell holds what was given and no more. A number below 1: fraction of the cell's "
+            "explicit waters leave. none: the cell holds what was given and no more. A number below 1: fraction of "
+            "the cell's "
             "volume"
             "that is bulk water. A number from 1 on: bulk water molecules per cell."
 }
@@ -171,7 +172,7 @@ def composition_from_phil(params, unit_cell, space_group) -> Composition:
         what = "No composition is given" if not given else f"{' and '.join(given)} are given together"
         raise ValueError(
             f"{what}. Give one of absolute.model=model.pdb, absolute.sequence=protein.fasta and "
-            "absolute.formula=\"C613 H951 ...\"."
+            'absolute.formula="C613 H951 ...".'
         )
     order = space_group.order_z()
     waters, doubts = 0.0, ()

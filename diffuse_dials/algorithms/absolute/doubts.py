@@ -99,7 +99,8 @@ def of_totals(ratio: float | None) -> list[str]:
     if ratio is None or 1 / (1 + _MAP_TO_TOTALS) <= ratio <= 1 + _MAP_TO_TOTALS:
         return []
     return [
-        f"The map with its Bragg pixels has {ratio:.2f} times the mean of the radial totals at the same |s|, which should "
+        f"The map with its Bragg pixels has {ratio:.2f} times the mean of the radial totals at the same |s|, which "
+        "should "
         "be one: are the files of one run? Few stills can do this too."
     ]
 

@@ -32,7 +32,8 @@ def still_factor(model, panel: np.ndarray, s: np.ndarray) -> np.ndarray:
         elif name == "panel":
             if len(panel) and panel.max() >= len(values):
                 raise ValueError(
-                    f"The radial totals have panel {panel.max()}, the scaling model {len(values)} panels. Give the files "
+                    f"The radial totals have panel {panel.max()}, the scaling model {len(values)} panels. Give the "
+                    "files "
                     "of one run."
                 )
             factor = factor * values[panel]

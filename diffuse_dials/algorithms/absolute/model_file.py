@@ -129,10 +129,14 @@ def _symmetry(structure, unit_cell, space_group, path):
     if not cell.is_crystal() or not structure.spacegroup_hm.strip():
         return order, [f"{path} has no cell and space group: the crystal's are taken."], []
     if abs(cell.volume / unit_cell.volume() - 1) > _CELL_TOLERANCE:
-        return order, [], [
-            f"The cell of {path} has {cell.volume:.0f} Å³, the crystal's {unit_cell.volume():.0f} Å³: "
-            "the crystal's space group is taken; check that the model belongs to this crystal."
-        ]
+        return (
+            order,
+            [],
+            [
+                f"The cell of {path} has {cell.volume:.0f} Å³, the crystal's {unit_cell.volume():.0f} Å³: "
+                "the crystal's space group is taken; check that the model belongs to this crystal."
+            ],
+        )
     try:
         own = parse_space_group(structure.spacegroup_hm).order_z()
     except ValueError:

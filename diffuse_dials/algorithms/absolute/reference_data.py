@@ -98,8 +98,10 @@ def read_reference(path, labels, unit_cell, space_group) -> ReferenceData:
     _check_cell(chosen.unit_cell(), unit_cell, path)
     squared = chosen.as_amplitude_array() if chosen.is_complex_array() else chosen
     if not squared.is_xray_intensity_array():
-        squared = squared.f_as_f_sq() if squared.is_xray_amplitude_array() else squared.customized_copy(
-            data=squared.data() ** 2
+        squared = (
+            squared.f_as_f_sq()
+            if squared.is_xray_amplitude_array()
+            else squared.customized_copy(data=squared.data() ** 2)
         )
     name = chosen.info().label_string() if chosen.info() else "data"
     return _reference(squared, symmetry, f"{name} of {path}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +62,7 @@ def parse_formula(text: str) -> Counter:
     return atoms
 
 
-@lru_cache(maxsize=None)
+@cache
 def residue_bonds() -> dict[str, dict[Bond, float]]:
     """Bonds of each free amino acid (one-letter code) and of water ("HOH"), from data/bonds.csv."""
     with open(_BOND_TABLE, newline="", encoding="utf-8") as handle:

@@ -124,7 +124,7 @@ class TotalScattering:
         return np.interp(self.s, self.s[bins], values, left=low)
 
     def intensity_with_overloads(self) -> np.ndarray:
-        """I_tot as if each overloaded pixel had held ``overload_counts``, the least it can have held, shape (n_bins,)."""
+        """I_tot as if each overloaded pixel held ``overload_counts``, the least it can hold, shape (n_bins,)."""
         signal, response = self._sums(None)
         share = self.n_overloaded / np.maximum(self.n_pixels, 1)
         factor = (signal + self.n_overloaded * self.overload_counts) / np.where(signal > 0, signal * (1 + share), 1)

@@ -12,7 +12,6 @@ from diffuse_dials.adapters import scattering
 from diffuse_dials.algorithms.corrections.base import NotKnown
 from diffuse_dials.kernels import physics
 
-
 _PARALLEL_TO = "beam_normal", "detector", "sphere"
 
 

@@ -128,7 +128,6 @@ class Deviations:
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
         return self
 
-
     def noise(self) -> float | None:
         """Variance over mean of single pixels, in detector units: the median of the squares; None if none has light."""
         lit = self.level > 3 * np.sqrt(np.maximum(self.variance * self.images, 1e-30)) / BLOCK

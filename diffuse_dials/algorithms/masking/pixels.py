@@ -177,8 +177,7 @@ def _add_bad_pixels(reasons: _Reasons, found: Survey, options) -> dict[str, np.n
     """Add a step for each kind of bad pixels; returns their positions."""
     use = reasons.use()
     panels = [
-        bad_pixels(sums, panel, options.significance, options.persistence)
-        for sums, panel in zip(found.deviations, use)
+        bad_pixels(sums, panel, options.significance, options.persistence) for sums, panel in zip(found.deviations, use)
     ]
     bad = {}
     for kind in KINDS:

@@ -153,9 +153,7 @@ def null_correlations(
     """
     counted = counted_voxels(merge(turned, index, record, splits), exclude_lattice_points)
     n = len(edges) - 1
-    statistics = map_statistics(
-        counted, orbit_sizes(counted.index, record), edges, np.ones(n), np.full(n + 1, np.nan)
-    )
+    statistics = map_statistics(counted, orbit_sizes(counted.index, record), edges, np.ones(n), np.full(n + 1, np.nan))
     return np.array([line.cc_half for line in (*statistics.shells, statistics.overall)])
 
 

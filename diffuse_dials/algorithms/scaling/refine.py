@@ -358,5 +358,3 @@ def _models(problem: Problem, esds, method: str, layout, stills) -> dict[int, Di
         ordered = {name: components[name] for name in SCALE_COMPONENTS if name in components}
         models[i] = DiffuseScalingModel.from_components(ordered, **configuration)
     return models
-
-

@@ -30,7 +30,9 @@ def columns_of(index, ndiv, squared, diffuse, group):
 
 
 def lattice(ndiv, reach=4):
-    return np.stack(np.meshgrid(*[np.arange(-reach * n, reach * n + 1) for n in ndiv], indexing="ij"), -1).reshape(-1, 3)
+    return np.stack(np.meshgrid(*[np.arange(-reach * n, reach * n + 1) for n in ndiv], indexing="ij"), -1).reshape(
+        -1, 3
+    )
 
 
 def squared(hkl):

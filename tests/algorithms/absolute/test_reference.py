@@ -169,7 +169,9 @@ def test_wrong_files_are_named(tmp_path, structure, squared):
         read_reference(path, "FP", cell, group)
     with pytest.raises(ValueError, match="it is of another crystal"):
         read_reference(path, None, type(cell)((50, 50, 70, 90, 90, 90)), group)
-    (tmp_path / "bare.pdb").write_text("ATOM      1  CA  ALA A   1       1.000   2.000   3.000  1.00  9.00           C\n")
+    (tmp_path / "bare.pdb").write_text(
+        "ATOM      1  CA  ALA A   1       1.000   2.000   3.000  1.00  9.00           C\n"
+    )
     params = parameters()
     params.__inject__("model", str(tmp_path / "bare.pdb"))
     found, missing = find_reference(params, cell, group, bragg_of(squared, np.random.default_rng(0)))
@@ -178,7 +180,7 @@ def test_wrong_files_are_named(tmp_path, structure, squared):
 
 
 def test_measured_references_with_negative_intensities_do_not_bias_the_scale(squared, rng):
-    """Noise of the size of the mean on |F_ref|²: without B the scale stays the ratio of sums, within four of its errors."""
+    """Noise as large as the mean on |F_ref|²: without B the scale stays the ratio of sums, within four errors."""
     truth = np.array(squared.data())
     noisy = truth + truth.mean() * rng.standard_normal(len(truth))
     evidence = Evidence(None, None, bragg=bragg_of(squared, rng), reference=reference_of(squared, squared=noisy))

@@ -152,8 +152,10 @@ def noisy_totals(rng, cell, n_stills=150, photons=400.0):
     response = photons / (k * theory.total(0.3)) * rng.uniform(0.5, 1.5, len(still))
     counts = rng.poisson(b[still] * response * rate).astype(float)
     zero = np.zeros(len(still))
-    return theory, k, TotalScattering.from_rows(
-        still, s[number], counts, b[still] * response, counts, zero + 50, zero, width=0.005
+    return (
+        theory,
+        k,
+        TotalScattering.from_rows(still, s[number], counts, b[still] * response, counts, zero + 50, zero, width=0.005),
     )
 
 
@@ -272,7 +274,9 @@ def test_overloads_are_a_lower_limit_of_what_is_lost(cell, lysozyme):
         over = replace(plain, n_overloaded=np.full(n, 1.0), overload_counts=level * mean[60])
         found = over.intensity_with_overloads()[60] / plain.intensity()[60] - 1
         assert found == pytest.approx(expected, abs=1e-4)
-    estimate_with = estimate("krogh_moe", replace(over, overload_counts=1e6), Theory(cell, NO_RECOIL), "absolute.s_max=0.7")
+    estimate_with = estimate(
+        "krogh_moe", replace(over, overload_counts=1e6), Theory(cell, NO_RECOIL), "absolute.s_max=0.7"
+    )
     assert estimate_with.errors["overloads"] > 0
     assert "overloads" not in estimate("krogh_moe", plain, Theory(cell, NO_RECOIL), "absolute.s_max=0.7").errors
 

@@ -137,7 +137,8 @@ def test_something_else_than_a_profile_is_refused(content, tmp_path):
 
 
 @pytest.mark.parametrize(("text", "needed"), [
-    ("", True), ("bragg.radius = 0.002", False), ("bragg.radius_sigmas = 3", False), ("bragg.method = predicted", False),
+    ("", True), ("bragg.radius = 0.002", False), ("bragg.radius_sigmas = 3", False),
+    ("bragg.method = predicted", False),
 ])  # fmt: skip
 def test_only_an_automatic_radius_is_measured(text, needed):
     assert needs_profile(masking(text).bragg) == needed

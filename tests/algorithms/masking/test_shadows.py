@@ -29,8 +29,9 @@ def test_a_beamstop_and_its_arm_are_found_and_little_else(rng, write_stills, mak
     slow, fast = np.mgrid[0 : SHAPE[0], 0 : SHAPE[1]] + 0.5
     disc = np.hypot(slow - 120, fast - 104) < 12
     arm = (np.abs(slow - 120) < 5) & (fast < 104) & ~disc
-    result = make_pixel_mask(stills(rng, write_stills, make_detector, np.where(disc, 0.1, np.where(arm, 0.67, 1))),
-                             masking())
+    result = make_pixel_mask(
+        stills(rng, write_stills, make_detector, np.where(disc, 0.1, np.where(arm, 0.67, 1))), masking()
+    )
     masked = ~result.mask[0]
     assert masked[disc].mean() > 0.99
     assert masked[arm].mean() > 0.9

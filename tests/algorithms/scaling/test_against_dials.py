@@ -83,7 +83,9 @@ def test_stock_dials_scale_refines_our_model_to_the_same_scales(still_tables, fi
         "model=diffuse", "reflection_selection.method=use_all", "full_matrix=False", "outlier_rejection=None",
         "rmsd_tolerance=1e-6", "error_model=None", "partiality_cutoff=0",
     )  # fmt: skip
-    params, _ = ArgumentParser(phil=dials_scale.phil_scope, check_format=False).parse_args(list(options), quick_parse=True)
+    params, _ = ArgumentParser(phil=dials_scale.phil_scope, check_format=False).parse_args(
+        list(options), quick_parse=True
+    )
     scaled, _ = dials_scale.run_scaling(params, experiments, tables)
     theirs = np.array([e.scaling_model.scale for e in scaled])
     problem = fit(truth.sums, truth.s, N_STILLS)

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from dxtbx.model import BeamFactory, Detector, DetectorFactory, ExperimentList, Experiment
-from dxtbx.model.experiment_list import ExperimentListFactory
 from dials.algorithms.scaling.model.components.scale_components import ScaleComponentBase
 from dials.array_family import flex
+from dxtbx.model import BeamFactory, Detector, DetectorFactory, Experiment, ExperimentList
+from dxtbx.model.experiment_list import ExperimentListFactory
 
 from diffuse_dials.algorithms.scaling import components
 from diffuse_dials.algorithms.scaling.blocks import ScaleBlocks, make_shells

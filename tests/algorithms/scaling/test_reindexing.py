@@ -11,12 +11,12 @@ from dxtbx.model import Crystal, Experiment, ExperimentList
 
 from diffuse_dials.adapters import symmetry
 from diffuse_dials.adapters.experiments import StillKey
+from diffuse_dials.algorithms.merging import phil_scope as merging_scope
 from diffuse_dials.algorithms.scaling import streaming
 from diffuse_dials.algorithms.scaling.indexing import agree_on_indexing, reindexed
 from diffuse_dials.algorithms.scaling.inputs import Gridded
 from diffuse_dials.algorithms.scaling.options import phil_scope
 from diffuse_dials.algorithms.scaling.refine import scale_stills
-from diffuse_dials.algorithms.merging import phil_scope as merging_scope
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.grid import GridRecord
@@ -35,9 +35,7 @@ def orientation(rng):
 
 def gridded_stills(rng, wrong=0.0, random_orientation=0.0, counts=3.0, contrast=0.2):
     """Stills that cut the map by their Ewald spheres; some indexed wrongly, some with an orientation not theirs."""
-    record = GridRecord(
-        CELL, "given", (3, 3, 3), "P 41", "P 4/m", 5.0, None, "own", 0.0, True, ("k,h,-l",), 0.005
-    )
+    record = GridRecord(CELL, "given", (3, 3, 3), "P 41", "P 4/m", 5.0, None, "own", 0.0, True, ("k,h,-l",), 0.005)
     b = symmetry.fractionalization(CELL)
     n = np.arange(-36, 37)
     grid = np.stack(np.meshgrid(n, n, n, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.int32)

@@ -73,7 +73,12 @@ def test_a_crystal_that_cannot_be_made_is_refused(parameters, changes, message):
 
 @pytest.mark.parametrize(
     "text, message",
-    [(None, "no model file"), (ATOM, "no unit cell"), (CRYST1, "no atoms|cannot be read"), ("garbage", "no unit cell|cannot be read")],
+    [
+        (None, "no model file"),
+        (ATOM, "no unit cell"),
+        (CRYST1, "no atoms|cannot be read"),
+        ("garbage", "no unit cell|cannot be read"),
+    ],
 )
 def test_a_bad_model_file_is_named(tmp_path, text, message):
     path = tmp_path / "bad.pdb"

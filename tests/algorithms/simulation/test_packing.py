@@ -12,7 +12,9 @@ from diffuse_dials.algorithms.simulation.packing import CrystalSymmetry, Packing
 from diffuse_dials.algorithms.simulation.topology import protein
 
 
-@pytest.fixture(params=[("P1", (9, 10, 11, 80, 95, 105)), ("P21", (12, 9, 14, 90, 107, 90)), ("P43212", (14, 14, 12, 90, 90, 90))])
+@pytest.fixture(
+    params=[("P1", (9, 10, 11, 80, 95, 105)), ("P21", (12, 9, 14, 90, 107, 90)), ("P43212", (14, 14, 12, 90, 90, 90))]
+)
 def symmetry(request):
     group, cell = request.param
     return CrystalSymmetry.from_cctbx(crystal.symmetry(unit_cell=cell, space_group_symbol=group))

@@ -64,5 +64,7 @@ class HighAngle(Method):
             "overloads": overload_error(totals, lambda values: k_at(values, low)),
         }
         notes = () if np.isfinite(errors["stills"]) else (UNKNOWN_SAMPLING,)
-        errors = {cause: error for cause, error in errors.items() if np.isfinite(error) and (error or cause != "overloads")}
+        errors = {
+            cause: error for cause, error in errors.items() if np.isfinite(error) and (error or cause != "overloads")
+        }
         return ScaleEstimate(self.name, k, errors, (low, high), starts, curve, notes)

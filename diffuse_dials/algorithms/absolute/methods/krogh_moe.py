@@ -78,7 +78,9 @@ class KroghMoe(Method):
         }
         if not np.isfinite(errors["stills"]):
             notes.append(UNKNOWN_SAMPLING)
-        errors = {cause: error for cause, error in errors.items() if np.isfinite(error) and (error or cause != "overloads")}
+        errors = {
+            cause: error for cause, error in errors.items() if np.isfinite(error) and (error or cause != "overloads")
+        }
         return ScaleEstimate(self.name, k, errors, (totals.s_first, s_max), limits, curve, tuple(notes))
 
 

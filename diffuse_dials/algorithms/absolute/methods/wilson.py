@@ -46,7 +46,13 @@ class WilsonPlot:
     def to_dict(self) -> dict:
         """For the JSON file."""
         arrays = {name: getattr(self, name).tolist() for name in ("x", "y", "weight", "used")}
-        return {"s_squared_half": arrays.pop("x"), "log_ratio": arrays.pop("y"), **arrays, "log_k": self.log_k, "b": self.b}
+        return {
+            "s_squared_half": arrays.pop("x"),
+            "log_ratio": arrays.pop("y"),
+            **arrays,
+            "log_k": self.log_k,
+            "b": self.b,
+        }
 
 
 def wilson_plot(s, intensity, weight, expected, d_min, d_max) -> WilsonPlot:
