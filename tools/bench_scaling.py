@@ -10,8 +10,10 @@ takes minutes. Both refine one scale and one fall-off per still. Esds of all par
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import tempfile
 import time
 from pathlib import Path
 
@@ -117,7 +119,8 @@ def dials_kb(sums: VoxelSums, n_stills: int) -> float:
     parser = ArgumentParser(phil=dials_scale.phil_scope, check_format=False)
     params, _ = parser.parse_args(list(options), quick_parse=True)
     start = time.process_time()
-    dials_scale.run_scaling(params, experiments, tables)
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):  # it writes a report where it runs
+        dials_scale.run_scaling(params, experiments, tables)
     return time.process_time() - start
 
 
