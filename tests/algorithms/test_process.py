@@ -7,6 +7,8 @@ from importlib import import_module
 import pytest
 
 from diffuse_dials.algorithms.process import STEPS
+from diffuse_dials.algorithms.process.base import Run
+from diffuse_dials.algorithms.process.mapping import mask_name
 from diffuse_dials.algorithms.process.state import State
 from diffuse_dials.cli.process import _whole_names, phil_scope
 
@@ -40,3 +42,12 @@ def test_a_step_is_done_until_its_key_or_a_file_changes(run_in_tmp_path):
     assert state.is_done("grid", "key") and not state.is_done("grid", "other")
     (run_in_tmp_path / "map").write_text("12")
     assert not state.is_done("grid", "key")
+
+
+def test_the_users_mask_of_our_name_is_not_overwritten(run_in_tmp_path):
+    params = phil_scope.extract()
+    assert mask_name(Run(params, (), phil_scope)) == "pixels.mask"
+    params.input.mask = [str(run_in_tmp_path / "pixels.mask")]
+    assert mask_name(Run(params, (), phil_scope)) == "pixels_made.mask"
+    params.input.mask = [str(run_in_tmp_path / "earlier" / "pixels.mask")]
+    assert mask_name(Run(params, (), phil_scope)) == "pixels.mask"

@@ -8,7 +8,12 @@ from diffuse_dials.algorithms.process.base import Run, Step, existing
 from diffuse_dials.algorithms.process.integrating import blank_images, integrated
 from diffuse_dials.io.records import load_grid_record
 
-MASK = "pixels.mask"
+
+
+def mask_name(run: Run) -> str:
+    """The mask that is made: pixels.mask, or another name where the user's own mask is the file of that name."""
+    own = Path("pixels.mask").resolve()
+    return "pixels_made.mask" if own in [Path(n).resolve() for n in run.params.input.mask if n] else own.name
 
 
 class MakeMask(Step):
@@ -35,8 +40,11 @@ class MakeMask(Step):
         needs_tables = run.params.masking.bragg.method != "lattice"
         return integrated(run, ".expt") + (integrated(run, ".refl") if needs_tables else [])
 
+    def arguments(self, run: Run) -> list[str]:
+        return [f"output.pixel_mask={mask_name(run)}"] if mask_name(run) != "pixels.mask" else []
+
     def outputs(self, run: Run) -> list[str]:
-        return [MASK, "masked.expt"]
+        return [mask_name(run), "masked.expt"]
 
 
 class Grid(Step):
@@ -61,7 +69,7 @@ class Grid(Step):
         return integrated(run, ".expt") + integrated(run, ".refl")
 
     def adapt(self, params, run: Run) -> None:
-        params.input.mask = [MASK]  # which has those given in it
+        params.input.mask = [mask_name(run)]  # which has those given in it
         if blank_images(run):
             params.input.background = [n for n in params.input.background if n.endswith(".expt")] + ["blank.expt"]
         params.extraction.skip_failed = True
