@@ -9,7 +9,6 @@ from diffuse_dials.algorithms.process.integrating import blank_images, integrate
 from diffuse_dials.io.records import load_grid_record
 
 
-
 def mask_name(run: Run) -> str:
     """The mask that is made: pixels.mask, or another name where the user's own mask is the file of that name."""
     own = Path("pixels.mask").resolve()
