@@ -1,11 +1,11 @@
-# make setup | test | demo | bench | lint: each does the set-up it needs, once.
+# make setup | test | demo | bench | docs | lint: each does the set-up it needs, once.
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?= -n 2
 # two test processes, not two times as many threads as there are cores
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: setup test demo bench lint
+.PHONY: setup test demo bench docs lint
 
 setup: .venv/installed
 
@@ -22,6 +22,9 @@ demo: setup
 bench: setup
 	@$(PYTHON) tools/bench.py
 	@$(PYTHON) tools/bench_scaling.py
+
+docs: setup
+	@$(PYTHON) tools/make_docs.py
 
 lint: setup
 	@if $(PYTHON) -m ruff --version >/dev/null 2>&1; then $(PYTHON) -m ruff check .; \

@@ -76,13 +76,16 @@ output {
     .help = "The stills with scaling models in absolute units: counts - background = b' x response x (I + Compton)."
   json = diffuse.absolute.json
     .type = path
+    .help = "The numbers of the run."
   html = diffuse.absolute.html
     .type = path
+    .help = "The report."
   png = diffuse.absolute.png
     .type = path
     .help = "The report's plots on one picture. None: no picture."
   log = diffuse.absolute.log
     .type = path
+    .help = "The log."
 }
 """,
     process_includes=True,

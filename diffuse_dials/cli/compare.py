@@ -38,6 +38,7 @@ include scope diffuse_dials.algorithms.comparison.phil_scope
 output {
   json = diffuse.compare.json
     .type = path
+    .help = "The numbers of the run."
   png = diffuse.compare.png
     .type = path
     .help = "Sections of the map beside the other's."
@@ -46,6 +47,7 @@ output {
     .help = "Draw the intensities as they are. False: the mean over fine shells is taken out."
   log = diffuse.compare.log
     .type = path
+    .help = "The log."
 }
 """,
     process_includes=True,

@@ -46,6 +46,7 @@ output {
     .help = "What each file holds."
   log = diffuse.export.log
     .type = path
+    .help = "The log."
 }
 """,
     process_includes=True,

@@ -67,6 +67,7 @@ output {
     .help = "Pictures of the corrections: diffuse.extract_polarization.png and so on. None: none."
   log = diffuse.extract.log
     .type = path
+    .help = "The log."
 }
 """,
     process_includes=True,

@@ -61,6 +61,7 @@ output {
     .help = "One line per still. Columns that you added to a file of this name are kept."
   log = diffuse.grid.log
     .type = path
+    .help = "The log."
 }
 """,
     process_includes=True,

@@ -11,7 +11,7 @@ Examples:
 
   diffuse.integrate images/*.cbf integrate.phil mp.nproc=4 resume=True
 
-  diffuse.integrate imported.expt stills_process.indexing.known_symmetry.unit_cell=79,79,38,90,90,90 \
+  diffuse.integrate imported.expt stills_process.indexing.known_symmetry.unit_cell=79,79,38,90,90,90 \\
     stills_process.indexing.known_symmetry.space_group=P43212
 """
 
@@ -43,6 +43,7 @@ output {
     .help = "One line per still; images that failed are in it. Columns that you added to a file of this name are kept."
   log = diffuse.integrate.log
     .type = path
+    .help = "The log."
 }
 """,
     process_includes=True,

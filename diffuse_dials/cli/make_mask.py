@@ -99,6 +99,7 @@ output {
     .help = "The picture of the mask alone; that of the Bragg mask goes beside it, as name_bragg.png."
   log = diffuse.make_mask.log
     .type = path
+    .help = "The log."
 }
 """,
     process_includes=True,

@@ -14,7 +14,7 @@ Examples:
 
   diffuse.process images/*.cbf process.phil mp.nproc=4 resume=True
 
-  diffuse.process images/*.cbf unit_cell=79,79,38,90,90,90 space_group=P43212 d_min=1.8 \
+  diffuse.process images/*.cbf unit_cell=79,79,38,90,90,90 space_group=P43212 d_min=1.8 \\
     background="blanks/*.cbf" composition=model.pdb
 
   diffuse.process integrated.expt integrated.refl start_from=integrated process.phil

@@ -79,10 +79,13 @@ output {
     .help = "One line per still: the input's, with scale and status."
   json = diffuse.scale.json
     .type = path
+    .help = "The numbers of the run."
   html = diffuse.scale.html
     .type = path
+    .help = "The report."
   log = diffuse.scale.log
     .type = path
+    .help = "The log."
 }
 """,
     process_includes=True,
