@@ -81,21 +81,34 @@ END
 
 
 @pytest.fixture(scope="session")
-def simulated(tmp_path_factory):
-    """Six stills of a small crystal on one Pilatus module, three blanks, and the truth."""
+def simulate_stills(tmp_path_factory):
+    """Function (name, model, *parameters) → folder of simulated stills on small detectors; blanks in blank.expt."""
     from dxtbx.model.experiment_list import ExperimentListFactory
 
     from diffuse_dials.cli import simulate
 
-    folder = tmp_path_factory.mktemp("simulated")
-    patch = pytest.MonkeyPatch()
-    patch.chdir(folder)
-    (folder / "small.pdb").write_text(MODEL)
-    simulate.run([
-        "small.pdb", "n_stills=6", "n_blanks=3", "modules=1,1", "distance=60", "truth.d_min=2", "output.directory=.",
-        "photons_per_pixel=5", "exposure_time=0.1,0.2",
-    ])  # fmt: skip
-    experiments = ExperimentListFactory.from_filenames([str(p) for p in sorted((folder / "blanks").glob("*.cbf"))])
-    experiments.as_file(str(folder / "blank.expt"))
-    patch.undo()
-    return folder
+    def make(name: str, model: str, *parameters: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            Path("small.pdb").write_text(model)
+            simulate.run(["small.pdb", "distance=60", "exposure_time=0.1,0.2", "output.directory=.", *parameters])
+            blanks = sorted(str(path) for path in Path("blanks").resolve().glob("*.cbf"))
+            ExperimentListFactory.from_filenames(blanks).as_file("blank.expt")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def simulated(simulate_stills):
+    """Six stills of a small crystal on one Pilatus module, three blanks, and the truth."""
+    return simulate_stills(
+        "simulated", MODEL, "n_stills=6", "n_blanks=3", "modules=1,1", "truth.d_min=2", "photons_per_pixel=5"
+    )
+
+
+@pytest.fixture
+def work(simulated, run_in_tmp_path) -> Path:
+    """The folder of the simulated stills, for a test that runs in a folder of its own."""
+    return simulated

@@ -17,7 +17,7 @@ from dxtbx.model.experiment_list import ExperimentListFactory
 from diffuse_dials.adapters.experiments import load_experiments, name_stills, save_experiments, still_keys
 from diffuse_dials.adapters.scattering import air_attenuation
 from diffuse_dials.algorithms import pixel_files
-from diffuse_dials.cli import extract, grid, simulate
+from diffuse_dials.cli import extract, grid
 from diffuse_dials.io.tables import load_table
 from diffuse_dials.kernels import physics
 
@@ -31,24 +31,11 @@ END
 
 
 @pytest.fixture(scope="module")
-def simulated(tmp_path_factory):
+def simulated(simulate_stills):
     """Three stills on two Pilatus modules, and their true crystals."""
-    folder = tmp_path_factory.mktemp("detectors")
-    patch = pytest.MonkeyPatch()
-    patch.chdir(folder)
-    (folder / "small.pdb").write_text(MODEL)
-    simulate.run([
-        "small.pdb", "n_stills=3", "n_blanks=1", "modules=1,2", "distance=60", "truth.d_min=3", "output.directory=.",
-        "photons_per_pixel=3", "exposure_time=0.1,0.2",
-    ])  # fmt: skip
-    patch.undo()
-    return folder
-
-
-@pytest.fixture
-def work(simulated, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return simulated
+    return simulate_stills(
+        "detectors", MODEL, "n_stills=3", "n_blanks=1", "modules=1,2", "truth.d_min=3", "photons_per_pixel=3"
+    )
 
 
 def run_extract(expt, *parameters):

@@ -20,12 +20,6 @@ from diffuse_dials.io.tables import load_table
 from diffuse_dials.kernels.sums import transform
 
 
-@pytest.fixture
-def work(simulated, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return simulated
-
-
 def run_grid(folder, *parameters):
     grid.run([str(folder / "truth_stills.expt"), f"mask={folder / 'truth_pixels.mask'}", "d_min=2", *parameters])
 

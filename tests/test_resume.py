@@ -24,12 +24,6 @@ N_STILLS = 6
 OUTPUTS = {grid: "gridded.*", extract: "extracted*.*"}
 
 
-@pytest.fixture
-def work(simulated, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return simulated
-
-
 def arguments(folder, *more):
     return [str(folder / "truth_stills.expt"), f"mask={folder / 'truth_pixels.mask'}", "d_min=2", *more]
 

@@ -7,9 +7,8 @@ import csv
 import numpy as np
 import pytest
 from dials.util import Sorry
-from dxtbx.model.experiment_list import ExperimentListFactory
 
-from diffuse_dials.cli import grid, simulate
+from diffuse_dials.cli import grid
 from diffuse_dials.io.tables import load_table
 
 MODEL = """\
@@ -21,26 +20,11 @@ END
 
 
 @pytest.fixture(scope="module")
-def simulated(tmp_path_factory):
+def simulated(simulate_stills):
     """Three stills and two blanks of one module, 0.1 and 0.2 s."""
-    folder = tmp_path_factory.mktemp("exposure")
-    patch = pytest.MonkeyPatch()
-    patch.chdir(folder)
-    (folder / "small.pdb").write_text(MODEL)
-    simulate.run([
-        "small.pdb", "n_stills=3", "n_blanks=2", "modules=1,1", "distance=60", "truth.d_min=4", "output.directory=.",
-        "photons_per_pixel=2", "exposure_time=0.1,0.2",
-    ])  # fmt: skip
-    blanks = ExperimentListFactory.from_filenames([str(p) for p in sorted((folder / "blanks").glob("*.cbf"))])
-    blanks.as_file(str(folder / "blank.expt"))
-    patch.undo()
-    return folder
-
-
-@pytest.fixture
-def work(simulated, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return simulated
+    return simulate_stills(
+        "exposure", MODEL, "n_stills=3", "n_blanks=2", "modules=1,1", "truth.d_min=4", "photons_per_pixel=2"
+    )
 
 
 def run_grid(work, *parameters):

@@ -24,12 +24,6 @@ from diffuse_dials.io.tables import load_table
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def work(simulated, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return simulated
-
-
 def arguments(folder, *more):
     return [str(folder / "truth_stills.expt"), f"mask={folder / 'truth_pixels.mask'}", "d_min=2", *more]
 
