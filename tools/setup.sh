@@ -4,9 +4,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-DEBIAN_PACKAGES="dials python3-dials python3-numba python3-h5py python3-hdf5plugin python3-xraylib python3-gemmi
-python3-mpi4py openmpi-bin python3-plotly python3-matplotlib python3-tqdm python3-mrcfile python3-pytest
-python3-pytest-xdist python3-hypothesis python3-venv python3-pip python3-setuptools python3-wheel"
+DEBIAN_PACKAGES="dials python3-dials python3-numba python3-h5py python3-hdf5plugin bitshuffle
+python3-xraylib python3-gemmi python3-mpi4py openmpi-bin python3-plotly python3-matplotlib python3-tqdm
+python3-mrcfile python3-pytest python3-pytest-xdist python3-hypothesis python3-venv python3-pip python3-setuptools python3-wheel"
 CONDA_HINT="get DIALS with conda (https://conda-forge.org): conda env create -f environment.yml && conda activate diffuse_dials"
 
 dry_run=no

@@ -1,11 +1,11 @@
-"""How far the voxels of a map reach: the numbering of its asymmetric unit, the same for every still and process."""
+"""How far a map reaches: its resolution, and the numbering of its asymmetric unit, the same for every process."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from diffuse_dials.adapters import symmetry
-from diffuse_dials.adapters.panels import beam_direction, corner_s_length
+from diffuse_dials.adapters.panels import beam_direction, corner_s_length, edge_directions, pixel_geometry
 from diffuse_dials.algorithms.gridding import Grid
 from diffuse_dials.algorithms.inputs import Stills
 from diffuse_dials.models.asu import AsuBox
@@ -26,6 +26,16 @@ def largest_s(stills: Stills, d_min: float | None) -> float:
             known[key] = (detector, corner_s_length(detector, s0))  # the detector is kept, so that its id stays its own
         largest = max(largest, known[key][1] / experiment.beam.get_wavelength())
     return largest
+
+
+def corner_resolution(experiment) -> float:
+    """Resolution (Å) of the pixel with the largest |s|: the limit of a map for which none is given."""
+    s0 = beam_direction(experiment.beam)
+    # Up to 2θ = 90° the largest |s| of a panel is at its edge; behind the sample its middle may be the farthest.
+    smallest = min(float((edge_directions(panel) @ s0).min()) for panel in experiment.detector)
+    if smallest < 0:
+        smallest = min(float((pixel_geometry(panel, s0).direction @ s0).min()) for panel in experiment.detector)
+    return experiment.beam.get_wavelength() / np.sqrt(2 - 2 * smallest)
 
 
 def asu_box(grid: Grid, stills: Stills, s_max: float) -> AsuBox:

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffuse_dials.adapters.experiments import StillKey
 from diffuse_dials.adapters.images import panel_shapes
-from diffuse_dials.algorithms.extraction import S_BIN_WIDTH, Measurement, StillMeasurement
+from diffuse_dials.algorithms.extraction import Measurement
 from diffuse_dials.algorithms.forecast import forecast
 from diffuse_dials.algorithms.gridding import Grid, voxel_sums, with_asu_index, without_origin
 from diffuse_dials.algorithms.inputs import Stills
@@ -26,6 +26,7 @@ from diffuse_dials.algorithms.parts import (
     still_names,
 )  # fmt: skip
 from diffuse_dials.algorithms.run_folder import images_mark
+from diffuse_dials.algorithms.still_pixels import S_BIN_WIDTH, StillMeasurement
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.io.store_parts import writing_part
 from diffuse_dials.models.sums import StillSums, VoxelSums

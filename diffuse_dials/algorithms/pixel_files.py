@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffuse_dials.adapters.images import panel_shapes
-from diffuse_dials.algorithms.extraction import Measurement, PanelPixels
+from diffuse_dials.algorithms.extraction import Measurement
 from diffuse_dials.algorithms.forecast import forecast
 from diffuse_dials.algorithms.gridding import Grid
 from diffuse_dials.algorithms.inputs import Stills
@@ -18,6 +18,7 @@ from diffuse_dials.algorithms.parallel import working_on
 from diffuse_dials.algorithms.parts import Job, PartedSums, log_forecast, make_parts, open_run, still_names
 from diffuse_dials.algorithms.pipeline import measure_still, sums_of
 from diffuse_dials.algorithms.run_folder import images_mark
+from diffuse_dials.algorithms.still_pixels import PanelPixels
 from diffuse_dials.io.atomic import place
 from diffuse_dials.io.columns import EXTRACTED
 from diffuse_dials.io.store_parts import writing_part

@@ -23,9 +23,10 @@ from dials.util import show_mail_handle_errors
 from diffuse_dials.adapters.experiments import save_experiments
 from diffuse_dials.adapters.heap import keep_heap
 from diffuse_dials.algorithms import pipeline
-from diffuse_dials.algorithms.extraction import Measurement, corner_resolution
+from diffuse_dials.algorithms.extraction import Measurement
 from diffuse_dials.algorithms.gridding import define_grid
 from diffuse_dials.algorithms.inputs import Stills, load_stills
+from diffuse_dials.algorithms.limits import corner_resolution
 from diffuse_dials.algorithms.parallel import n_processes
 from diffuse_dials.algorithms.parts import Job, PartedSums
 from diffuse_dials.algorithms.pixel_files import grid_files, is_block

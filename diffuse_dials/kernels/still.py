@@ -6,7 +6,7 @@ processor's cache. Then runs of neighbouring pixels in one voxel and one |s| bin
 differences of running sums, are added to its voxel and its bin. The running sums are whole numbers, so that no rounding
 enters: the response comes as multiples of a small unit.
 
-The NumPy code of algorithms.extraction and algorithms.gridding does the same step by step; it is the reference.
+The NumPy code of algorithms.still_pixels and algorithms.gridding does the same step by step; it is the reference.
 """
 
 from __future__ import annotations
