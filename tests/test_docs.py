@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,3 +48,35 @@ def test_links_between_pages_lead_to_files(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def python_blocks(page):
+    """The Python code of a page, block by block."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_the_ten_lines_of_the_readme_give_what_the_commands_give(simulated, run_in_tmp_path):
+    """Run as they stand, on simulated stills; the commands, on the same files, are the reference."""
+    from diffuse_dials.cli import absolute, grid, scale
+    from diffuse_dials.io.tables import load_table
+
+    for name, source in {"integrated.expt": "truth_stills.expt"}.items():
+        shutil.copy(simulated / source, name)
+    for name in ("blank.expt", "model.pdb"):
+        shutil.copy(simulated / name, name)
+    (block,) = python_blocks("README.md")
+    assert len(block.split("\n\n", 1)[1].splitlines()) <= 10
+    found = {}
+    exec(block, found)
+    grid.run(["integrated.expt", "mask=pixels.mask", "background=blank.expt", "d_min=2", "ndiv=3,3,3"])
+    scale.run(["gridded.expt", "gridded.refl"])
+    absolute.run(["merged.expt", "merged.refl", "scaled.expt", "radial_totals.refl", "absolute.model=model.pdb"])
+    table = load_table("absolute.refl")
+    np.testing.assert_array_equal(found["hkl"], table["hkl"])
+    np.testing.assert_allclose(found["intensity"], table["intensity.absolute.value"], rtol=1e-12)
+    np.testing.assert_allclose(found["variance"], table["intensity.absolute.variance"], rtol=1e-12)
+    summary = json.loads(Path("diffuse.absolute.json").read_text())
+    assert found["found"].k == pytest.approx(summary["k"], rel=1e-12)
+    with np.load("map.npz") as arrays:
+        assert np.nanmax(arrays["intensity"]) > 0
+    assert Path("map.ccp4").is_file()

@@ -28,17 +28,11 @@ import libtbx.phil
 from dials.util import show_mail_handle_errors, tabulate
 
 from diffuse_dials.adapters.experiments import save_experiments
-from diffuse_dials.algorithms.absolute import doubts, scale
-from diffuse_dials.algorithms.absolute.bragg import box_integrated
-from diffuse_dials.algorithms.absolute.composition import composition_from_phil, log_composition
-from diffuse_dials.algorithms.absolute.inputs import describe, load_inputs, total_scattering
+from diffuse_dials.algorithms.absolute.evaluation import put_on_absolute_scale
+from diffuse_dials.algorithms.absolute.inputs import load_inputs
 from diffuse_dials.algorithms.absolute.methods import METHODS
-from diffuse_dials.algorithms.absolute.methods.base import Evidence
 from diffuse_dials.algorithms.absolute.output import Outcome, absolute_columns, absolute_models, summary
-from diffuse_dials.algorithms.absolute.raw_bragg import raw_bragg, raw_wilson
-from diffuse_dials.algorithms.absolute.reference_data import find_reference, is_reflection_file
-from diffuse_dials.algorithms.absolute.theory import Theory
-from diffuse_dials.algorithms.absolute.totals import map_over_totals
+from diffuse_dials.algorithms.absolute.reference_data import is_reflection_file
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.records import save_grid_record
@@ -104,7 +98,8 @@ def run(args=None, phil=phil_scope):
     with user_errors():
         _take_files(params, [*filter(None, [call.params.input.composition]), *call.others])
         inputs = load_inputs(call.experiments, [*call.reflections, *call.params.input.bragg])
-        outcome, result = _outcome(inputs, params)
+        outcome, result = put_on_absolute_scale(inputs, params)
+        _log_estimates(outcome.estimates, outcome.refusals)
         for warning in outcome.warnings:
             logger.warning("WARNING: %s", warning)
         _write(call.params.output, inputs, outcome, result)
@@ -127,54 +122,6 @@ def _take_files(params, names) -> None:
         if getattr(scope, attribute):
             raise ValueError(f"{getattr(scope, attribute)} and {name} are both {kind}. Give one.")
         setattr(scope, attribute, name)
-
-
-def _outcome(inputs, params) -> tuple[Outcome, scale.AbsoluteMap]:
-    """The scale by all methods, the map with the one that counts, and what to doubt."""
-    evidence = _evidence(inputs, params)
-    chosen, estimates, refusals = scale.find_scale(evidence, params)
-    _log_estimates(estimates, refusals)
-    relative, variance = (inputs.merged[f"intensity.scale.{name}"] for name in ("value", "variance"))
-    result = scale.absolute_map(relative, variance, inputs.s, chosen, evidence)
-    shells, means = scale.shell_means(result.value, inputs.s, inputs.merged["multiplicity"])
-    flux = scale.flux_check(params, inputs.unit_cell.volume()) if chosen.method != "none" else None
-    # after a radial background the map lacks what the totals keep
-    totals = None if evidence.isotropic_removed else evidence.totals
-    same = map_over_totals(totals, inputs.merged.columns, inputs.s)
-    flux_doubts, ratio = doubts.of_flux(chosen.k, flux)
-    if ratio is not None:
-        logger.info("Flux and illuminated volume give K = %.4g; K found is %.3g times that.", flux, ratio)
-    warnings = [
-        *chosen.notes,
-        *doubts.of_scale(estimates, evidence, shells, means),
-        *doubts.of_record(inputs.record, len(inputs.stills), chosen.method),
-        *doubts.of_totals(same),
-        *flux_doubts,
-    ]
-    raw_plot = raw_wilson(evidence.raw_bragg, evidence.theory, params)
-    compton = scale.subtracts_compton(chosen, evidence)
-    return Outcome(
-        evidence, chosen, estimates, refusals, shells, means, compton, warnings, raw_plot, flux, same
-    ), result
-
-
-def _evidence(inputs, params) -> Evidence:
-    space_group = inputs.space_group(params.space_group)
-    describe(inputs, space_group)
-    totals = total_scattering(inputs, params.min_pixels)
-    theory = None
-    stays_relative = params.scale is None and not scale.method_named(params.method).sets_units
-    needed = not (stays_relative or inputs.record.isotropic_removed)
-    if needed or params.model or params.sequence or params.formula:
-        composition = composition_from_phil(params, inputs.unit_cell, space_group)
-        logger.info("\nThe unit cell:")
-        log_composition(composition)
-        integrating = params.detector == "integrating"
-        theory = Theory(composition, inputs.wavelength, params.bonds, params.anomalous, integrating)
-    bragg = box_integrated(inputs.merged.columns, inputs.record, space_group)
-    reference, missing = find_reference(params, inputs.unit_cell, space_group, bragg)
-    raw = raw_bragg(inputs.raw, inputs.stills, space_group)
-    return Evidence(theory, totals, inputs.record.isotropic_removed, bragg, reference, raw, missing)
 
 
 def _log_estimates(estimates, refusals) -> None:

@@ -21,7 +21,6 @@ Examples:
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import libtbx.phil
@@ -31,18 +30,15 @@ from dxtbx.model import ExperimentList
 
 from diffuse_dials.adapters.experiments import save_experiments
 from diffuse_dials.adapters.symmetry import fractionalization
-from diffuse_dials.algorithms.bragg_statistics import bragg_statistics, load_spots
-from diffuse_dials.algorithms.merging import DiffuseMap, excludes_lattice_points, half_sets, merge
-from diffuse_dials.algorithms.random_orientations import RandomOrientations
+from diffuse_dials.algorithms.merging import DiffuseMap
 from diffuse_dials.algorithms.scaling import symmetry
-from diffuse_dials.algorithms.scaling.indexing import agree_on_indexing
 from diffuse_dials.algorithms.scaling.inputs import Gridded, load_gridded
-from diffuse_dials.algorithms.scaling.model import check_registered
 from diffuse_dials.algorithms.scaling.output import scaled_columns, scaling_record, still_columns
-from diffuse_dials.algorithms.scaling.quality import Quality, counted_voxels, null_correlations, quality, shell_edges
-from diffuse_dials.algorithms.scaling.refine import ScaledStills, order_of_stills, scale_stills
+from diffuse_dials.algorithms.scaling.quality import Quality, counted_voxels
+from diffuse_dials.algorithms.scaling.refine import ScaledStills
 from diffuse_dials.algorithms.scaling.rows import scaled_rows
-from diffuse_dials.algorithms.scaling.trends import TREND_HEADERS, PanelPlane, TrendAxes, trend_rows
+from diffuse_dials.algorithms.scaling.scaled_map import ScaledMap, judge, scale_and_merge
+from diffuse_dials.algorithms.scaling.trends import TREND_HEADERS, trend_rows
 from diffuse_dials.algorithms.scaling.validation import HEADERS
 from diffuse_dials.algorithms.statistics import isotropic_part
 from diffuse_dials.cli.startup import start, user_errors
@@ -101,47 +97,16 @@ def run(args=None, phil=phil_scope):
     )  # fmt: skip
     params = call.params
     with user_errors():
-        check_registered()
-        gridded = load_gridded(call.experiments, call.reflections)
-        gridded = agree_on_indexing(gridded, params.scale)
-        scaled = scale_stills(gridded, params)
-        splits = half_sets(list(gridded.keys), params.merging.seed, params.merging.n_splits)
-        merged = merge(scaled_rows(gridded, scaled), scaled.observations.index, gridded.record, splits)
-        excluded = excludes_lattice_points(params.merging.exclude_lattice_points, gridded.record.ndiv)
-        counted = counted_voxels(merged, excluded)
-        found = _judge(gridded, scaled, counted, splits, excluded, params)
+        result = scale_and_merge(load_gridded(call.experiments, call.reflections), params)
+        counted = counted_voxels(result.map, result.excludes_lattice_points)
+        found = judge(result, counted, params)
         _log(found)
         from_store = any(name.endswith(".h5") for name in call.reflections)
-        _write_stills(gridded, scaled, found.still_chi_square, params.output, from_store)
-        _write_map(gridded, merged, params.output, call.reflections)
-        _write_summary(gridded, scaled, counted, found, params)
+        _write_stills(result, found.still_chi_square, params.output, from_store)
+        _write_map(result, params.output, call.reflections)
+        _write_summary(result.gridded, result.scaled, counted, found, params)
         logger.info("Wrote %s%s", params.output.experiments, "" if from_store else f" and {params.output.reflections}")
         logger.info("Wrote %s and %s", params.output.merged_experiments, params.output.merged_reflections)
-
-
-def _judge(gridded: Gridded, scaled: ScaledStills, counted: DiffuseMap, splits, excluded: bool, params) -> Quality:
-    """All statistics of the run."""
-    record, scale, n_shells = gridded.record, scaled.scales.scale, params.statistics.n_shells
-    name = params.scale.order or "file"
-    axes = TrendAxes(
-        scale, order_of_stills(gridded, name), "order of the stills in the files" if name == "file" else name,
-        PanelPlane.of(gridded.experiments[0].detector), gridded.has_positions,
-    )  # fmt: skip
-    rows = scaled_rows(gridded, scaled)
-    found = quality(counted, rows, scaled.observations.index, record, excluded, n_shells, axes)
-    if params.statistics.random_orientations:
-        labels, d_min = [key.label for key in gridded.keys], 1 / counted.s.max()
-        edges, draws = shell_edges(counted, n_shells), []
-        for draw in range(params.statistics.random_orientations):
-            null = RandomOrientations(gridded.experiments, labels, record, d_min, f"{params.merging.seed}:{draw}")
-            turned = null.turn(scaled_rows(gridded, scaled))
-            draws.append(null_correlations(turned, null.index, record, splits, edges, excluded))
-        found = replace(found, null=np.array(draws))
-    if params.input.bragg:
-        spots = load_spots(params.input.bragg, gridded.experiments, scale, record)
-        bragg = bragg_statistics(spots, scale, splits, record, n_shells, params.scale.min_partiality)
-        found = replace(found, bragg=bragg)
-    return found
 
 
 def _log(found: Quality) -> None:
@@ -166,14 +131,11 @@ def _log(found: Quality) -> None:
             )  # fmt: skip
 
 
-def _write_stills(gridded: Gridded, scaled: ScaledStills, chi_square: np.ndarray, output, from_store: bool) -> None:
+def _write_stills(result: ScaledMap, chi_square: np.ndarray, output, from_store: bool) -> None:
     """scaled.expt, scaled.refl and stills.csv; stills without a scale appear in the last only."""
+    gridded, scaled = result.gridded, result.scaled
     order = sorted(scaled.models)
-    experiments = ExperimentList()
-    for i in order:
-        experiment = gridded.experiments[i]
-        experiment.scaling_model = scaled.models[i]
-        experiments.append(experiment)
+    experiments = result.experiments()
     place = np.full(len(gridded.keys), -1, dtype=np.int32)
     place[order] = np.arange(len(order))
     if from_store:
@@ -196,14 +158,13 @@ def _write_stills(gridded: Gridded, scaled: ScaledStills, chi_square: np.ndarray
     gridded.stills.write(output.stills)
 
 
-def _write_map(gridded: Gridded, merged: DiffuseMap, output, inputs) -> None:
+def _write_map(result: ScaledMap, output, inputs) -> None:
     """merged.expt, merged.refl and the grid.json that later commands look for beside them."""
-    save_table(merged.columns(gridded.record.ndiv), output.merged_reflections)
-    experiment = symmetry.super_cell_experiment(gridded.record, like=gridded.experiments[0])
-    save_experiments(ExperimentList([experiment]), output.merged_experiments)
+    save_table(result.columns, output.merged_reflections)
+    save_experiments(ExperimentList([result.map_experiment]), output.merged_experiments)
     folders = {Path(name).resolve().parent for name in (output.merged_reflections, output.reflections)}
     for folder in folders - {Path(name).resolve().parent for name in inputs}:
-        save_grid_record(gridded.record, folder / "grid.json")
+        save_grid_record(result.record, folder / "grid.json")
 
 
 def _write_summary(gridded: Gridded, scaled: ScaledStills, counted: DiffuseMap, found: Quality, params) -> None:
