@@ -172,7 +172,7 @@ def absolute(scaled: ScaledMap, totals: RadialTotals | None, *given: str) -> Abs
 
     Args:
         scaled: From ``scale``.
-        totals: From ``grid``; None allows only methods that need none (``"method=reference"``, ``"absolute.scale=..."``).
+        totals: From ``grid``; None allows only what needs none: ``"method=reference"``, ``"absolute.scale=..."``.
         given: Parameters of diffuse.absolute.
     """
     stills = scaled.experiments()

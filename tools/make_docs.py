@@ -135,8 +135,8 @@ def page(name: str) -> str:
         steps = [step for step in commands() if step not in ("process", "simulate", "compare")]
         known = {p.path for step in steps for p in parameters(import_module(f"diffuse_dials.cli.{step}").phil_scope)}
         found = [parameter for parameter in found if parameter.path not in known]
-        links = ", ".join(f"[{step}]({_file(step)})" for step in steps)
-        notes.insert(0, f"Those of the steps are parameters of this command, by the same names: {links}.")
+        links = ",\n".join(f"[{step}]({_file(step)})" for step in steps)
+        notes.insert(0, f"Those of the steps are parameters of this command, by the same names:\n{links}.")
     lines = [f"# diffuse.{name}", "", f"    {usage}", "", *_markdown(text), ""]
     for level, title in enumerate(LEVELS):
         rows = [parameter for parameter in found if min(parameter.level, len(LEVELS) - 1) == level]
@@ -174,9 +174,11 @@ def index() -> str:
     """The page that lists the commands."""
     lines = [
         "# The commands", "",
-        "Made by `make docs` from what each command says itself; `-h` and `-c -e2 -a2` show the same on a terminal.", "",
-        "`diffuse.X [options] files param=value file.phil`: parameters may be shortened to the end of their name, as long",
-        "as that is unique (`d_min=2`, `ndiv=3,3,3`). A `.phil` file holds parameters, one a line or in nested scopes.", "",
+        "Made by `make docs` from what each command says itself; `-h` and `-c -e2 -a2` show the same on a terminal.",
+        "",
+        "`diffuse.X [options] files param=value file.phil`: parameters may be shortened to the end of their name, as",
+        "long as that is unique (`d_min=2`, `ndiv=3,3,3`). A `.phil` file holds parameters, one a line or in scopes.",
+        "",
         "| command | what it does |", "|---|---|",
     ]  # fmt: skip
     for name in commands():
