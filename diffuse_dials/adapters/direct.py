@@ -1,21 +1,19 @@
 """NXmx (Eiger) images read straight from HDF5 into one buffer, several times faster than through dxtbx.
 
 dxtbx converts each image to signed integers and marks the file's sentinels as negative, in passes over the image that
-a kernel which tests the trusted range does not need. The first image of a run is held against dxtbx's.
+a kernel which tests the trusted range does not need. A chunk of bitshuffle and LZ4, one image, is decoded by our own
+kernel. The first image of a run is held against dxtbx's.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from dataclasses import dataclass
-from pathlib import Path
+import sys
 
 import h5py
 import numpy as np
-from dxtbx.nexus import get_detector_module_slices, nxmx
 
-from diffuse_dials.adapters import images
+from diffuse_dials.adapters import images, nexus
 from diffuse_dials.adapters.experiments import image_of
 
 try:
@@ -23,29 +21,17 @@ try:
 except ImportError:
     pass
 
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where a kind of file keeps its images.
-
-    Attributes:
-        data: Names of the datasets (image, slow, fast), in order.
-        modules: (slow, fast) slices of the panels.
-        highest: Largest value that is a measurement; above it are sentinels.
-    """
-
-    data: tuple[str, ...]
-    modules: tuple[tuple[slice, slice], ...]
-    highest: int
+_BITSHUFFLE, _LZ4 = 32008, 2  # the HDF5 filter's number, and the compression it names in its options
+_HEADER = 12  # bytes before the first block: size of the data (8) and of a block (4), the highest byte first
 
 
 class DirectReader:
     """Reads one image after the other; the arrays it returns are overwritten by the next."""
 
     def __init__(self):
-        self._layouts: dict[tuple[str, str], _Layout] = {}
-        self._file: tuple[str, h5py.File] | None = None
-        self._process = os.getpid()
+        self._path, self._process = None, None
+        self._file: h5py.File | None = None
+        self._data: dict[str, h5py.Dataset] = {}
         self._buffer = np.empty((0, 0))
         self._checked = False
 
@@ -59,35 +45,55 @@ class DirectReader:
             ValueError: If the file is no NXmx file of whole numbers, is broken, or dxtbx reads other values from it.
         """
         path, index = image_of(experiment)
-        if not os.path.isfile(path):
-            raise ValueError(
-                f"There is no image {path}. Put the images where the .expt file says, or change the paths."
-            )
-        try:
-            raw, highest = self._read(path, index)
-        except (OSError, KeyError, AttributeError, IndexError, TypeError, RuntimeError) as error:
-            self._file = None
-            raise ValueError(
-                f"{path} cannot be read directly ({type(error).__name__}: {error}). It may be cut off, or of another "
-                "format: try grid.reader=dxtbx."
-            ) from error
+        raw, highest = self._attempt(self._read, path, index)
         if [panel.shape for panel in raw] != images.panel_shapes(experiment.detector):
             raise ValueError(f"{path} has other panels than the detector model of its still. Try grid.reader=dxtbx.")
         if not self._checked:
             self._check(experiment, path, raw, highest)
         return raw, highest
 
+    def header(self, experiment) -> tuple[float | None, float | None]:
+        """Exposure time and time stamp, as images.header."""
+        if experiment.scan is not None:
+            return images.header(experiment)
+        path, index = image_of(experiment)
+        return self._attempt(lambda: nexus.header_of(self._opened(path), nexus.layout_of(self._file, path), index))
+
+    def _attempt(self, work, *args):
+        """Do it, and make one line of what HDF5 says of a broken file."""
+        path = args[0] if args else self._path
+        try:
+            return work(*args)
+        except FileNotFoundError:
+            raise ValueError(
+                f"There is no image {path}. Put the images where the .expt file says, or change the paths."
+            ) from None
+        except (OSError, KeyError, AttributeError, IndexError, TypeError, RuntimeError) as error:
+            self._close()
+            raise ValueError(
+                f"{path} cannot be read directly ({type(error).__name__}: {error}). It may be cut off, or of another "
+                f"format: try grid.reader=dxtbx.{images.filter_hint(error)}"
+            ) from error
+
+    def _opened(self, path: str) -> h5py.File:
+        # A file that was opened before a fork shares its position with the other process.
+        if self._file is None or self._path != path or self._process != os.getpid():
+            self._close()
+            self._file, self._path, self._process = h5py.File(path, "r", swmr=True), path, os.getpid()
+        return self._file
+
+    def _close(self) -> None:
+        if self._file is not None and self._process == os.getpid():
+            self._file.close()
+        self._file, self._path, self._data = None, None, {}
+
     def _read(self, path: str, index: int):
-        if self._file is None or self._file[0] != path or self._process != os.getpid():
-            # A file that was opened before a fork shares its position with the other process.
-            self._file, self._process = (path, h5py.File(path, "r", swmr=True)), os.getpid()
-        file = self._file[1]
-        kind = (os.path.dirname(path), Path(path).suffix)
-        if kind not in self._layouts:
-            self._layouts[kind] = _layout(file)
-        layout = self._layouts[kind]
+        file = self._opened(path)
+        layout = nexus.layout_of(file, path)
         for name in layout.data:
-            data = file[name]
+            if name not in self._data:
+                self._data[name] = file[name]
+            data = self._data[name]
             if index < data.shape[0]:
                 break
             index -= data.shape[0]
@@ -95,8 +101,29 @@ class DirectReader:
             raise IndexError("there is no image of that number")
         if self._buffer.shape != data.shape[1:] or self._buffer.dtype != data.dtype:
             self._buffer = np.empty(data.shape[1:], dtype=data.dtype)
-        data.read_direct(self._buffer, np.s_[index])
-        return tuple(self._buffer[module] for module in layout.modules), layout.highest
+        if not (_is_ours(data) and self._decode(data, index)):
+            data.read_direct(self._buffer, np.s_[index])
+        return tuple(self._buffer[module] for module in layout.modules), nexus.highest_value(file, layout, data.dtype)
+
+    def _decode(self, data: h5py.Dataset, index: int) -> bool:
+        """Read a chunk as it is stored and decode it into the buffer; False where its writer left it uncompressed.
+
+        Raises:
+            OSError: If it is broken.
+        """
+        from diffuse_dials.kernels.bitshuffle import decode  # needs numba
+
+        left_out, chunk = data.id.read_direct_chunk((index, 0, 0))
+        if left_out:
+            return False
+        size = self._buffer.itemsize
+        block = int.from_bytes(chunk[8:_HEADER], "big") // size
+        if int.from_bytes(chunk[:8], "big") != self._buffer.nbytes or block <= 0 or block % 8:
+            raise OSError("a chunk has a wrong header")
+        values = self._buffer.reshape(-1).view(f"u{size}")
+        if not decode(np.frombuffer(chunk, np.uint8, offset=_HEADER), block, values):
+            raise OSError("a chunk is broken")
+        return True
 
     def _check(self, experiment, path, raw, highest) -> None:
         """Hold an image against dxtbx's: equal values, and sentinels where dxtbx has negative numbers."""
@@ -107,16 +134,12 @@ class DirectReader:
         self._checked = True
 
 
-def _layout(file: h5py.File) -> _Layout:
-    entry = nxmx.NXmx(file).entries[0]
-    detector, group = entry.instruments[0].detectors[0], entry.data[0]
-    names = sorted(name for name in group.keys() if re.fullmatch(r"data_\d+", name))
-    signal = nxmx.h5str(group.signal) if group.signal else "data"
-    names = [signal] if signal in group else names
-    found = [group[name] for name in names]
-    if not found or any(data.ndim != 3 or data.dtype.kind not in "iu" for data in found):
-        raise TypeError("it holds no stack of images of whole numbers")
-    highest = min(np.iinfo(found[0].dtype).max, 2**31 - 1)
-    if detector.bit_depth_readout:
-        highest = min(highest, 2 ** min(int(detector.bit_depth_readout), 31) - 3)  # the two largest are sentinels
-    return _Layout(tuple(data.name for data in found), get_detector_module_slices(detector), int(highest))
+def _is_ours(data: h5py.Dataset) -> bool:
+    """Whether our kernel decodes its chunks: one image each, bitshuffle and LZ4 and no other filter."""
+    if data.chunks != (1, *data.shape[1:]) or sys.byteorder != "little" or not data.dtype.isnative:
+        return False
+    options = data.id.get_create_plist()
+    if options.get_nfilters() != 1:
+        return False
+    number, _, values, _ = options.get_filter(0)
+    return number == _BITSHUFFLE and len(values) > 4 and values[4] == _LZ4 and data.dtype.itemsize in (1, 2, 4)

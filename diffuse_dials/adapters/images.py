@@ -10,16 +10,20 @@ import functools
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 from dials.array_family import flex
 from dxtbx import flumpy
 from dxtbx.format import Registry
+from dxtbx.format.FormatNXmx import FormatNXmx
 from dxtbx.model import Panel
 
+from diffuse_dials.adapters import nexus
 from diffuse_dials.adapters.experiments import image_of
 from diffuse_dials.io.masks import load_mask, load_pickle
 
 _classes: dict[tuple[str, str], type] = {}
+_last: tuple = (None, None)
 
 
 def _format_instance(path: str, options: dict | None = None):
@@ -29,6 +33,15 @@ def _format_instance(path: str, options: dict | None = None):
         path: The image.
         options: What the .expt says how the format is to read it (multi_panel and the like).
     """
+    global _last
+    found = os.stat(path)
+    name = (path, found.st_ino, found.st_size, found.st_mtime_ns, tuple(sorted((options or {}).items())))
+    if _last[0] != name:  # a still asks for its header and for its pixels
+        _last = (name, _new_format_instance(path, options))
+    return _last[1]
+
+
+def _new_format_instance(path: str, options: dict | None):
     key = (os.path.dirname(path), Path(path).suffix)
     cls = _classes.get(key)
     if cls is None or not cls.understand(path):
@@ -75,8 +88,17 @@ def read_image(path: str, index: int, options: dict | None = None) -> tuple[np.n
     except Exception as error:  # decoders of many formats: each fails on broken files in its own way
         raise ValueError(
             f"{path} cannot be read ({type(error).__name__}: {error}). It may be cut off: copy it again."
+            f"{filter_hint(error)}"
         ) from error
     return tuple(flumpy.to_numpy(panel) for panel in (raw if isinstance(raw, tuple) else (raw,)))
+
+
+def filter_hint(error: Exception) -> str:
+    """What to do where HDF5 lacks the filter of a file's compression; empty for other errors."""
+    words = str(error)
+    if "filter" not in words and "plugin" not in words:
+        return ""
+    return " HDF5 may lack the filter of its compression: install hdf5plugin (conda) or bitshuffle (Debian)."
 
 
 def read_raw(experiment) -> tuple[np.ndarray, ...]:
@@ -109,9 +131,13 @@ def header(experiment) -> tuple[float | None, float | None]:
     """Exposure time (s) and time stamp (s since 1970) of a still: of its scan, else of the image; None if unknown."""
     scan = experiment.scan
     if scan is None:
-        path, _ = image_of(experiment)
+        path, index = image_of(experiment)
         try:
-            scan = _format_instance(path, _options_of(experiment)).get_scan()
+            instance = _format_instance(path, _options_of(experiment))
+            if isinstance(instance, FormatNXmx):  # dxtbx makes no scan of stills, though their times are in the file
+                with h5py.File(path, "r", swmr=True) as file:
+                    return nexus.header_of(file, nexus.layout_of(file, path), index)
+            scan = instance.get_scan()
         except Exception as error:  # as in read_image
             raise ValueError(
                 f"The header of {path} cannot be read ({type(error).__name__}: {error}). Copy it again."

@@ -44,12 +44,13 @@ class Exposures:
         has_monitor: Whether a table of monitor readings was given.
     """
 
-    def __init__(self, params, stills_csv=None):
+    def __init__(self, params, stills_csv=None, header=images.header):
         """Read the table of the monitor.
 
         Args:
             params: Extract with ``input.monitor`` and ``corrections``.
             stills_csv: Path of the stills.csv whose column ``input.monitor`` may name.
+            header: Function of an experiment: its exposure time and time stamp.
 
         Raises:
             ValueError: If the table cannot be read or lacks what it needs.
@@ -59,7 +60,7 @@ class Exposures:
         self._per_second = params.corrections.monitor.measures == "rate"
         self._source = params.input.monitor
         self._by_identifier, self._by_image = _read_monitor(self._source, stills_csv) if self._source else ({}, {})
-        self._known = False
+        self._header, self._known = header, False
 
     @property
     def has_monitor(self) -> bool:
@@ -74,7 +75,7 @@ class Exposures:
         if self._given is not None:
             record = {"exposure_time": {"applied": True, "value_s": self._given}}
         else:
-            self._known = images.header(first)[0] is not None
+            self._known = self._header(first)[0] is not None
             if self._known:
                 record = {"exposure_time": {"applied": True, "source": "images"}}
             else:
@@ -115,7 +116,7 @@ class Exposures:
         return self.has_monitor and self._reading(experiment, key) is not None
 
     def _time(self, experiment, key: StillKey) -> tuple[float, float | None]:
-        found, stamp = images.header(experiment)
+        found, stamp = self._header(experiment)
         if self._given is not None:
             return self._given, stamp
         if (found is not None) != self._known:

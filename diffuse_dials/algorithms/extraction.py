@@ -100,7 +100,9 @@ class Measurement:
             raise ValueError(f"d_min={params.d_min:g} must be smaller than d_max={params.d_max:g} (both in Å).")
         self._params = params
         self._stills = stills
-        self._fused = self._direct = None
+        self._fused = None
+        direct = getattr(params, "grid", None) is not None and params.grid.reader == "hdf5"  # diffuse.extract: dxtbx
+        self._direct = DirectReader() if direct else None
         first = stills.experiments[0]
         self._shapes = images.panel_shapes(first.detector)
         check_together(stills, self._shapes, params.extraction.lattices)
@@ -109,7 +111,7 @@ class Measurement:
         self.factor_maps = factor_maps(chosen, first)
         self._masks = StaticMasks([name for name in params.input.mask if name], self._shapes)
         self._bragg_masks = choose_bragg_masks(params, stills, self._masks.of, self._shapes)
-        self._exposures = Exposures(params, stills_csv)
+        self._exposures = Exposures(params, stills_csv, self._direct.header if direct else images.header)
         exposure_record = self._exposures.check(first)
         gain = None if params.corrections.gain is Auto else params.corrections.gain
         self._pixels = StillPixels(params, stills, self._shapes, gain, self._masks.of, self._bragg_masks)
@@ -205,7 +207,7 @@ class Measurement:
             voxels = without_origin(voxel_sums(number, measured.pixels, to_hkl, grid.ndiv, grid.positions))
             voxels = with_asu_index(voxels, grid.symmetry_group)
             return StillSums(voxels, measured.totals, measured.exposure, measured.n_accepted)
-        return self.sums_of_image(number, grid, *self._read(experiment, grid.reader))
+        return self.sums_of_image(number, grid, *self._read(experiment))
 
     def sums_of_image(self, number: int, grid: Grid, raw, highest: int | None = None) -> StillSums:
         """The kernel's part of ``sums``, once the image is in memory.
@@ -238,13 +240,9 @@ class Measurement:
     def _by_numpy(self, grid: Grid) -> bool:
         return grid.engine == "numpy" or self._background.per_still or bool(self._params.extraction.photons_range)
 
-    def _read(self, experiment, reader: str):
+    def _read(self, experiment):
         """Raw values of an image, and the largest that is no sentinel (None: sentinels are negative)."""
-        if reader == "dxtbx":
-            return images.read_raw(experiment), None
-        if self._direct is None:
-            self._direct = DirectReader()
-        return self._direct.read(experiment)
+        return (images.read_raw(experiment), None) if self._direct is None else self._direct.read(experiment)
 
     def _kernel(self):
         if self._fused is None:

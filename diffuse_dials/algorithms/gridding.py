@@ -79,7 +79,6 @@ class Grid:
         operators: Alternative ways of indexing.
         positions: Whether sums keep their mean position.
         engine: numba or numpy: what sums the pixels of an image.
-        reader: dxtbx or hdf5: what reads it.
     """
 
     unit_cell: tuple[float, ...]
@@ -92,7 +91,6 @@ class Grid:
     operators: tuple[str, ...]
     positions: bool
     engine: str = "numpy"
-    reader: str = "dxtbx"
 
     def to_hkl(self, experiment) -> np.ndarray:
         """Matrix from s (laboratory) of a still to fractional Miller indices, shape (3, 3), Å.
@@ -153,11 +151,13 @@ def define_grid(params, stills: Stills, d_min: float) -> Grid:
     else:
         unit_cell, origin = symmetry.mean_cell(cells, symmetry_group), f"median of {len(cells)} stills"
     symmetry.check_ndiv(params.ndiv, symmetry_group)
+    engine = choose_engine(params.engine)
+    if params.reader == "hdf5" and engine == "numpy":
+        raise ValueError("grid.reader=hdf5 goes with grid.engine=numba. Leave one of them out.")
     deltas = rms_delta_hkl(stills, unit_cell, d_min)
     grid = Grid(
         unit_cell, origin, tuple(params.ndiv), space_group, symmetry_group, params.cell, deltas,
-        symmetry.reindexing_operators(unit_cell, symmetry_group), params.positions, choose_engine(params.engine),
-        _choose_reader(params),
+        symmetry.reindexing_operators(unit_cell, symmetry_group), params.positions, engine,
     )  # fmt: skip
     _log(grid, cells, stills, d_min)
     return grid
@@ -173,12 +173,6 @@ def choose_engine(engine: str) -> str:
     if engine == "numba" and not available:
         raise ValueError("grid.engine=numba, but numba is not installed. Install it, or leave engine at Auto.")
     return "numba" if engine != "numpy" and available else "numpy"
-
-
-def _choose_reader(params) -> str:
-    if params.reader == "hdf5" and choose_engine(params.engine) == "numpy":
-        raise ValueError("grid.reader=hdf5 goes with grid.engine=numba. Leave one of them out.")
-    return params.reader
 
 
 def rms_delta_hkl(stills: Stills, unit_cell, d_min: float) -> np.ndarray:

@@ -64,3 +64,56 @@ def test_a_broken_or_missing_file_is_one_line_with_what_to_do(stills, tmp_path):
     image.unlink()
     with pytest.raises(ValueError, match="There is no image"):
         DirectReader().read(stills[0])
+
+
+def bitshuffled(path, values, kind):
+    """The file's images again, in another type and a chunk for each, all of them bitshuffle and LZ4."""
+    with h5py.File(path, "r+") as file:
+        group = file["entry/data"]
+        del group["data"]
+        group.create_dataset(
+            "data", data=values.astype(kind), chunks=(1, *values.shape[1:]), compression=32008, compression_opts=(0, 2)
+        )
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32, np.int32])
+def test_every_type_of_whole_numbers_is_read_as_dxtbx_reads_it(kind, stills, tmp_path, rng):
+    values = rng.poisson(2.0, (1, 64, 96))
+    for name in ("image_00001.nxs", "image_00002.nxs"):
+        bitshuffled(tmp_path / name, values, kind)
+    raw, _ = DirectReader().read(stills[0])
+    assert raw[0].dtype == kind
+    for panel, theirs in zip(raw, images.read_raw(stills[0])):
+        assert np.array_equal(panel, theirs)
+
+
+def test_an_image_whose_chunk_was_left_uncompressed_is_read(stills, tmp_path, rng):
+    """HDF5 stores a chunk as it is where a filter was left out; the mask of the chunk says so."""
+    values = rng.poisson(2.0, (1, 64, 96)).astype(np.uint16)
+    bitshuffled(tmp_path / "image_00001.nxs", values, np.uint16)
+    with h5py.File(tmp_path / "image_00001.nxs", "r+") as file:
+        file["entry/data/data"].id.write_direct_chunk((0, 0, 0), values.tobytes(), filter_mask=1)
+    raw, _ = DirectReader().read(stills[0])
+    assert np.array_equal(raw[3], values[0, 32:, 48:])
+
+
+def test_exposure_times_and_time_stamps_are_in_the_file_though_dxtbx_makes_no_scan_of_stills(stills, tmp_path):
+    with h5py.File(tmp_path / "image_00001.nxs", "r+") as file:
+        detector = file["entry/instrument/detector"]
+        del detector["count_time"]
+        detector["count_time"], detector["frame_time"] = 10.0, 0.012
+        detector["count_time"].attrs["units"], detector["frame_time"].attrs["units"] = "ms", "s"
+        file["entry/start_time"] = "2024-02-03T04:05:06Z"
+    seconds = 1706933106.0  # date -d 2024-02-03T04:05:06Z +%s
+    for header in (DirectReader().header, images.header):
+        assert header(stills[0]) == pytest.approx((0.01, seconds), abs=1e-9)
+        assert header(stills[1]) == (1.0, None)
+
+
+def test_sentinels_follow_each_files_own_depth(stills, tmp_path):
+    """Two files of one folder, of which only one names its depth."""
+    with h5py.File(tmp_path / "image_00002.nxs", "r+") as file:
+        file["entry/instrument/detector/bit_depth_readout"] = 16
+    reader = DirectReader()
+    assert reader.read(stills[0])[1] == 65535
+    assert reader.read(stills[1])[1] == 65533
