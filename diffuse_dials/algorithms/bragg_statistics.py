@@ -15,6 +15,7 @@ import numpy as np
 
 from diffuse_dials.adapters.scattering import sum_f0_squared
 from diffuse_dials.adapters.symmetry import count_unique, fractionalization, map_to_asu, parse_space_group
+from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.statistics import correlation, equal_volume_edges, shell_of
 from diffuse_dials.io.tables import load_table
 from diffuse_dials.kernels.physics import polarization
@@ -130,7 +131,7 @@ class Spots:
     partiality: np.ndarray | None
 
 
-def load_spots(names, experiments, scale: np.ndarray, record: GridRecord) -> Spots:
+def load_spots(names, experiments, scale: np.ndarray, record: GridRecord, integrated=None) -> Spots:
     """Read integrated reflections.
 
     Args:
@@ -138,11 +139,13 @@ def load_spots(names, experiments, scale: np.ndarray, record: GridRecord) -> Spo
         experiments: The stills, found by identifier; spots of others are left out.
         scale: Of each still, shape (n_stills,), NaN without one.
         record: The grid: symmetry, and the polarization that the map was corrected for.
+        integrated: The stills as they were integrated, where some were re-indexed since; None: as ``experiments``.
 
     Raises:
         ValueError: If columns are missing, or no spot belongs to a still with a scale.
     """
     number = {identifier: i for i, identifier in enumerate(experiments.identifiers()) if np.isfinite(scale[i])}
+    settings = None if integrated is None else _changes_of_setting(integrated, experiments)
     parts = []
     for name in names:
         table = load_table(name, REQUIRED, "dials.stills_process")
@@ -152,8 +155,11 @@ def load_spots(names, experiments, scale: np.ndarray, record: GridRecord) -> Spo
         still = still[table["id"]]
         keep = (still >= 0) & (table["intensity.sum.variance"] > 0) & np.any(table["miller_index"] != 0, axis=1)
         factor = _polarization(table["s1"][keep], still[keep], experiments, record)
+        hkl = table["miller_index"][keep]
+        if settings is not None:
+            hkl = np.einsum("nij,nj->ni", settings[still[keep]], hkl).astype(hkl.dtype)
         parts.append((
-            still[keep], table["miller_index"][keep], table["intensity.sum.value"][keep] / factor,
+            still[keep], hkl, table["intensity.sum.value"][keep] / factor,
             np.sqrt(table["intensity.sum.variance"][keep]) / factor,
             table["partiality"][keep] if "partiality" in table else np.full(keep.sum(), np.nan),
         ))  # fmt: skip
@@ -165,6 +171,14 @@ def load_spots(names, experiments, scale: np.ndarray, record: GridRecord) -> Spo
         )
     asu = map_to_asu(hkl, parse_space_group(record.space_group))
     return Spots(still, asu, intensity, sigma, None if np.all(np.isnan(partiality)) else partiality)
+
+
+def _changes_of_setting(before, after) -> np.ndarray:
+    """Integer matrix of each still that takes its indices from one setting to the other, shape (n, 3, 3)."""
+    matrices = [
+        np.linalg.inv(setting_matrix(new)) @ setting_matrix(old) for old, new in zip(before, after, strict=True)
+    ]
+    return np.rint(matrices).astype(int)
 
 
 def bragg_statistics(

@@ -386,7 +386,7 @@ def check_any(results: list[Result]) -> None:
     first = next(result for result in results if result.outcome.kind == kind)
     raise ValueError(
         f"None of {len(results)} images was integrated: {numbers}. {likely} For example {first.label}: "
-        f"{first.outcome.reason} stills.csv has the reason for each."
+        f"{first.outcome.reason.rstrip('.')}. stills.csv has the reason for each."
     )
 
 

@@ -2,7 +2,7 @@
 
 Runs dials.import (of blanks), diffuse.integrate, diffuse.make_mask, diffuse.grid, diffuse.scale, diffuse.absolute and
 diffuse.export, one after the other, in the current folder. Each command is printed as you would type it, and gets a
-parameter file of its own (integrate.phil, make_mask.phil, grid.phil ...), so that any step can be run again by hand.
+parameter file of its own (diffuse.integrate.phil, diffuse.grid.phil ...), so that any step can be run again by hand.
 The parameters of all steps are this command's; those of dials.stills_process are in stills_process { ... }.
 
 After an interruption, with more images or with other parameters, resume=True goes on: what was made from the same as

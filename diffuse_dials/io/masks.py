@@ -68,17 +68,43 @@ def load_still_masks(path, shapes) -> dict[str, tuple[np.ndarray, ...]]:
     return {str(identifier): _checked(mask, path, shapes) for identifier, mask in content.items()}
 
 
-def _checked(content, path, shapes) -> tuple[np.ndarray, ...]:
+def combine_masks(names, path) -> None:
+    """Write the AND of several masks; a file that holds it already is left as it is.
+
+    Args:
+        names: Mask files of one detector.
+        path: The file to write.
+
+    Raises:
+        ValueError: If a file is no mask, or they belong to different detectors.
+    """
+    first = _panels(load_pickle(names[0]), names[0])
+    shapes = [panel.all() for panel in first]
+    masks = [load_mask(name, shapes) for name in names]
+    combined = tuple(np.logical_and.reduce(panels) for panels in zip(*masks))
+    if Path(path).is_file():
+        before = _panels(load_pickle(path), path)
+        if [p.all() for p in before] == shapes and all(map(np.array_equal, map(flumpy.to_numpy, before), combined)):
+            return
+    save_mask(combined, path)
+
+
+def _panels(content, path) -> tuple[flex.bool, ...]:
     content = (content,) if isinstance(content, flex.bool) else content
     if not isinstance(content, (tuple, list)) or not all(isinstance(panel, flex.bool) for panel in content):
         raise ValueError(f"{path} holds no mask. Give a .mask file of dials.generate_mask or diffuse.make_mask.")
-    found = [panel.all() for panel in content]
+    return tuple(content)
+
+
+def _checked(content, path, shapes) -> tuple[np.ndarray, ...]:
+    panels = _panels(content, path)
+    found = [panel.all() for panel in panels]
     if [tuple(size) for size in found] != [tuple(shape) for shape in shapes]:
         raise ValueError(
             f"{path} has {len(found)} panel(s), the first of {found[0] if found else ()} pixels; the detector has "
             f"{len(shapes)}, the first of {tuple(shapes[0])}. Give the mask that was made for these images."
         )
-    return tuple(flumpy.to_numpy(panel) for panel in content)
+    return tuple(flumpy.to_numpy(panel) for panel in panels)
 
 
 def to_flex(mask) -> tuple:

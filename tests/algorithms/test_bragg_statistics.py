@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from cctbx import sgtbx
 from dials.array_family import flex
 from dxtbx import flumpy
-from dxtbx.model import BeamFactory, Experiment, ExperimentList
+from dxtbx.model import BeamFactory, Crystal, Experiment, ExperimentList
 
 from diffuse_dials.adapters.symmetry import count_unique, fractionalization, parse_space_group
 from diffuse_dials.algorithms.bragg_statistics import bragg_statistics, load_spots
@@ -75,6 +77,29 @@ def test_completeness_counts_what_the_space_group_allows(spots):
     whole = count_unique(RECORD.unit_cell, group, np.inf, 3.0)
     parts = count_unique(RECORD.unit_cell, group, np.inf, 5.0) + count_unique(RECORD.unit_cell, group, 4.999, 3.0)
     assert whole == pytest.approx(parts, abs=30)
+
+
+def test_spots_follow_a_still_that_was_re_indexed(spots):
+    """Half the stills integrated as k,h,-l: with the crystals before and after, the numbers are those without."""
+    table, experiments, scale, _ = spots
+    expected = statistics_of(experiments, scale)
+    after, before = copy.deepcopy(experiments), copy.deepcopy(experiments)
+    hkl = flumpy.to_numpy(table["miller_index"].as_vec3_double()).astype(int)
+    odd = flumpy.to_numpy(table["id"]) % 2 == 1
+    hkl[odd] = hkl[odd][:, [1, 0, 2]] * [1, 1, -1]
+    table["miller_index"] = flex.miller_index([tuple(int(i) for i in h) for h in hkl])
+    table.as_file("other.refl")
+    for i, (old, new) in enumerate(zip(before, after)):
+        new.crystal = Crystal((40, 0, 0), (0, 40, 0), (0, 0, 60), space_group_symbol="P43")
+        turned = sgtbx.change_of_basis_op("k,h,-l" if i % 2 else "h,k,l")
+        old.crystal = new.crystal.change_basis(turned)
+    record = replace(RECORD, space_group="P 43")
+    names = ["other.refl"]
+    scales = np.ones(N_STILLS)
+    followed = load_spots(names, after, scales, record, before)
+    assert np.array_equal(followed.asu, load_spots(["integrated.refl"], after, scales, record).asu)
+    assert not np.array_equal(followed.asu, load_spots(names, after, scales, record).asu)
+    assert expected.overall.n_observed == len(followed.asu)
 
 
 def test_intensities_are_never_divided_by_the_partiality(spots):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import fnmatch
 from importlib import import_module
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from diffuse_dials.algorithms.process import STEPS
 from diffuse_dials.algorithms.process.base import Run
+from diffuse_dials.algorithms.process.conductor import conduct
+from diffuse_dials.algorithms.process.integrating import Integrate
 from diffuse_dials.algorithms.process.mapping import mask_name
 from diffuse_dials.algorithms.process.state import State
 from diffuse_dials.cli.process import _whole_names, phil_scope
+from diffuse_dials.io.masks import load_mask, save_mask
 
+TRAVELS = {"stills.csv", "integrated", "pixels.mask"}  # updated; a folder; see test_the_users_mask_...
 OURS = [step for step in STEPS if step.module.startswith("diffuse_dials")]
 
 
@@ -51,3 +58,78 @@ def test_the_users_mask_of_our_name_is_not_overwritten(run_in_tmp_path):
     assert mask_name(Run(params, (), phil_scope)) == "pixels_made.mask"
     params.input.mask = [str(run_in_tmp_path / "earlier" / "pixels.mask")]
     assert mask_name(Run(params, (), phil_scope)) == "pixels.mask"
+
+
+def run_of(*given, **values):
+    """A run with files on the command line and parameters (dots as __)."""
+    import iotbx.phil
+
+    text = "\n".join(f"{name.replace('__', '.')} = {value}" for name, value in values.items())
+    return Run(phil_scope.fetch(iotbx.phil.parse(text)).extract(), given, phil_scope)
+
+
+@pytest.mark.parametrize("step", OURS, ids=lambda step: step.name)
+def test_a_step_says_which_files_its_command_writes(step):
+    output = import_module(step.module).phil_scope.extract().output
+    names = [str(getattr(output, name)) for name in dir(output) if not name.startswith("_")]
+    written = {name for name in names if "." in name} - TRAVELS
+    assert written
+    assert not [name for name in written if not any(fnmatch.fnmatch(name, pattern) for pattern in step.writes)]
+
+
+def test_an_input_with_the_name_of_an_output_is_refused(run_in_tmp_path):
+    for name in ("still.cbf", "masked.expt", "map.mtz", "merged.refl", "merged.expt"):
+        Path(name).write_text("")
+    with pytest.raises(ValueError, match="diffuse.make_mask would write masked.expt, and masked.expt is an input"):
+        conduct(run_of("masked.expt"))
+    with pytest.raises(ValueError, match="diffuse.export would write map.*absolute.reference.file=map.mtz is an input"):
+        conduct(run_of("still.cbf", absolute__reference__file="map.mtz"))
+    assert not Path("process.json").exists()
+    Path("diffuse.export.phil").write_text("export.format = mtz")
+    with pytest.raises(ValueError, match="diffuse.export.phil, which is a file of yours"):
+        conduct(run_of("merged.expt", "merged.refl", start_from="merged"))
+    assert Path("diffuse.export.phil").read_text() == "export.format = mtz"
+
+
+def test_files_that_do_not_fit_the_stage_are_refused_in_one_line(run_in_tmp_path):
+    for name in ("a.cbf", "a.expt", "a.refl", "a.h5"):
+        Path(name).write_text("")
+    wrong = {
+        "images": ["a.refl"], "integrated": ["a.expt"], "gridded": ["a.refl"], "scaled": ["a.h5", "a.expt"],
+        "merged": ["a.cbf"],
+    }  # fmt: skip
+    for stage, given in wrong.items():
+        with pytest.raises(ValueError, match=f"^start_from={stage} asks for [^\n]*Give those, or another start_from.$"):
+            conduct(run_of(*given, start_from=stage))
+        with pytest.raises(ValueError, match="No files were given"):
+            conduct(run_of(start_from=stage))
+    with pytest.raises(ValueError, match="There is no file b.cbf"):
+        conduct(run_of("a.cbf", "b.cbf"))
+    with pytest.raises(ValueError, match="mp.method=mpi needs mp.launcher"):
+        conduct(run_of("a.cbf", mp__method="mpi"))
+
+
+def test_several_masks_are_one_mask_for_the_integration_written_only_when_it_changes(run_in_tmp_path, rng):
+    masks = [[rng.random((3, 4)) > 0.2, rng.random((2, 5)) > 0.2] for _ in range(3)]
+    for number, mask in enumerate(masks):
+        save_mask(mask, f"{number}.mask")
+    given = run_of("a.cbf", input__mask="0.mask\ninput.mask = 1.mask\ninput.mask = 2.mask")
+
+    def mask_of_the_integration():
+        step = Integrate()
+        params = step.scope.extract()
+        step.adapt(params, given)
+        lookups = params.stills_process.spotfinder.lookup, params.stills_process.integration.lookup
+        assert lookups[0].mask == lookups[1].mask
+        return Path(lookups[0].mask)
+
+    written = mask_of_the_integration()
+    for found, panels in zip(load_mask(written, [(3, 4), (2, 5)]), zip(*masks)):
+        assert np.array_equal(found, panels[0] & panels[1] & panels[2])
+    before = written.stat().st_ino
+    assert mask_of_the_integration().stat().st_ino == before
+    save_mask([np.ones((3, 4), bool), np.ones((2, 5), bool)], "2.mask")
+    assert mask_of_the_integration().stat().st_ino != before
+    save_mask([np.ones((3, 4), bool)], "1.mask")
+    with pytest.raises(ValueError, match="1.mask has 1 panel"):
+        mask_of_the_integration()

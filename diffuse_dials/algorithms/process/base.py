@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +17,7 @@ class Run:
     """A run of diffuse.process, in the current folder.
 
     Attributes:
-        params: Extract of diffuse.process's PHIL scope; file names in it are absolute.
+        params: Extract of diffuse.process's PHIL scope.
         given: Files on the command line, in the order given.
         scope: The PHIL scope that ``params`` is an extract of.
     """
@@ -37,6 +38,16 @@ class Run:
         """The files given with a suffix."""
         return [name for name in self.given if name.endswith(suffix)]
 
+    def named_files(self) -> list[tuple[str, str]]:
+        """(how the user named it, path) of each file given, on the command line or as a parameter."""
+        named = [("", name) for name in self.given]
+        for found in self.scope.format(python_object=self.params).all_definitions():
+            if found.object.type is not None and found.object.type.phil_type in ("path", "strings", "str"):
+                value = found.object.extract()
+                values = value if isinstance(value, list) else [value]
+                named += [(f"{found.path}=", name) for name in values if isinstance(name, str) and os.path.isfile(name)]
+        return named
+
 
 class Step:
     """A step; subclasses are listed in STEPS in the order in which they run.
@@ -46,6 +57,7 @@ class Step:
         command: As a user types it.
         module: Whose ``run`` it is.
         phil: Its parameters, all of the command's that diffuse.process hands on: PHIL with ``include scope``.
+        writes: Names of all files that it may write in the current folder; no input of the run may have one of them.
         uses_mpi: Whether several ranks can run it.
         resumes: Whether the command has the parameter ``resume``.
     """
@@ -54,6 +66,7 @@ class Step:
     command: ClassVar[str]
     module: ClassVar[str]
     phil: ClassVar[str] = ""
+    writes: ClassVar[tuple[str, ...]] = ()
     uses_mpi: ClassVar[bool] = False
     resumes: ClassVar[bool] = False
 

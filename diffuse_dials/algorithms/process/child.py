@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import logging
 import os
 import pty
@@ -11,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from pathlib import Path
 
@@ -18,6 +20,15 @@ import diffuse_dials
 
 logger = logging.getLogger(f"dials.{__name__}")
 
+# SIGTERM ends a command by an exception, so that it removes what it has half written.
+_CODE = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+sys.path.append({root!r})
+import diffuse_dials
+from {module} import run
+run()
+"""
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 _KEPT = 20_000  # characters of the end of what a command says on stderr
 
@@ -34,21 +45,25 @@ def run_module(module: str, arguments: list[str], launcher: str | None) -> str |
         None if it ended well, else what it said, in one line.
     """
     root = str(Path(diffuse_dials.__file__).resolve().parent.parent)
-    code = f"import sys; sys.path.append({root!r}); import diffuse_dials; from {module} import run; run()"
+    code = _CODE.format(root=root, module=module)
     command = [*shlex.split(launcher or ""), sys.executable, "-c", code, *arguments]
-    ours, theirs = pty.openpty() if sys.stderr.isatty() else os.pipe()
+    on_terminal = sys.stderr.isatty()
+    ours, theirs = pty.openpty() if on_terminal else os.pipe()
+    if on_terminal:
+        _same_size(theirs)
     parent = os.getpid()
     try:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, close_fds=False,
-            preexec_fn=lambda: _die_with(parent), text=True, encoding="utf-8", errors="replace",
+            preexec_fn=lambda: _prepare(parent), text=True, encoding="utf-8", errors="replace",
         )  # fmt: skip
     except OSError as error:
         os.close(ours), os.close(theirs)
         return f"{command[0]} cannot be started ({error.strerror}). Check mp.launcher."
     os.close(theirs)
     said: list[str] = []
-    reader = threading.Thread(target=_forward, args=(ours, said), daemon=True)
+    quiet = threading.Event()
+    reader = threading.Thread(target=_forward, args=(ours, said, quiet), daemon=True)
     reader.start()
     try:
         for line in child.stdout:
@@ -56,7 +71,8 @@ def run_module(module: str, arguments: list[str], launcher: str | None) -> str |
             if line.startswith("WARNING"):
                 logger.warning("%s", line.rstrip())
         status = child.wait()
-    except BaseException:  # Ctrl-C and the like: no process is left behind
+    except BaseException:  # Ctrl-C and the like: no process is left behind, and what it says of that is not shown
+        quiet.set()
         _stop(child)
         raise
     finally:
@@ -74,8 +90,8 @@ def _to_log(line: str) -> None:
             handler.handle(record)
 
 
-def _forward(end: int, said: list[str]) -> None:
-    """What a command says on stderr: to ours if that is a terminal, and kept."""
+def _forward(end: int, said: list[str], quiet: threading.Event) -> None:
+    """What a command says on stderr: to ours if that is a terminal and until ``quiet`` is set, and kept."""
     while True:
         try:
             data = os.read(end, 4096)
@@ -83,7 +99,7 @@ def _forward(end: int, said: list[str]) -> None:
             return
         if not data:
             return
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet.is_set():
             sys.stderr.buffer.write(data)
             sys.stderr.flush()
         said.append(data.decode("utf-8", "replace"))
@@ -113,8 +129,17 @@ def _stop(child: subprocess.Popen) -> None:
         child.wait()
 
 
-def _die_with(parent: int) -> None:
-    """End when the parent does, even by kill -9 (Linux)."""
+def _same_size(terminal: int) -> None:
+    """A progress bar is as wide as our terminal."""
+    try:
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, fcntl.ioctl(sys.stderr.fileno(), termios.TIOCGWINSZ, bytes(8)))
+    except OSError:
+        return
+
+
+def _prepare(parent: int) -> None:
+    """In the new process: Ctrl-C is for the parent, which stops this one; end when it does, even by kill -9 (Linux)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     except (OSError, AttributeError):

@@ -20,6 +20,7 @@ from diffuse_dials.io.atomic import write_text
 logger = logging.getLogger(f"dials.{__name__}")
 
 _NOT_HELD = ("mp.", "resume")  # change no result
+_HEADER = "# Written by diffuse.process: parameters of "
 
 
 def conduct(run: Run) -> list[str]:
@@ -32,17 +33,22 @@ def conduct(run: Run) -> list[str]:
         ValueError: If a step fails, with what it said; or the files given are not those of the stage.
     """
     _check(run)
+    steps = [cls() for cls in STEPS]
+    reasons = [step.why_not(run) for step in steps]
+    _refuse_to_overwrite(run, [step for step, reason in zip(steps, reasons) if reason is None])
     state = State(run.params.resume)
     done = []
-    for step in (cls() for cls in STEPS):
-        reason = step.why_not(run)
-        if reason is not None:
-            if reason:
-                logger.info("%s is left out: %s", step.command, reason)
-            continue
-        if _do(step, run, state):
+    for step, reason in zip(steps, reasons):
+        if reason:
+            logger.info("%s is left out: %s", step.command, reason)
+        if reason is None and _do(step, run, state):
             done.append(step.name)
     return done
+
+
+def parameter_file(step: Step) -> str:
+    """Where the parameters of a step are written."""
+    return f"{step.command}.phil"
 
 
 def _do(step: Step, run: Run, state: State) -> bool:
@@ -57,10 +63,12 @@ def _do(step: Step, run: Run, state: State) -> bool:
         logger.info("%-10s done before", step.name)
         return False
     arguments = list(step.arguments(run))
+    name = parameter_file(step)
     if text.strip():
-        name = f"{step.name}.phil"
-        write_text(f"# Parameters of {step.command}, written by diffuse.process\n{text}", name)
+        write_text(f"{_HEADER}{step.command}\n{text}", name)
         arguments = [name, *arguments]
+    else:
+        Path(name).unlink(missing_ok=True)
     again = run.params.resume if step.name == "integrate" else state.was_interrupted(step.name, key)
     if step.resumes and again:
         arguments.append("resume=True")
@@ -75,9 +83,9 @@ def _do(step: Step, run: Run, state: State) -> bool:
             f"{step.command} stopped: {failure} What it said is in diffuse.process.log. Correct it and go on with "
             "resume=True."
         )
-    state.end(step.name, step.outputs(run), time.monotonic() - started)
-    for line in step.summary(run):
-        logger.info("%s", line)
+    seconds = time.monotonic() - started
+    state.end(step.name, step.outputs(run), seconds)
+    logger.info("%s (%.0f s)", ". ".join(["done", *step.summary(run)]), seconds)
     return True
 
 
@@ -104,16 +112,37 @@ def _check(run: Run) -> None:
         if not os.path.isfile(name) and not glob.glob(name):
             raise ValueError(f"There is no file {name}, and it is no parameter of this command. Check name and folder.")
     kinds = {Path(name).suffix for name in given}
-    wrong = ".refl" in kinds if stage == "images" else not {".expt", ".refl"} <= kinds | ({".refl"} & {".h5"})
-    if stage == "gridded":
-        wrong = ".expt" not in kinds or not kinds & {".refl", ".h5"}
-    if wrong:
+    if stage == "images":
+        fine = ".refl" not in kinds
+    else:
+        fine = ".expt" in kinds and bool(kinds & ({".refl", ".h5"} if stage == "gridded" else {".refl"}))
+    if not fine:
         raise ValueError(
             f"start_from={stage} asks for {_ASKED[stage]}, and the files given are {', '.join(sorted(kinds))}. "
             "Give those, or another start_from."
         )
     if run.params.mp.method == "mpi" and not run.params.mp.launcher:
         raise ValueError('mp.method=mpi needs mp.launcher, such as mp.launcher="mpirun -n 4": what starts the ranks.')
+
+
+def _refuse_to_overwrite(run: Run, steps: list[Step]) -> None:
+    """An input is never changed: no step may write a file of its name, nor a parameter file of the user's."""
+    here = Path.cwd()
+    patterns = {pattern: step for step in steps for pattern in step.writes}
+    for parameter, name in run.named_files():
+        path = Path(name).resolve()
+        for pattern, step in patterns.items():
+            if path.parent == here and fnmatch.fnmatchcase(path.name, pattern):
+                raise ValueError(
+                    f"{step.command} would write {pattern}, and {parameter}{name} is an input of this run. Give it "
+                    "another name, or work in another folder."
+                )
+    for step in steps:
+        file = Path(parameter_file(step))
+        if file.is_file() and not file.read_text("utf-8", errors="replace").startswith(_HEADER):
+            raise ValueError(
+                f"The parameters of {step.command} would be written to {file}, which is a file of yours. Rename it."
+            )
 
 
 _ASKED = {

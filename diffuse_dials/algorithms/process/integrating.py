@@ -8,9 +8,11 @@ from collections import Counter
 
 from diffuse_dials.algorithms.integration import block_files
 from diffuse_dials.algorithms.process.base import Run, Step
+from diffuse_dials.io.masks import combine_masks
 from diffuse_dials.io.stills import StillsTable
 
 FOLDER = "integrated"
+COMBINED_MASK = "given.mask"
 
 
 class Blanks(Step):
@@ -19,6 +21,7 @@ class Blanks(Step):
     name = "blanks"
     command = "dials.import"
     module = "dials.command_line.dials_import"
+    writes = ("blank.expt", "dials.import.log")
 
     def why_not(self, run: Run) -> str | None:
         return None if blank_images(run) and run.starts_before("gridded") else ""
@@ -39,6 +42,7 @@ class Integrate(Step):
     name = "integrate"
     command = "diffuse.integrate"
     module = "diffuse_dials.cli.integrate"
+    writes = (COMBINED_MASK, "diffuse.integrate.log")
     uses_mpi = True
     resumes = True
     phil = """
@@ -61,9 +65,14 @@ class Integrate(Step):
         reference = _one("input.reference_geometry", ours.input.reference_geometry, theirs.input.reference_geometry)
         theirs.input.reference_geometry = reference
         masks = [name for name in ours.input.mask if name]
-        if len(masks) == 1:
-            for lookup in (theirs.spotfinder.lookup, theirs.integration.lookup):
-                lookup.mask = lookup.mask or masks[0]
+        lookups = (theirs.spotfinder.lookup, theirs.integration.lookup)
+        if masks and not all(lookup.mask for lookup in lookups):
+            mask = masks[0]
+            if len(masks) > 1:  # stills_process takes one
+                mask = COMBINED_MASK
+                combine_masks(masks, mask)
+            for lookup in lookups:
+                lookup.mask = lookup.mask or mask
         if ours.masking.bragg.method == "shoebox":
             theirs.integration.debug.output = True
             theirs.integration.debug.separate_files = False

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffuse_dials.algorithms.bragg_statistics import REQUIRED
+from diffuse_dials.algorithms.masking.chosen import needs_profile
 from diffuse_dials.algorithms.process.base import Run, Step, existing
 from diffuse_dials.algorithms.process.integrating import blank_images, integrated
 from diffuse_dials.io.records import load_grid_record
+from diffuse_dials.io.tables import load_table
+
+PROFILE = "bragg_profile.json"
 
 
 def mask_name(run: Run) -> str:
@@ -15,12 +20,25 @@ def mask_name(run: Run) -> str:
     return "pixels_made.mask" if own in [Path(n).resolve() for n in run.params.input.mask if n] else own.name
 
 
+def hand_on_spots(params, run: Run) -> None:
+    """The integrated reflections of the run serve the Bragg statistics, where the user named none.
+
+    Files given with start_from=integrated may lack the intensities (indexed.refl, for its shoeboxes): then not.
+    """
+    if any(params.input.bragg) or not run.starts_before("gridded"):
+        return
+    names = integrated(run, ".refl")
+    if run.starts_at("images") or set(REQUIRED) <= set(load_table(names[0]).columns):
+        params.input.bragg = names
+
+
 class MakeMask(Step):
     """Pixels that no still should use."""
 
     name = "make_mask"
     command = "diffuse.make_mask"
     module = "diffuse_dials.cli.make_mask"
+    writes = ("masked.expt", PROFILE, "diffuse.make_mask.json", "diffuse.make_mask.html", "diffuse.make_mask.log")
     # not d_min and d_max: the radial totals go to the corner of the detector, whatever the map does
     phil = """
         input {
@@ -52,6 +70,7 @@ class Grid(Step):
     name = "grid"
     command = "diffuse.grid"
     module = "diffuse_dials.cli.grid"
+    writes = ("gridded.expt", "gridded.refl", "gridded.h5", "radial_totals.refl", "grid.json", "diffuse.grid.log")
     uses_mpi = True
     resumes = True
     phil = """
@@ -71,6 +90,9 @@ class Grid(Step):
         params.input.mask = [mask_name(run)]  # which has those given in it
         if blank_images(run):
             params.input.background = [n for n in params.input.background if n.endswith(".expt")] + ["blank.expt"]
+        bragg = params.masking.bragg
+        if needs_profile(bragg) and bragg.profile is None and Path(PROFILE).is_file():
+            bragg.profile = PROFILE  # as make_mask measured it, on the same images with the same mask
         params.extraction.skip_failed = True
         params.resume = False  # what is interrupted is found out here
 
@@ -85,6 +107,7 @@ class Scale(Step):
     name = "scale"
     command = "diffuse.scale"
     module = "diffuse_dials.cli.scale"
+    writes = ("scaled.expt", "scaled.refl", "merged.expt", "merged.refl", "diffuse.scale.*")
     phil = """
         include scope diffuse_dials.algorithms.scaling.options.phil_scope
         include scope diffuse_dials.algorithms.merging.phil_scope
@@ -107,6 +130,7 @@ class Scale(Step):
         record = load_grid_record(self.inputs(run)[0])
         if record.ambiguous and not params.scale.assume_consistent_indexing:
             params.scale.reindex = True
+        hand_on_spots(params, run)
 
     def outputs(self, run: Run) -> list[str]:
         return ["scaled.expt", "merged.expt", "merged.refl"]
@@ -118,6 +142,7 @@ class Absolute(Step):
     name = "absolute"
     command = "diffuse.absolute"
     module = "diffuse_dials.cli.absolute"
+    writes = ("absolute.expt", "absolute.refl", "absolute_models.expt", "diffuse.absolute.*")
     phil = """
         include scope diffuse_dials.algorithms.absolute.composition.phil_scope
         include scope diffuse_dials.algorithms.absolute.scale.phil_scope
@@ -141,6 +166,9 @@ class Absolute(Step):
             return "nothing says what the cell holds (input.composition): the map stays relative"
         return None
 
+    def adapt(self, params, run: Run) -> None:
+        hand_on_spots(params, run)
+
     def inputs(self, run: Run) -> list[str]:
         if run.starts_at("scaled"):
             return list(run.given)
@@ -162,6 +190,7 @@ class Export(Step):
     name = "export"
     command = "diffuse.export"
     module = "diffuse_dials.cli.export"
+    writes = ("map.*", "map_*", "diffuse.export.*")
     phil = "include scope diffuse_dials.algorithms.export.phil_scope"
 
     def inputs(self, run: Run) -> list[str]:

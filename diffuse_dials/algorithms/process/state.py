@@ -12,7 +12,7 @@ from pathlib import Path
 from diffuse_dials.io.atomic import write_json
 
 FILE = "process.json"
-_WAIT = 10  # s for the processes of a run that was killed to end
+_WAIT = 30  # s for the processes of a run that was killed to end
 
 
 class State:

@@ -31,6 +31,7 @@ class ScaledMap:
         map: The map.
         splits: Which stills are in the first half of each random split, shape (n_splits, n_stills), bool.
         excludes_lattice_points: Whether voxels with a lattice point stay out of scaling and statistics.
+        integrated: The stills in the settings in which they came.
     """
 
     gridded: Gridded
@@ -38,6 +39,7 @@ class ScaledMap:
     map: DiffuseMap
     splits: np.ndarray
     excludes_lattice_points: bool
+    integrated: ExperimentList
 
     @property
     def record(self) -> GridRecord:
@@ -80,12 +82,13 @@ def scale_and_merge(gridded: Gridded, params) -> ScaledMap:
         ValueError: If options do not fit the data, or the stills cannot be put on one scale.
     """
     check_registered()
+    integrated = gridded.experiments
     gridded = agree_on_indexing(gridded, params.scale)
     scaled = scale_stills(gridded, params)
     splits = half_sets(list(gridded.keys), params.merging.seed, params.merging.n_splits)
     merged = merge(scaled_rows(gridded, scaled), scaled.observations.index, gridded.record, splits)
     excluded = excludes_lattice_points(params.merging.exclude_lattice_points, gridded.record.ndiv)
-    return ScaledMap(gridded, scaled, merged, splits, excluded)
+    return ScaledMap(gridded, scaled, merged, splits, excluded, integrated)
 
 
 def judge(result: ScaledMap, counted: DiffuseMap, params) -> Quality:
@@ -117,7 +120,7 @@ def judge(result: ScaledMap, counted: DiffuseMap, params) -> Quality:
             draws.append(null_correlations(turned, null.index, record, splits, edges, excluded))
         found = replace(found, null=np.array(draws))
     if params.input.bragg:
-        spots = load_spots(params.input.bragg, gridded.experiments, scale, record)
+        spots = load_spots(params.input.bragg, gridded.experiments, scale, record, result.integrated)
         bragg = bragg_statistics(spots, scale, splits, record, n_shells, params.scale.min_partiality)
         found = replace(found, bragg=bragg)
     return found
