@@ -50,6 +50,15 @@ def test_links_between_pages_lead_to_files(page):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+SOURCES = [str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*/**/*.py")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_that_a_page_names_exist(page):
+    for name in re.findall(r"`([\w/]+\.py)`", page.read_text(encoding="utf-8")):
+        assert any(f"/{source}".endswith(f"/{name}") for source in SOURCES), f"{page.name} names {name}"
+
+
 def python_blocks(page):
     """The Python code of a page, block by block."""
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
