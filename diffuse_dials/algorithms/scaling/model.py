@@ -95,10 +95,9 @@ class DiffuseScalingModel(ScalingModelBase):
 
     def configure_components(self, reflection_table, experiment, params) -> None:
         """Give each component the columns it needs."""
-        columns = {"scale": "id", "falloff": "d", "panel": "panel"}
-        for name, component in self.components.items():
-            if name in columns:
-                component.data = {columns[name]: reflection_table[columns[name]]}
+        for component in self.components.values():
+            if component.column is not None:
+                component.data = {component.column: reflection_table[component.column]}
 
     @property
     def consecutive_refinement_order(self) -> list[list[str]]:

@@ -8,6 +8,7 @@ from dials.algorithms.scaling.model.components.scale_components import SingleBSc
 from dials.array_family import flex
 
 from diffuse_dials.algorithms.absolute.factors import still_factor
+from diffuse_dials.algorithms.scaling.components.base import Component
 from diffuse_dials.algorithms.scaling.components.falloff import StillFalloff
 from diffuse_dials.algorithms.scaling.components.panel import PanelFactors
 from diffuse_dials.algorithms.scaling.components.still_scale import StillScale
@@ -34,6 +35,10 @@ def test_what_cannot_be_applied_is_refused():
     model = DiffuseScalingModel.from_components({"scale": scale, "panel": PanelFactors(flex.double([1.0]))})
     with pytest.raises(ValueError, match="have panel 3, the scaling model 1 panels"):
         still_factor(model, np.array([3]), np.ones(1))
-    model.components["decay"] = SingleBScaleFactor(flex.double([1.0]))
+
+    class Decay(Component, SingleBScaleFactor):
+        name = "decay"
+
+    model = DiffuseScalingModel.from_components({"scale": scale, "decay": Decay(flex.double([1.0]))})
     with pytest.raises(ValueError, match="a component decay, which diffuse.absolute cannot apply"):
         still_factor(model, np.zeros(1, int), np.ones(1))

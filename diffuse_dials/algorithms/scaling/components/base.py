@@ -45,12 +45,14 @@ class Component:
         kind: "still", "detector" or "offset".
         experimental: Whether it needs scale.experimental_scale_model=True.
         phil: Its parameters, inside ``scale``.
+        column: What DIALS's own engines hand it of a reflection table; None: it is not refined by them.
     """
 
     name: ClassVar[str]
     kind: ClassVar[str]
     experimental: ClassVar[bool] = True
     phil: ClassVar[str] = ""
+    column: ClassVar[str | None] = None
 
     @classmethod
     def columns(cls, layout: Layout):
@@ -71,6 +73,24 @@ class Component:
     def stored(cls, parameters: np.ndarray, esds: np.ndarray, layout: Layout):
         """The component of one experiment, a class of DIALS, from refined parameters (k,)."""
         return cls(flex.double(parameters), flex.double(esds))
+
+    def radial_factor(self, panel: np.ndarray, s: np.ndarray):
+        """Its factor of a still's radial sums, for diffuse.absolute: sums over a panel and a bin of |s|.
+
+        Args:
+            panel: Panel of each sum, shape (n,), int.
+            s: |s| of each sum, shape (n,), 1/Å.
+
+        Returns:
+            Factor, shape (n,) or a number.
+
+        Raises:
+            ValueError: If the component does not say, or the sums are of another detector.
+        """
+        raise ValueError(
+            f"The scaling model has a component {self.name}, which diffuse.absolute cannot apply to the radial totals. "
+            "Scale without it."
+        )
 
     def configuration(self) -> dict:
         """What :meth:`restore` needs besides the parameters, as JSON can hold it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
 from dials.algorithms.scaling.model.components.scale_components import SingleBScaleFactor
 from dials.array_family import flex
 
@@ -20,6 +21,7 @@ class StillFalloff(Component, SingleBScaleFactor):
     name: ClassVar[str] = "falloff"
     kind: ClassVar[str] = "still"
     experimental: ClassVar[bool] = False
+    column: ClassVar[str] = "d"
 
     @classmethod
     def columns(cls, layout):
@@ -28,6 +30,9 @@ class StillFalloff(Component, SingleBScaleFactor):
     @classmethod
     def stored(cls, parameters, esds, layout):
         return cls(flex.double(-parameters), flex.double(esds))
+
+    def radial_factor(self, panel, s):
+        return np.exp(-self.delta_b * s**2 / 2)
 
     @property
     def delta_b(self) -> float:

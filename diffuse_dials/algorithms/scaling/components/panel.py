@@ -22,6 +22,7 @@ class PanelFactors(Component, ScaleComponentBase):
 
     name: ClassVar[str] = "panel"
     kind: ClassVar[str] = "detector"
+    column: ClassVar[str] = "panel"
     phil: ClassVar[str] = """
 panel {
   sigma = 0.3
@@ -41,6 +42,15 @@ panel {
     @classmethod
     def precision(cls, layout, k):
         return np.eye(k) / layout.options.panel.sigma**2
+
+    def radial_factor(self, panel, s):
+        values = np.array(self.parameters)
+        if len(panel) and panel.max() >= len(values):
+            raise ValueError(
+                f"The radial totals have panel {panel.max()}, the scaling model {len(values)} panels. Give the files "
+                "of one run."
+            )
+        return values[panel]
 
     @ScaleComponentBase.data.setter
     def data(self, data):

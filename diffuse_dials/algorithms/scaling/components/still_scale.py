@@ -21,6 +21,7 @@ class StillScale(Component, SingleScaleFactor):
     name: ClassVar[str] = "scale"
     kind: ClassVar[str] = "still"
     experimental: ClassVar[bool] = False
+    column: ClassVar[str] = "id"
 
     def __init__(self, initial_values, parameter_esds=None):
         super().__init__(initial_values, parameter_esds)
@@ -39,6 +40,9 @@ class StillScale(Component, SingleScaleFactor):
     def stored(cls, parameters, esds, layout):
         scale = np.exp(parameters)
         return cls(flex.double(scale), flex.double(scale * esds))
+
+    def radial_factor(self, panel, s):
+        return self.parameters[0]
 
     def calculate_scales_and_derivatives(self, block_id=0):
         """Inverse scale factors of a block and their derivatives, a column of ones."""

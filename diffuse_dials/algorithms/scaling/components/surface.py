@@ -78,6 +78,9 @@ surface {
     def stored(cls, parameters, esds, layout):
         return cls(flex.double(parameters), _shape(layout), flex.double(esds), _limits(layout))
 
+    def radial_factor(self, panel, s):
+        return 1.0  # its mean over the detector is 1, and a radial sum has no position
+
     def configuration(self):
         return {"shape": [self.n_x_params, self.n_y_params, self.n_z_params], "limits": self.limits}
 
