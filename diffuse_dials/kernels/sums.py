@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_AT_A_TIME = 1 << 15  # values: what is in work stays in the processor's cache
+
 
 def transform(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """matrix @ v for each row v, term by term: equal to the last bit however many rows are given at once.
@@ -90,4 +92,9 @@ def in_units(values: np.ndarray) -> tuple[np.ndarray, float]:
     if not (np.isfinite(largest) and values.min(initial=0.0) >= 0):
         raise ValueError(f"Responses must be finite and not negative, found {values.min()} to {largest}.")
     unit = 2.0 ** (np.frexp(largest)[1] - 32) if largest else 1.0
-    return np.minimum(np.rint(values / unit), 2**32 - 1).astype(np.uint32), unit
+    multiples = np.empty(values.shape, dtype=np.uint32)
+    source, target = values.reshape(-1), multiples.reshape(-1)
+    for start in range(0, len(source), _AT_A_TIME):
+        piece = np.rint(source[start : start + _AT_A_TIME] / unit)
+        target[start : start + _AT_A_TIME] = np.minimum(piece, 2**32 - 1)
+    return multiples, unit

@@ -40,17 +40,17 @@ class PanelPlane:
         slow = np.arange(self.shape[0], dtype=np.float64)[rows]
         fast = np.arange(self.shape[1], dtype=np.float64)
         origin, by_fast, by_slow, fast_axis, slow_axis = self.vectors
-        lab = np.empty((len(slow), len(fast), 3))
-        for i in range(3):
-            lab[..., i] = (origin[i] + slow * by_slow[i])[:, None] + fast * by_fast[i]
-            if self.shift is not None:
-                lab[..., i] += self.shift[0, rows].astype(np.float64) * fast_axis[i]
-                lab[..., i] += self.shift[1, rows].astype(np.float64) * slow_axis[i]
-        lab = lab.reshape(-1, 3)
-        distance = np.sqrt(np.einsum("ij,ij->i", lab, lab))
-        lab /= distance[:, None]
+        shift = () if self.shift is None else self.shift[:, rows].astype(np.float64)
+        lab = np.empty((3, len(slow), len(fast)))  # a component after the other, which is faster than vectors
+        for i, component in enumerate(lab):
+            np.add((origin[i] + slow * by_slow[i])[:, None], fast * by_fast[i], out=component)
+            for part, axis in zip(shift, (fast_axis, slow_axis)):
+                component += part * axis[i]
+        lab = lab.reshape(3, -1)
+        distance = np.sqrt(lab[0] ** 2 + lab[1] ** 2 + lab[2] ** 2)
+        lab /= distance
         return PixelGeometry(
-            lab, distance, np.abs(lab @ self.normal), np.asarray(s0_direction, dtype=float), self.pixel_area,
+            lab.T, distance, np.abs(self.normal @ lab), np.asarray(s0_direction, dtype=float), self.pixel_area,
             (len(slow), len(fast)),
         )  # fmt: skip
 
