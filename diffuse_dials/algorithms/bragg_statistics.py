@@ -111,6 +111,16 @@ class BraggStatistics:
             "has_partiality": self.has_partiality, "divided_by_partiality": False,
         }  # fmt: skip
 
+    @classmethod
+    def from_dict(cls, content: dict) -> BraggStatistics:
+        """The statistics that ``to_dict`` gave."""
+        lines = [
+            BraggShell(**{name: float("nan") if value is None else value for name, value in line.items()})
+            for line in (*content["shells"], content["overall"])
+        ]
+        names = ("n_stills", "n_low_partiality", "min_partiality", "has_partiality")
+        return cls(tuple(lines[:-1]), lines[-1], *(content[name] for name in names))
+
 
 @dataclass(frozen=True)
 class Spots:

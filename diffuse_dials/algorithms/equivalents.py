@@ -90,6 +90,19 @@ class SymmetryStatistics:
             "fraction": self.fraction,
         }  # fmt: skip
 
+    @classmethod
+    def from_dict(cls, content: dict) -> SymmetryStatistics:
+        """The statistics that ``to_dict`` gave."""
+        operators = tuple(
+            OperatorAgreement(
+                o["name"], o["kind"], o["n_pairs"], _value(o["cc"]), _value(o["expected"]),
+                np.array(o["shells"], dtype=float), np.array(o["shell_pairs"], dtype=int),
+            )
+            for o in content["operators"]
+        )  # fmt: skip
+        shells = np.array(content["cc_sym_shells"], dtype=float)
+        return cls(operators, _value(content["cc_sym"]), shells, content["n_voxels"], content["fraction"])
+
 
 class Equivalents:
     """Adds up scaled sums per voxel as measured, block by block."""
@@ -215,3 +228,7 @@ def _name(operator: np.ndarray) -> str:
 
 def _number(value: float) -> float | None:
     return None if value != value else float(value)
+
+
+def _value(number: float | None) -> float:
+    return float("nan") if number is None else number

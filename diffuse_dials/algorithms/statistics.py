@@ -133,6 +133,11 @@ class ShellStatistics:
         """For JSON: NaN becomes null."""
         return {name: None if value != value else value for name, value in asdict(self).items()}
 
+    @classmethod
+    def from_dict(cls, content: dict) -> ShellStatistics:
+        """The line that ``to_dict`` gave."""
+        return cls(**{name: float("nan") if value is None else value for name, value in content.items()})
+
 
 @dataclass(frozen=True)
 class MapStatistics:
@@ -149,6 +154,12 @@ class MapStatistics:
     def to_dict(self) -> dict:
         """For JSON."""
         return {"shells": [shell.to_dict() for shell in self.shells], "overall": self.overall.to_dict()}
+
+    @classmethod
+    def from_dict(cls, content: dict) -> MapStatistics:
+        """The statistics that ``to_dict`` gave; other keys are left alone."""
+        shells = tuple(ShellStatistics.from_dict(shell) for shell in content["shells"])
+        return cls(shells, ShellStatistics.from_dict(content["overall"]))
 
     headers = (
         "d (Å)", "voxels", "complete", "stills", "<I>", "I_iso", "<I/σ>", "σ ratio",

@@ -31,7 +31,7 @@ from diffuse_dials.adapters.experiments import save_experiments
 from diffuse_dials.algorithms.absolute.evaluation import put_on_absolute_scale
 from diffuse_dials.algorithms.absolute.inputs import load_inputs
 from diffuse_dials.algorithms.absolute.methods import METHODS
-from diffuse_dials.algorithms.absolute.output import Outcome, absolute_columns, absolute_models, summary
+from diffuse_dials.algorithms.absolute.output import absolute_columns, absolute_models, summary
 from diffuse_dials.algorithms.absolute.reference_data import is_reflection_file
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
@@ -99,10 +99,11 @@ def run(args=None, phil=phil_scope):
         _take_files(params, [*filter(None, [call.params.input.composition]), *call.others])
         inputs = load_inputs(call.experiments, [*call.reflections, *call.params.input.bragg])
         outcome, result = put_on_absolute_scale(inputs, params)
-        _log_estimates(outcome.estimates, outcome.refusals)
+        record = summary(outcome)
+        _log_estimates(record)
         for warning in outcome.warnings:
             logger.warning("WARNING: %s", warning)
-        _write(call.params.output, inputs, outcome, result)
+        _write(call.params.output, inputs, outcome.chosen.k, record, result)
 
 
 def _take_files(params, names) -> None:
@@ -124,22 +125,22 @@ def _take_files(params, names) -> None:
         setattr(scope, attribute, name)
 
 
-def _log_estimates(estimates, refusals) -> None:
-    section = report.estimates_section(estimates, refusals, METHODS)
+def _log_estimates(record: dict) -> None:
+    section = report.estimates_section(record, METHODS)
     logger.info("\n%s\n\n%s", tabulate(section.rows, section.headers), section.text)
 
 
-def _write(output, inputs, outcome: Outcome, result) -> None:
+def _write(output, inputs, k: float, record: dict, result) -> None:
     save_table(absolute_columns(inputs.merged, result), output.reflections)
     save_experiments(inputs.map_experiments, output.experiments)
-    save_experiments(absolute_models(inputs.stills, outcome.chosen.k), output.models)
+    save_experiments(absolute_models(inputs.stills, k), output.models)
     _keep_records(inputs, Path(output.reflections).parent)
     if output.json:
-        write_json(summary(outcome), output.json)
+        write_json(record, output.json)
     if output.html:
-        write_report(output.html, "diffuse.absolute", report.sections(outcome, METHODS))
+        write_report(output.html, "diffuse.absolute", report.sections(record, METHODS))
     if output.png:
-        save_png(report.picture(outcome, METHODS), output.png)
+        save_png(report.picture(record, METHODS), output.png)
     logger.info("\nWrote %s, %s and %s", output.experiments, output.reflections, output.models)
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f")
-_DIVERGING, _SEQUENTIAL = "RdBu", "Viridis"
+DIVERGING = [[0, "#053061"], [0.25, "#4393c3"], [0.5, "#f7f7f7"], [0.75, "#d6604d"], [1, "#67001f"]]
+SEQUENTIAL = "Viridis"
+MISSING = "#c8c8c8"  # what was not measured: no colour of either scale
 _MANY = 5000  # points beyond which the browser's graphics hardware draws
 
 
@@ -25,6 +27,7 @@ class Series:
         error: Standard uncertainties of y, shape (n,), or None.
         names: What a pointer over a point shows beside its numbers, n texts, or nothing.
         lines: Whether points are joined.
+        marks: Whether points are marked.
     """
 
     x: np.ndarray
@@ -33,6 +36,7 @@ class Series:
     error: np.ndarray | None = None
     names: tuple[str, ...] = ()
     lines: bool = True
+    marks: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,13 @@ class Graph:
 
     def figure(self) -> Figure:
         """The same by matplotlib."""
-        figure, axes = _axes(self.title, self.x_label, self.y_label)
+        return _figure(self)
+
+    def draw(self, axes) -> None:
+        """The same on axes of matplotlib."""
+        axes.set(title=self.title, xlabel=self.x_label, ylabel=self.y_label)
         for one, colour in zip(self.series, _COLOURS * (1 + len(self.series) // len(_COLOURS))):
-            style = {"color": colour, "label": one.label or None, "marker": "o", "ms": 3}
+            style = {"color": colour, "label": one.label or None, "marker": "o" if one.marks else None, "ms": 3}
             axes.errorbar(one.x, one.y, one.error, ls="-" if one.lines else "none", lw=1, elinewidth=0.8, **style)
         if self.guide is not None:
             axes.axhline(self.guide, color="0.6", lw=0.8, ls=":")
@@ -91,7 +99,86 @@ class Graph:
             axes.set_ylim(*self.y_range)
         if any(one.label for one in self.series):
             axes.legend(frameon=False)
-        return figure
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Histograms over common bins.
+
+    Attributes:
+        title: Of the plot.
+        x_label, y_label: With units.
+        edges: Of the bins, shape (n + 1,).
+        heights: Of the bars by name, each of shape (n,); a single one needs no name ("").
+        guide: A vertical line, such as a mean, or None.
+        log_y: Whether the vertical axis is logarithmic.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    edges: np.ndarray
+    heights: dict[str, np.ndarray]
+    guide: float | None = None
+    log_y: bool = False
+
+    def plotly(self) -> dict:
+        """data and layout of a plotly figure."""
+        centres, widths = (self.edges[1:] + self.edges[:-1]) / 2, np.diff(self.edges)
+        data = [
+            {
+                "type": "bar", "x": finite(centres), "y": finite(values), "width": finite(widths), "name": name,
+                "marker": {"color": colour}, "opacity": 1 if len(self.heights) == 1 else 0.6,
+            }
+            for (name, values), colour in zip(self.heights.items(), _COLOURS)
+        ]  # fmt: skip
+        layout = _layout(self.title, self.x_label, self.y_label)
+        layout.update(barmode="overlay", bargap=0, showlegend=len(self.heights) > 1)
+        if self.log_y:
+            layout["yaxis"]["type"] = "log"
+        if self.guide is not None:
+            layout["shapes"] = [{
+                "type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": self.guide, "x1": self.guide,
+                "line": {"color": "#444", "width": 1, "dash": "dot"},
+            }]  # fmt: skip
+        return {"data": data, "layout": layout}
+
+    def figure(self) -> Figure:
+        """The same by matplotlib."""
+        return _figure(self)
+
+    def draw(self, axes) -> None:
+        """The same on axes of matplotlib."""
+        axes.set(title=self.title, xlabel=self.x_label, ylabel=self.y_label)
+        alpha = 1 if len(self.heights) == 1 else 0.6
+        for (name, values), colour in zip(self.heights.items(), _COLOURS):
+            axes.stairs(values, self.edges, fill=True, color=colour, alpha=alpha, label=name or None)
+        if self.guide is not None:
+            axes.axvline(self.guide, color="0.3", lw=0.8, ls=":")
+        if self.log_y:
+            axes.set_yscale("log")
+        if len(self.heights) > 1:
+            axes.legend(frameon=False)
+
+    @classmethod
+    def of(cls, title: str, x_label: str, y_label: str, values, n_bins: int = 40, guide=None) -> Bars:
+        """The histogram of some values, between the lowest and the highest; whole numbers get whole bins.
+
+        Args:
+            title, x_label, y_label, guide: As the attributes.
+            values: Shape (n,), finite, n > 0.
+            n_bins: The most bins.
+        """
+        values = np.asarray(values)
+        low, high = float(values.min()), float(values.max())
+        if np.issubdtype(values.dtype, np.integer):
+            step = max(1, -(-int(high - low + 1) // n_bins))
+            edges = np.arange(low, high + step + 1, step) - 0.5
+        else:
+            if high - low <= 1e-6 * max(abs(low), 1e-30):  # all alike: a bin of some width about them
+                low, high = low - 1e-3 * max(abs(low), 1), high + 1e-3 * max(abs(high), 1)
+            edges = np.linspace(low, high, n_bins + 1)
+        return cls(title, x_label, y_label, edges, {"": np.histogram(values, edges)[0]}, guide)
 
 
 @dataclass(frozen=True)
@@ -102,7 +189,7 @@ class ColourMap:
         title: Of the plot.
         x_label, y_label, label: With units; ``label`` is that of the values.
         x, y: Centres of the cells, shapes (n_x,), (n_y,).
-        values: Shape (n_y, n_x); NaN is left white.
+        values: Shape (n_y, n_x); NaN is grey: not measured.
         limit: Colours run from -limit to limit; None: from the lowest to the highest value.
         equal: Whether x and y have one unit, and one length on the page.
     """
@@ -120,14 +207,17 @@ class ColourMap:
     def plotly(self) -> dict:
         """data and layout of a plotly figure; numbers with five digits."""
         trace = {
-            "type": "heatmap", "x": _numbers(self.x), "y": _numbers(self.y),
-            "z": [_numbers(row) for row in self.values], "hoverongaps": False,
+            "type": "heatmap", "x": finite(self.x), "y": finite(self.y),
+            "z": [finite(row) for row in self.values], "hoverongaps": False,
             "colorbar": {"title": {"text": self.label, "side": "top"}},
-            "colorscale": _SEQUENTIAL if self.limit is None else _DIVERGING,
+            "colorscale": SEQUENTIAL if self.limit is None else DIVERGING,
         }  # fmt: skip
         if self.limit is not None:
             trace.update(zmin=-self.limit, zmax=self.limit)
         layout = _layout(self.title, self.x_label, self.y_label)
+        layout["plot_bgcolor"] = MISSING
+        for axis in ("xaxis", "yaxis"):
+            layout[axis]["showgrid"] = False
         if self.equal:
             layout["yaxis"].update(scaleanchor="x", constrain="domain")
             layout["xaxis"]["constrain"] = "domain"
@@ -136,16 +226,20 @@ class ColourMap:
 
     def figure(self) -> Figure:
         """The same by matplotlib."""
-        figure, axes = _axes(self.title, self.x_label, self.y_label)
+        return _figure(self)
+
+    def draw(self, axes) -> None:
+        """The same on axes of matplotlib."""
+        axes.set(title=self.title, xlabel=self.x_label, ylabel=self.y_label)
         limits = {} if self.limit is None else {"vmin": -self.limit, "vmax": self.limit}
         colours = "viridis" if self.limit is None else "RdBu_r"
+        axes.set_facecolor(MISSING)
         mesh = axes.pcolormesh(
             _edges(self.x), _edges(self.y), np.ma.masked_invalid(self.values), cmap=colours, rasterized=True, **limits
         )
         if self.equal:
             axes.set_aspect("equal")
-        figure.colorbar(mesh, label=self.label)
-        return figure
+        axes.figure.colorbar(mesh, ax=axes, label=self.label)
 
 
 @lru_cache(maxsize=1)
@@ -167,12 +261,12 @@ def plotly_library() -> str:
 def _trace(one: Series, colour: str) -> dict:
     trace = {
         "type": "scatter" if len(one.x) <= _MANY else "scattergl",
-        "mode": "lines+markers" if one.lines else "markers", "x": _numbers(one.x), "y": _numbers(one.y),
+        "mode": "+".join(["lines"] * one.lines + ["markers"] * one.marks), "x": finite(one.x), "y": finite(one.y),
         "name": one.label, "line": {"color": colour, "width": 1.5},
         "marker": {"color": colour, "size": 6},
     }  # fmt: skip
     if one.error is not None:
-        trace["error_y"] = {"type": "data", "array": _numbers(one.error), "thickness": 1, "width": 2}
+        trace["error_y"] = {"type": "data", "array": finite(one.error), "thickness": 1, "width": 2}
     if one.names:
         trace["text"] = list(one.names)
         trace["hovertemplate"] = "%{text}<br>%{x}, %{y}<extra></extra>"
@@ -188,14 +282,30 @@ def _layout(title: str, x_label: str, y_label: str) -> dict:
     }  # fmt: skip
 
 
-def _axes(title: str, x_label: str, y_label: str):
+def _figure(plot) -> Figure:
     figure = Figure(figsize=(7, 3.8), layout="constrained")
-    axes = figure.subplots()
-    axes.set(title=title, xlabel=x_label, ylabel=y_label)
-    return figure, axes
+    plot.draw(figure.subplots())
+    return figure
 
 
-def _numbers(values) -> list:
+def sheet(plots) -> Figure:
+    """Plots on one picture, two in a row.
+
+    Args:
+        plots: Objects with ``draw(axes)``, at least one.
+    """
+    plots = list(plots)
+    n_rows = -(-len(plots) // 2)
+    figure = Figure(figsize=(14, 4.3 * n_rows), layout="constrained")
+    places = figure.subplots(n_rows, 2, squeeze=False).ravel()
+    for plot, axes in zip(plots, places):
+        plot.draw(axes)
+    for axes in places[len(plots):]:
+        axes.set_axis_off()
+    return figure
+
+
+def finite(values) -> list:
     """Numbers that JSON can hold; what is not finite becomes null, which plotly leaves out."""
     return [float(f"{value:.5g}") if np.isfinite(value) else None for value in np.asarray(values, dtype=float)]
 

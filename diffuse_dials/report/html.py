@@ -10,13 +10,15 @@ import html
 import io
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from diffuse_dials import __version__
 from diffuse_dials.io.atomic import write_text
-from diffuse_dials.report.graphs import ColourMap, Graph, plotly_library
+from diffuse_dials.report.graphs import Bars, ColourMap, Graph, plotly_library
+from diffuse_dials.report.slices import Slices
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em; color: #222; }
@@ -26,6 +28,13 @@ th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 svg { max-width: 100%; height: auto; }
 pre { white-space: pre-wrap; }
 .wide { overflow-x: auto; }
+nav { margin: 1em 0; }
+nav a { margin-right: 1.2em; }
+h1.page { border-top: 2px solid #888; margin-top: 2em; padding-top: .6em; }
+.handles { display: flex; flex-wrap: wrap; gap: .8em; align-items: center; }
+.handles input { flex: 1 1 20em; }
+.handles output { min-width: 7em; font-variant-numeric: tabular-nums; }
+.plot { max-width: 60em; }
 """
 
 # Draws each graph from the JSON beside it, once the library is unpacked.
@@ -43,8 +52,13 @@ _DRAW = """
       const options = {responsive: true, displaylogo: false};
       await Plotly.newPlot(script.previousElementSibling, graph.data, graph.layout, options);
     }
+    for (const script of document.querySelectorAll("script.slices")) {
+      await startSlices(script.previousElementSibling, JSON.parse(script.textContent));
+    }
+    document.body.dataset.drawn = "yes";
   } catch (error) {
-    for (const place of document.querySelectorAll("div.graph")) {
+    console.error(error);
+    for (const place of document.querySelectorAll("div.graph:empty, div.plot:empty")) {
       place.textContent = "This browser is too old to draw the graph; the .json file holds its numbers.";
     }
   }
@@ -68,7 +82,7 @@ class Section:
     text: str = ""
     headers: tuple = ()
     rows: tuple = ()
-    figure: Figure | Graph | ColourMap | tuple | None = None
+    figure: Figure | Graph | Bars | ColourMap | Slices | tuple | None = None
 
     @property
     def figures(self) -> tuple:
@@ -90,10 +104,37 @@ def write_report(path, title: str, sections) -> None:
         ValueError: If the file cannot be written.
     """
     sections = tuple(sections)
-    body = "\n".join(_section(section) for section in sections)
-    if any(isinstance(figure, (Graph, ColourMap)) for section in sections for figure in section.figures):
+    _write(path, title, "\n".join(_section(section) for section in sections), sections)
+
+
+def write_chapters(path, title: str, chapters: dict[str, list[Section]]) -> None:
+    """Write a report in chapters, with links to each at the top, complete or not at all.
+
+    Args:
+        path: The .html file.
+        title: Title of the page.
+        chapters: Their sections, by heading.
+
+    Raises:
+        ValueError: If the file cannot be written.
+    """
+    names = {heading: f"chapter{number}" for number, heading in enumerate(chapters)}
+    links = "".join(f'<a href="#{name}">{html.escape(heading)}</a>' for heading, name in names.items())
+    parts = [f"<nav>{links}</nav>"]
+    for heading, sections in chapters.items():
+        parts.append(f'<h1 class="page" id="{names[heading]}">{html.escape(heading)}</h1>')
+        parts += [_section(section) for section in sections]
+    _write(path, title, "\n".join(parts), [section for sections in chapters.values() for section in sections])
+
+
+def _write(path, title: str, body: str, sections) -> None:
+    figures = [figure for section in sections for figure in section.figures]
+    if any(not isinstance(figure, Figure) for figure in figures):
+        script = _DRAW
+        if any(isinstance(figure, Slices) for figure in figures):
+            script = (Path(__file__).parent / "templates" / "slices.js").read_text(encoding="utf-8") + script
         library = f'<script type="application/octet-stream" id="plotly">{plotly_library()}</script>'
-        body += f"\n{library}\n<script>{_DRAW}</script>"
+        body += f"\n{library}\n<script>{script}</script>"
     write_text(
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n{body}\n"
@@ -110,7 +151,7 @@ def _section(section: Section) -> str:
         lines = ("".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) for row in section.rows)
         body = "".join(f"<tr>{line}</tr>" for line in lines)
         parts.append(f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>')
-    parts += [_graph(one) if isinstance(one, (Graph, ColourMap)) else _svg(one) for one in section.figures]
+    parts += [_drawing(one) for one in section.figures]
     return "\n".join(parts)
 
 
@@ -118,7 +159,13 @@ def _cell(value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _graph(graph: Graph | ColourMap) -> str:
+def _drawing(figure) -> str:
+    if isinstance(figure, Figure):
+        return _svg(figure)
+    return figure.html() if isinstance(figure, Slices) else _graph(figure)
+
+
+def _graph(graph: Graph | Bars | ColourMap) -> str:
     """A place for the graph and, right behind it, what plotly draws there."""
     text = json.dumps(graph.plotly(), ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
     return f'<div class="graph"></div><script type="application/json" class="graph">{text}</script>'

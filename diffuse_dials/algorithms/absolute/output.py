@@ -106,7 +106,7 @@ class Outcome:
 def summary(outcome: Outcome) -> dict:
     """Content of diffuse.absolute.json."""
     chosen = outcome.chosen
-    expected = outcome.expected_diffuse(outcome.shells)
+    expected, shown = outcome.expected_diffuse(outcome.shells), outcome.theory
     data = {
         "method": chosen.method,
         "k": chosen.k,
@@ -119,6 +119,8 @@ def summary(outcome: Outcome) -> dict:
             "s": outcome.shells.tolist(),
             "mean_intensity": outcome.means.tolist(),
             "independent_vibrations": None if expected is None else expected.tolist(),
+            "sum_f0_squared": None if shown is None else shown.coherent(outcome.shells).tolist(),
+            "incoherent": None if shown is None else shown.incoherent(outcome.shells).tolist(),
         },
         "wilson_plot_of_single_stills": outcome.raw_wilson.to_dict() if outcome.raw_wilson else None,
         "k_by_flux_and_volume": outcome.flux,

@@ -27,6 +27,8 @@ class Quality:
         still_chi_square: χ² per degree of freedom of each still, shape (n_stills,); NaN for stills without a scale.
         trends: Residuals against panel, place on the detector, |s|, order, scale and noise.
         symmetry: Agreement of unmerged equivalents.
+        r_factors: R of the scaling by shell and, last, of all, and what noise alone makes of it, shape
+            (2, n_shells + 1).
         null: CC½ of the anisotropic part by shell and, last, of all, with every still turned at random, shape
             (n_draws, n_shells + 1); None if not asked for.
         bragg: Of integrated reflections; None if none were given.
@@ -36,6 +38,7 @@ class Quality:
     still_chi_square: np.ndarray
     trends: tuple[Trend, ...]
     symmetry: SymmetryStatistics
+    r_factors: np.ndarray
     null: np.ndarray | None = None
     bragg: BraggStatistics | None = None
 
@@ -43,6 +46,10 @@ class Quality:
         """For JSON: NaN becomes null; χ² of the stills is left to whoever knows their names."""
         return {
             **self.statistics.to_dict(),
+            "r_factor": {
+                name: {"shells": _known(values[:-1]), "overall": _known(values[-1:])[0]}
+                for name, values in zip(("observed", "noise_alone"), self.r_factors)
+            },
             "symmetry": self.symmetry.to_dict(),
             "random_orientations": None if self.null is None else self._null_to_dict(),
             "residuals": {trend.name: trend.to_dict() for trend in self.trends},
@@ -50,11 +57,35 @@ class Quality:
         }
 
     def _null_to_dict(self) -> dict:
-        mean, spread = ([None if x != x else float(x) for x in values] for values in self.null_mean_and_spread())
+        mean, spread = (_known(values) for values in self.null_mean_and_spread())
         return {
             "n_draws": len(self.null), "cc_half_shells": mean[:-1], "cc_half": mean[-1],
-            "spread_shells": spread[:-1], "spread": spread[-1],
+            "spread_shells": spread[:-1], "spread": spread[-1], "draws": [_known(draw) for draw in self.null],
         }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, content: dict) -> Quality:
+        """What ``to_dict`` gave, within diffuse.scale.json, where χ² of the stills stands beside their scales.
+
+        Raises:
+            ValueError: If something is missing.
+        """
+        null, bragg = content.get("random_orientations"), content.get("bragg")
+        try:
+            ratios = [content["r_factor"][name] for name in ("observed", "noise_alone")]
+            return cls(
+                MapStatistics.from_dict(content),
+                np.array([still["chi_square"] for still in content["stills"].values()], dtype=float),
+                tuple(Trend.from_dict(*item) for item in content["residuals"].items()),
+                SymmetryStatistics.from_dict(content["symmetry"]),
+                np.array([[*ratio["shells"], ratio["overall"]] for ratio in ratios], dtype=float),
+                None if null is None else np.array(null["draws"], dtype=float),
+                None if bragg is None else BraggStatistics.from_dict(bragg),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"diffuse.scale.json is incomplete ({error}): another version wrote it. Run diffuse.scale again."
+            ) from None
 
     def null_mean_and_spread(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of ``null`` over the draws; NaN for the deviation of one."""
@@ -130,7 +161,9 @@ def quality(
         np.append(misfits.of("shell").chi_square, misfits.of("all").chi_square),
     )
     trends = axes.trends(misfits, edges)
-    return Quality(statistics, misfits.of("still").chi_square, trends, equivalents.statistics(counted, edges))
+    r_factors = np.array([np.append(*pair) for pair in zip(misfits.r_factors("shell"), misfits.r_factors("all"))])
+    symmetry = equivalents.statistics(counted, edges)
+    return Quality(statistics, misfits.of("still").chi_square, trends, symmetry, r_factors)
 
 
 def null_correlations(
@@ -170,3 +203,7 @@ def possible_voxels(record: GridRecord, edges: np.ndarray, exclude_lattice_point
         unique = unique[~holds_lattice_point(unique, record.ndiv)]
     shell = shell_of(np.linalg.norm(reciprocal_vectors(unique, record), axis=1), edges)
     return np.bincount(shell[shell >= 0], minlength=len(edges) - 1)
+
+
+def _known(values) -> list[float | None]:
+    return [None if value != value else float(value) for value in values]

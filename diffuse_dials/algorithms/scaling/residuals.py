@@ -69,7 +69,7 @@ class Misfits:
         self._place[np.searchsorted(pack(index), pack(merged.index))] = np.arange(len(merged))
         self._merged, self._s = merged, merged.s
         self._groupings = groupings
-        self._sums = {name: np.zeros((6, grouping.n_groups)) for name, grouping in groupings.items()}
+        self._sums = {name: np.zeros((8, grouping.n_groups)) for name, grouping in groupings.items()}
 
     def add(self, rows: ScaledRows) -> None:
         """Add a block of rows."""
@@ -83,7 +83,7 @@ class Misfits:
         variance = free * rows.variance
         terms = (
             residual**2 / rows.model_variance, variance / rows.model_variance, residual, expected, variance,
-            np.ones(len(rows)),
+            np.ones(len(rows)), np.abs(residual), np.sqrt(2 / np.pi * free * rows.model_variance),
         )  # fmt: skip
         for name, grouping in self._groupings.items():
             group = grouping.number(rows, self._s[voxel])
@@ -98,10 +98,18 @@ class Misfits:
 
     def of(self, name: str) -> Misfit:
         """The misfit of the groups of one grouping."""
-        square, freedom, residual, expected, variance, n_rows = self._sums[name]
+        square, freedom, residual, expected, variance, n_rows = self._sums[name][:6]
         excess = _quotient(residual, expected)
         esd = _quotient(np.sqrt(variance), expected)
         return Misfit(n_rows.astype(np.int64), excess, esd, _quotient(square, freedom, _LEAST_FREEDOM))
+
+    def r_factors(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """R = Σ|C - G - b R I| / Σ b R I of the groups of one grouping, and what the noise alone makes of it.
+
+        The mean deviation of a Gaussian is √(2/π) σ; for sums below about one photon that is too much.
+        """
+        expected, deviation, noise = self._sums[name][[3, 6, 7]]
+        return _quotient(deviation, expected), _quotient(noise, expected)
 
 
 def _quotient(a: np.ndarray, b: np.ndarray, least: float = 0.0) -> np.ndarray:

@@ -70,7 +70,16 @@ class Trend:
             "esd": [_numbers(row) for row in self.misfit.esd],
             "chi_square": [_numbers(row) for row in self.misfit.chi_square],
             "rms_excess": _number(self.rms), "worst_excess": _number(excess), "worst_pull": _number(pull),
+            "advice": self.advice,
         }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, name: str, content: dict) -> Trend:
+        """The trend that ``to_dict`` gave."""
+        n_rows = np.array(content["n_rows"], dtype=int)
+        parts = (np.array(content[key], dtype=float) for key in ("excess", "esd", "chi_square"))
+        x, y = (np.array(content[key], dtype=float) for key in ("x_centres", "y_centres"))
+        return cls(name, content["x"], x, content["y"], y, Misfit(n_rows, *parts), content.get("advice", ""))
 
 
 TREND_HEADERS = ("against", "rms excess (%)", "worst (%)", "worst / error", "if not flat, look for")
