@@ -12,6 +12,7 @@ here = Path(__file__).resolve().parent
 version = re.search(r'^__version__ = "(.+)"$', (here / "diffuse_dials/__init__.py").read_text("utf-8"), re.M)[1]
 commands = (
     "make_mask", "extract", "grid", "scale", "absolute", "simulate", "compare", "export", "integrate", "process",
+    "report",
 )  # fmt: skip
 
 setup(

@@ -189,7 +189,7 @@ def _write_summary(gridded: Gridded, scaled: ScaledStills, counted: DiffuseMap, 
     if params.output.html:
         failed = tuple((gridded.keys[i].label, reason) for i, reason in scaled.failed.items())
         sections = report.statistics_sections(found.statistics)
-        sections += [report.symmetry_section(found.symmetry, found.statistics)]
+        sections += [report.r_factor_section(found), report.symmetry_section(found.symmetry, found.statistics)]
         sections += [report.null_section(found)] if found.null is not None else []
         sections += [report.map_section(*_pictures(counted, gridded.record)), report.trends_section(found.trends)]
         sections += [report.scales_section(labels, scale, esd, chi_square)]

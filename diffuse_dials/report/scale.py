@@ -121,16 +121,42 @@ def trend_graphs(trend: Trend):
     yield Graph(f"χ² against {trend.name}", trend.x_label, "χ²", (chi,), guide=1.0, log_x=log, log_y=True)
 
 
-def scales_section(labels, scale: np.ndarray, esd: np.ndarray, chi_square: np.ndarray) -> Section:
-    """Scale and χ² of each still; a pointer over a point says which still it is."""
-    number, names = np.arange(len(scale)), tuple(labels)
+def r_factor_section(quality: Quality) -> Section:
+    """R factor of the scaling by shell, beside what counting noise alone would make of it."""
+    s = np.array([1 / shell.d_min for shell in quality.statistics.shells])
+    observed, noise = quality.r_factors[:, :-1]
+    graph = Graph(
+        "R factor of the scaling", "1/d (1/Å)", "R", (Series(s, observed, "R"), Series(s, noise, "by noise alone")),
+        y_range=(0.0, float(1.2 * np.nanmax([*observed, *noise, 1e-6]))),
+    )  # fmt: skip
+    r, alone = quality.r_factors[:, -1]
+    text = (
+        f"R = Σ|counts - background - model| / Σ model over the sums of single stills: {100 * r:.2f} %, of which "
+        f"counting noise alone explains {100 * alone:.2f} %. R follows the counts; the distance of the curves says "
+        "whether scales and map explain the data. (Below about one photon a sum the noise curve is too high.)"
+    )
+    return Section("R factor", text, figure=graph)
+
+
+def scales_section(
+    labels, scale: np.ndarray, esd: np.ndarray, chi_square: np.ndarray, x: np.ndarray | None = None, order="still"
+) -> Section:
+    """Scale and χ² of each still; a pointer over a point says which still it is.
+
+    Args:
+        labels: Names of the stills.
+        scale, esd, chi_square: Of each.
+        x: What they are drawn against; None: their number.
+        order: Its name.
+    """
+    number, names = np.arange(len(scale)) if x is None else x, tuple(labels)
     return Section(
         "Stills",
         "Error bars: counting statistics only.",
         figure=(
-            Graph("Scale of each still", "still", "inverse scale factor b",
+            Graph("Scale of each still", order, "inverse scale factor b",
                   (Series(number, scale, "", esd, names, lines=False),), guide=1.0),
-            Graph("χ² of each still about the map", "still", "χ²",
+            Graph("χ² of each still about the map", order, "χ²",
                   (Series(number, chi_square, "", None, names, lines=False),), guide=1.0, log_y=True),
         ),
     )  # fmt: skip
