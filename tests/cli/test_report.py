@@ -56,7 +56,7 @@ def test_a_folder_gives_every_stage_that_is_in_it(folder):
     page = (folder / "diffuse.report.html").read_text()
     assert page.count('class="slices"') == 2 and "not reported" not in page
     assert {path.name for path in folder.glob("*.png")} >= {
-        f"diffuse.report_{name}.png" for name in ("integration", "scaling", "absolute", "map", "map_anisotropic")
+        f"diffuse.report_{name}.png" for name in ("scaling", "absolute", "map", "map_anisotropic")
     }
 
 
@@ -68,8 +68,8 @@ def test_its_numbers_are_those_of_the_commands(folder):
     assert pages["scaling"]["numbers"]["r_factor"] == scaled["r_factor"]
     merged = load_table("merged.refl")
     bars = pages["scaling"]["graphs"]["multiplicity_of_the_voxels"]["data"][0]
+    assert bars["y"] == [np.count_nonzero(merged["multiplicity"] == n) for n in bars["x"]]
     assert sum(bars["y"]) == len(merged)
-    assert bars["y"][bars["x"].index(0)] == np.count_nonzero(merged["multiplicity"] == 0)
     cc = pages["scaling"]["graphs"]["correlation_of_random_half_maps"]["data"][0]["y"]
     assert cc == pytest.approx([shell["cc_half"] for shell in scaled["shells"]], rel=1e-4)
     assert pages["integration"]["numbers"]["cell_mean"]["a"] == pytest.approx(30, abs=0.2)
