@@ -44,6 +44,7 @@ output {
     .help = "Pictures: diffuse.report_scaling.png and so on. None: none."
   log = diffuse.report.log
     .type = path
+    .help = "What is said on the screen."
 }
 """,
     process_includes=True,
