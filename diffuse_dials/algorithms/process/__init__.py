@@ -10,9 +10,9 @@ import iotbx.phil
 
 from diffuse_dials.algorithms.process.base import STAGES, Run, Step
 from diffuse_dials.algorithms.process.integrating import Blanks, Integrate
-from diffuse_dials.algorithms.process.mapping import Absolute, Export, Grid, MakeMask, Scale
+from diffuse_dials.algorithms.process.mapping import Absolute, Export, Grid, MakeMask, Report, Scale
 
-STEPS: tuple[type[Step], ...] = (Blanks, Integrate, MakeMask, Grid, Scale, Absolute, Export)
+STEPS: tuple[type[Step], ...] = (Blanks, Integrate, MakeMask, Grid, Scale, Absolute, Export, Report)
 
 _own_scope = f"""
 d_min = None

@@ -208,3 +208,29 @@ class Export(Step):
 
     def outputs(self, run: Run) -> list[str]:
         return ["diffuse.export.json"]
+
+
+class Report(Step):
+    """All stages on one page."""
+
+    name = "report"
+    command = "diffuse.report"
+    module = "diffuse_dials.cli.report"
+    writes = ("diffuse.report.*", "diffuse.report_*")
+    phil = "include scope diffuse_dials.report.document.phil_scope"
+
+    def inputs(self, run: Run) -> list[str]:
+        if run.starts_at("merged"):
+            return list(run.given)
+        names = []
+        if run.starts_before("gridded"):
+            names += integrated(run, ".expt") + integrated(run, ".refl")
+            names += existing("gridded.expt", "gridded.refl", "gridded.h5")
+        if run.starts_before("scaled"):
+            names += ["merged.expt", "merged.refl"]
+        if Absolute().why_not(run) is None:
+            names += ["absolute.expt", "absolute.refl"]
+        return names or [name for name in run.given if Path(name).stem == "merged"]
+
+    def outputs(self, run: Run) -> list[str]:
+        return ["diffuse.report.html", "diffuse.report.json"]

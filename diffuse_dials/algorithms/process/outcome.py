@@ -12,7 +12,7 @@ from diffuse_dials.io.stills import StillsTable
 def last_line(run: Run) -> str:
     """The map, its files, and how many images are in it."""
     expt, refl = Export().inputs(run)[:2]
-    text = f"The map is {refl} (with {expt}), its files for other programs are map.*"
+    text = f"The map is {refl} (with {expt}), its files for other programs are map.*, its report is diffuse.report.html"
     if not Path("stills.csv").is_file():
         return f"{text}."
     rows = StillsTable.read("stills.csv").rows.values()
