@@ -137,7 +137,7 @@ class Block:
         try:
             experiments = self._load(source, number)
         except Exception as error:  # every format class of dxtbx raises what it likes
-            return Outcome("not read", f"The image cannot be read: {_one_line(error)}")
+            return Outcome("not read", _why_not_read(error))
         processor, outcome = self._processor, Outcome()
         processor.outcome = outcome
         before = len(processor.all_integrated_experiments)
@@ -244,6 +244,13 @@ def _recorder(program):
                 return integrated
 
     return Recorder
+
+
+def _why_not_read(error: BaseException) -> str:
+    text = f"The image cannot be read: {_one_line(error)}"
+    if "filename template" in text:  # dxtbx, of a single CBF file called image.cbf
+        text += " (DIALS asks for a number in the file's name: image_0001.cbf)"
+    return text
 
 
 @contextmanager

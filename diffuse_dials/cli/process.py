@@ -58,7 +58,7 @@ def run(args=None, phil=phil_scope):
     call = start(arguments, phil, __doc__, usage, takes_others=True, takes_stores=True, conducts=True)
     given = (*call.experiments, *call.reflections, *call.others)
     started = time.monotonic()
-    signal.signal(signal.SIGTERM, _stop)
+    before = signal.signal(signal.SIGTERM, _stop)
     with user_errors():
         try:
             run = Run(call.params, given, phil)
@@ -66,6 +66,8 @@ def run(args=None, phil=phil_scope):
         except KeyboardInterrupt:
             logger.error("Interrupted. Go on with resume=True.")
             raise SystemExit(130) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
         logger.info("\n%s (%.0f s)", last_line(run), time.monotonic() - started)
 
 

@@ -100,8 +100,11 @@ def _forward(end: int, said: list[str], quiet: threading.Event) -> None:
         if not data:
             return
         if sys.stderr.isatty() and not quiet.is_set():
-            sys.stderr.buffer.write(data)
+            shown, *error = re.split(rb"(?=Sorry: |Traceback \(most)", data, maxsplit=1)
+            sys.stderr.buffer.write(shown)
             sys.stderr.flush()
+            if error:  # which we say ourselves, once
+                quiet.set()
         said.append(data.decode("utf-8", "replace"))
         if sum(map(len, said)) > 2 * _KEPT:
             said[:] = ["".join(said)[-_KEPT:]]

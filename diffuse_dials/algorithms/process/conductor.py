@@ -74,6 +74,8 @@ def _do(step: Step, run: Run, state: State) -> bool:
         arguments.append("resume=True")
     launcher = run.params.mp.launcher if step.uses_mpi and run.params.mp.method == "mpi" else None
     command = " ".join([*filter(None, [launcher]), step.command, *shortened(inputs), *arguments])
+    if state.was_done(step.name):
+        logger.info("\n%s was made before, from other files, parameters or programs: again", step.name)
     logger.info("\n$ %s", command)
     state.begin(step.name, key, command)
     started = time.monotonic()

@@ -81,7 +81,7 @@ class Integrate(Step):
     def summary(self, run: Run) -> list[str]:
         table = StillsTable.read("stills.csv").rows.values()
         images = {(row["image"], row["index"]): row["reason"].partition(":")[0] or "integrated" for row in table}
-        return [", ".join(f"{number} {kind}" for kind, number in Counter(images.values()).most_common())]
+        return ["images: " + ", ".join(f"{number} {kind}" for kind, number in Counter(images.values()).most_common())]
 
     def outputs(self, run: Run) -> list[str]:
         return [str(path) for path in block_files(FOLDER)] or [f"{FOLDER}/idx-00000_integrated.expt"]

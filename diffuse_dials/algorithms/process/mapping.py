@@ -8,6 +8,7 @@ from diffuse_dials.algorithms.bragg_statistics import REQUIRED
 from diffuse_dials.algorithms.masking.chosen import needs_profile
 from diffuse_dials.algorithms.process.base import Run, Step, existing
 from diffuse_dials.algorithms.process.integrating import blank_images, integrated
+from diffuse_dials.io.atomic import write_text
 from diffuse_dials.io.records import load_grid_record
 from diffuse_dials.io.tables import load_table
 
@@ -93,12 +94,22 @@ class Grid(Step):
         bragg = params.masking.bragg
         if needs_profile(bragg) and bragg.profile is None and Path(PROFILE).is_file():
             bragg.profile = PROFILE  # as make_mask measured it, on the same images with the same mask
+        if run.starts_at("integrated"):
+            _bring_stills(run)
         params.extraction.skip_failed = True
         params.resume = False  # what is interrupted is found out here
 
     def outputs(self, run: Run) -> list[str]:
         sums = "gridded.h5" if Path("gridded.h5").is_file() else "gridded.refl"
         return ["gridded.expt", sums, "radial_totals.refl", "grid.json"]
+
+
+def _bring_stills(run: Run) -> None:
+    """stills.csv travels with the integrated stills, if there is none here."""
+    found = Path(run.files(".expt")[0]).absolute().parent
+    for folder in (found, found.parent):  # diffuse.integrate writes it beside the folder of its results
+        if (folder / "stills.csv").is_file() and not Path("stills.csv").exists():
+            write_text((folder / "stills.csv").read_text("utf-8"), "stills.csv")
 
 
 class Scale(Step):
@@ -192,6 +203,10 @@ class Export(Step):
     module = "diffuse_dials.cli.export"
     writes = ("map.*", "map_*", "diffuse.export.*")
     phil = "include scope diffuse_dials.algorithms.export.phil_scope"
+
+    def adapt(self, params, run: Run) -> None:
+        if run.starts_before("gridded"):
+            params.d_min = params.d_max = None  # the map has its limits, and all of a voxel that reaches beyond
 
     def inputs(self, run: Run) -> list[str]:
         if run.starts_at("merged"):

@@ -38,6 +38,10 @@ class State:
         same = step.get("status") == "done" and step.get("key") == key
         return same and all(mark(file) == known for file, known in step["outputs"].items())
 
+    def was_done(self, name: str) -> bool:
+        """Whether a step was made, from the same or not."""
+        return self.steps.get(name, {}).get("status") == "done"
+
     def was_interrupted(self, name: str, key: str) -> bool:
         """Whether a step was begun with the same, and did not end."""
         step = self.steps.get(name, {})
