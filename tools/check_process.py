@@ -135,7 +135,7 @@ def process(data: Data, folder: Path, *more, images=None) -> str:
 def reference(data: Data) -> Path:
     """A run without any trouble, made once."""
     folder = data.work / "reference"
-    if not (folder / "diffuse.export.json").is_file():
+    if not (folder / "diffuse.report.html").is_file():
         shutil.rmtree(folder, ignore_errors=True)
         process(data, folder, "mp.nproc=2")
     return folder
@@ -143,7 +143,8 @@ def reference(data: Data) -> Path:
 
 def fresh(data: Data, name: str) -> Path:
     folder = data.work / name
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     return folder
 
@@ -209,35 +210,35 @@ def same(data: Data) -> bool:
     return same_maps(one, mpi) & same_maps(one, single)
 
 
-KILLS = (("blanks", "parent"), ("integrate", "group"), ("integrate", "parent"), ("make_mask", "child"),
-         ("grid", "group"), ("grid", "parent"), ("scale", "group"), ("absolute", "parent"), ("absolute", "child"),
-         ("export", "group"))  # fmt: skip
+# Step, what is killed, and the CPU time (s) of the step within which it is
+KILLS = (("blanks", "parent", 1), ("integrate", "group", 3), ("integrate", "parent", 4), ("make_mask", "child", 3),
+         ("grid", "group", 3), ("grid", "parent", 3), ("scale", "group", 4), ("absolute", "parent", 3),
+         ("export", "child", 2), ("report", "group", 3))  # fmt: skip
 
 
 def kills(data: Data) -> bool:
     expected = reference(data)
-    seconds = {name: step["seconds"] for name, step in steps_of(expected).items()}
     folder, fine = fresh(data, "kills"), True
     arguments = command(["diffuse.process", *data.images, *data.common, "mp.nproc=2", "resume=True"])
     kept: dict[Path, int] = {}
     seed = time.time_ns() % 1000
     moments = random.Random(seed)
     print(f"  seed {seed}")
-    for name, victim in KILLS:
+    for name, victim, seconds in KILLS:
         started = time.time()
         run = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True,
                                stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
-        while run.poll() is None and not has_begun(folder, name, started):
+        moment = moments.uniform(0, seconds)
+        while run.poll() is None and not (has_begun(folder, name, started) and cpu_time(run.pid) >= moment):
             time.sleep(0.02)
-        time.sleep(moments.uniform(0.05, 0.95) * seconds[name])
-        step = steps_of(folder).get(name, {}).get("status")
+        step = [f"{n} running" for n, s in steps_of(folder).items() if s["status"] == "running"]
         if run.poll() is not None:
             fine = bad(f"the run ended before {name} was killed: {run.stdout.read()[-300:]}")
             continue
         if victim == "group":
             os.killpg(run.pid, signal.SIGKILL)
         else:
-            os.kill(run.pid if victim == "parent" else children_of(run.pid)[0], signal.SIGKILL)
+            os.kill(run.pid if victim == "parent" else (children_of(run.pid) or [run.pid])[0], signal.SIGKILL)
         said, _ = run.communicate()
         fine &= none_left(10)
         blocks = {path: path.stat().st_mtime_ns for path in sorted((folder / "integrated").glob("idx-*"))}
@@ -246,11 +247,11 @@ def kills(data: Data) -> bool:
         n_images = sum(len(json.loads(p.read_text())["images"]) for p in (folder / "integrated").glob("[0-9]*.json"))
         n_parts = len(list(folder.glob("gridded_parts/*/0*.h5")))
         before = re.findall(r"(\w+) +done before", said)
-        print(f"  {name:9} {victim:6} killed ({step}); {n_images} images integrated, {n_parts} parts gridded"
+        print(f"  {name:9} {victim:6} killed ({' '.join(step) or 'between steps'}); {n_images} images integrated, {n_parts} parts gridded"
               f"; this run found done: {' '.join(before) or 'nothing'}")  # fmt: skip
         done = {n: s for n, s in steps_of(folder).items() if s["status"] == "done"}
         fine &= good(set(before) <= set(done), f"{set(before) - set(done)} were done and are not now")
-        fine &= good(victim != "child" or "killed" in said, f"what was said: {said[-300:]}")
+        fine &= good(victim != "child" or "It was killed (SIGKILL)" in said, f"what was said: {said[-300:]}")
     said = must(["diffuse.process", *data.images, *data.common, "mp.nproc=2", "resume=True"], folder)
     print("  finally found done:", *re.findall(r"(\w+) +done before", said))
     blocks = {path: path.stat().st_mtime_ns for path in (folder / "integrated").glob("idx-*")}
@@ -282,7 +283,23 @@ def steps_of(folder: Path) -> dict:
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def cpu_time(pid: int) -> float:
+    """Of the step that a run is at, s: its process and those that it has waited for or is waiting for."""
+    total = 0.0
+    for child in children_of(pid):
+        for one in (child, *children_of(child)):
+            try:
+                fields = Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def none_left(seconds: float) -> bool:
