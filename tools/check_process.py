@@ -247,8 +247,8 @@ def kills(data: Data) -> bool:
         n_images = sum(len(json.loads(p.read_text())["images"]) for p in (folder / "integrated").glob("[0-9]*.json"))
         n_parts = len(list(folder.glob("gridded_parts/*/0*.h5")))
         before = re.findall(r"(\w+) +done before", said)
-        print(f"  {name:9} {victim:6} killed ({' '.join(step) or 'between steps'}); {n_images} images integrated, {n_parts} parts gridded"
-              f"; this run found done: {' '.join(before) or 'nothing'}")  # fmt: skip
+        print(f"  {name:9} {victim:6} killed ({' '.join(step) or 'between steps'}); {n_images} images integrated"
+              f", {n_parts} parts gridded; this run found done: {' '.join(before) or 'nothing'}")  # fmt: skip
         done = {n: s for n, s in steps_of(folder).items() if s["status"] == "done"}
         fine &= good(set(before) <= set(done), f"{set(before) - set(done)} were done and are not now")
         fine &= good(victim != "child" or "It was killed (SIGKILL)" in said, f"what was said: {said[-300:]}")
