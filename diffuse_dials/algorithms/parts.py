@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from diffuse_dials.algorithms.parallel import each
 from diffuse_dials.algorithms.run_folder import RunFolder
 from diffuse_dials.io.gridded_store import write_index
 from diffuse_dials.io.store_parts import Part
+from diffuse_dials.io.table_stream import write_table
 from diffuse_dials.io.tables import save_table
-from diffuse_dials.kernels.sums import unpack
 from diffuse_dials.models.exposure import Exposure
 from diffuse_dials.models.sums import RadialTotals
 
@@ -215,26 +216,34 @@ class PartedSums:
         logger.info("%d sums of %d pixels in %d stills", self.n_rows, n_pixels, n_stills)
 
     def save_sums(self, path, identifiers: dict[int, str]) -> None:
-        """Write gridded.refl, column by column: there is never more than the table and one column in memory.
+        """Write gridded.refl, column by column and part by part, so that one piece is in memory.
 
         Raises:
             ValueError: If there are more rows than a table holds, or it cannot be written.
         """
 
-        def column(name):
-            return np.concatenate([part.read(name) for part in self.parts])
+        def pieces(name, absent=None):
+            """The column of each part; where it is absent there, another column, or 0."""
+            for part in self.parts:
+                if name in part.columns:
+                    yield part.read(name)
+                else:
+                    yield np.zeros(part.n_rows) if absent is None else part.read(absent)
 
-        box = self.parts[0].box
-        columns = {
-            "id": lambda: np.concatenate([np.repeat(p.numbers.astype(np.int32), p.still_rows) for p in self.parts]),
-            "miller_index": lambda: unpack(column("voxel")),
-            "asu_miller_index": lambda: box.index(column("asu_id")),
-        }
-        for name in ("panel", "bragg", "counts", "background", "response", "variance", "n_pixels"):
-            columns[name] = lambda name=name: column(name)
-        if all("position" in part.columns for part in self.parts):
-            columns["xyzobs.px.value"] = lambda: np.column_stack([column("position"), np.zeros(self.n_rows)])
-        save_table(columns, path, identifiers, n_rows=self.n_rows)
+        def ids():
+            for part in self.parts:
+                yield np.repeat(part.numbers.astype(np.int32), part.still_rows)
+
+        def positions():
+            for values in pieces("position"):
+                yield np.column_stack([values, np.zeros(len(values))])
+
+        names = ("miller_index", "asu_miller_index", "panel", "bragg", "counts", "response", "n_pixels", "background")
+        columns = {name: partial(pieces, name) for name in names}
+        columns |= {"id": ids, "variance": partial(pieces, "variance", "counts")}
+        if all("position" in part.columns for part in self.parts if part.n_rows):
+            columns["xyzobs.px.value"] = positions
+        write_table(columns, path, identifiers, self.n_rows)
 
     def save_index(self, path, identifiers) -> None:
         """Write gridded.h5 over the parts."""

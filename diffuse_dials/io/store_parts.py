@@ -1,7 +1,7 @@
 """Parts of gridded.h5: the sums of consecutive stills in a file that one process writes, complete or not at all.
 
-A part with ``exact=True`` has every column in the types of gridded.refl, uncompressed: from such parts diffuse.grid
-puts that file together. The others are what gridded.h5 points at; see io.gridded_store for the format.
+What gridded.h5 points at is compact and compressed; see io.gridded_store for the format. A part with ``exact=True`` is
+made to put gridded.refl together: its columns have that file's names and lose nothing.
 """
 
 from __future__ import annotations
@@ -26,23 +26,17 @@ COMPACT = {
     "n_pixels": np.int32, "response": np.float32, "background": np.float32, "variance": np.float32,
     "position": np.float32,
 }  # fmt: skip
-_EXACT = {
-    **COMPACT, "panel": np.int32, "counts": np.float64, "response": np.float64, "background": np.float64,
-    "variance": np.float64, "position": np.float64,
-}  # fmt: skip
-_CHUNK, _EXACT_CHUNK = 65536, 8192  # rows; an uncompressed chunk takes its whole size
+_CHUNK = 65536  # rows
 _GROWTH = 1 << 22  # bytes by which a file in memory grows
 
 
 class PartWriter:
     """Appends the sums of one still after the other to an open part; made by :func:`writing_part`."""
 
-    def __init__(self, file: h5py.File, box: AsuBox, exact: bool):
-        self._file, self._box, self._exact = file, box, exact
-        self._kinds = _EXACT if exact else COMPACT
+    def __init__(self, file: h5py.File):
+        self._file = file
         self._stills: list[tuple[int, int]] = []
         self._totals: list[RadialTotals] = []
-        self._seen = np.zeros(0 if exact else box.size, dtype=bool)
         self._n_rows = self._n_pixels = 0
 
     def append(self, number: int, sums: VoxelSums | None, totals: RadialTotals | None = None) -> None:
@@ -54,18 +48,80 @@ class PartWriter:
             totals: Its radial totals.
 
         Raises:
-            ValueError: If a voxel lies outside the box, or a panel's number above 32767.
+            ValueError: If the rows do not fit into the part's types.
         """
         self._stills.append((number, 0 if sums is None else len(sums)))
         if totals is not None:
             self._totals.append(totals)
-        if sums is None:
-            return
-        if not self._exact and len(sums) and sums.panel.max() > np.iinfo(np.int16).max:
+        if sums is not None:
+            self._add(sums)
+            self._n_rows += len(sums)
+            self._n_pixels += int(sums.n_pixels.sum())
+
+    def _add(self, sums: VoxelSums) -> None:
+        raise NotImplementedError
+
+    def finish(self, outcomes: list[dict]) -> None:
+        """Write what describes the part as a whole; ``outcomes`` is what became of each still, for JSON."""
+        stills = np.array(self._stills, dtype=np.int64).reshape(-1, 2)
+        self._file["stills/number"], self._file["stills/n_rows"] = stills[:, 0], stills[:, 1]
+        self._file["outcomes"] = json.dumps(outcomes)
+        if self._totals:
+            totals = RadialTotals.concatenate(self._totals)
+            for field in fields(RadialTotals):
+                self._file[f"totals/{field.name}"] = getattr(totals, field.name)
+        self._file.attrs.update({"n_rows": self._n_rows, "n_pixels": self._n_pixels})
+        self._file.attrs["complete"] = True
+
+
+class _ExactWriter(PartWriter):
+    """Columns as they are, written at the end; what follows from others (no background, Poisson) is left out."""
+
+    def __init__(self, file: h5py.File):
+        super().__init__(file)
+        self._columns: dict[str, list[np.ndarray]] = {}
+
+    def _add(self, sums: VoxelSums) -> None:
+        columns = {
+            "miller_index": sums.index, "asu_miller_index": sums.asu_index, "panel": sums.panel, "bragg": sums.bragg,
+            "counts": sums.counts, "n_pixels": sums.n_pixels, "response": sums.response,
+            "background": sums.background, "variance": sums.variance, "position": sums.position,
+        }  # fmt: skip
+        for name, values in columns.items():
+            if values is not None:
+                self._columns.setdefault(name, []).append(values)
+
+    def finish(self, outcomes: list[dict]) -> None:
+        counts = self._columns.get("counts", [])
+        if all(np.array_equal(*pair) for pair in zip(self._columns.get("variance", []), counts)):
+            self._columns.pop("variance", None)
+        if not any(values.any() for values in self._columns.get("background", [])):
+            self._columns.pop("background", None)
+        if counts and all(_fits_int32(values) for values in counts):
+            self._columns["counts"] = [values.astype(np.int32) for values in counts]
+        while self._columns:
+            name, pieces = self._columns.popitem()
+            self._file[f"rows/{name}"] = np.concatenate(pieces)
+        super().finish(outcomes)
+
+
+def _fits_int32(values: np.ndarray) -> bool:
+    return bool(np.array_equal(values, np.rint(values)) and np.abs(values).max(initial=0) < 2**31)
+
+
+class _CompactWriter(PartWriter):
+    """The types of gridded.h5, written as they come, in compressed chunks."""
+
+    def __init__(self, file: h5py.File, box: AsuBox):
+        super().__init__(file)
+        self._box, self._kinds = box, COMPACT
+        self._seen = np.zeros(box.size, dtype=bool)
+
+    def _add(self, sums: VoxelSums) -> None:
+        if len(sums) and sums.panel.max() > np.iinfo(np.int16).max:
             raise ValueError(f"Panel {sums.panel.max()} has a number above 32767. Use grid.store=False.")
         asu_id = self._box.number(sums.asu_index)
-        if not self._exact:
-            self._seen[asu_id] = True
+        self._seen[asu_id] = True
         columns = {
             "voxel": pack(sums.index), "asu_id": asu_id, "panel": sums.panel, "bragg": sums.bragg,
             "counts": sums.counts, "n_pixels": sums.n_pixels, "response": sums.response,
@@ -75,20 +131,16 @@ class PartWriter:
             columns["position"] = sums.position
         for name, values in columns.items():
             self._put(name, values, sums)
-        self._n_rows += len(sums)
-        self._n_pixels += int(sums.n_pixels.sum())
 
     def _put(self, name: str, values: np.ndarray, sums: VoxelSums) -> None:
         rows = self._file["rows"]
-        if name not in rows and not self._exact:
+        if name not in rows:
             implied = {"background": 0.0, "variance": sums.counts}.get(name)
             if implied is not None and np.all(values == implied):
                 return
-        if name == "counts" and not self._exact:
-            whole = np.array_equal(values, np.rint(values)) and np.abs(values).max(initial=0) < 2**31
-            if not whole and (name not in rows or rows[name].dtype.kind == "i"):
-                self._kinds = {**self._kinds, "counts": np.float32}
-                self._make_float(rows)
+        if name == "counts" and (name not in rows or rows[name].dtype.kind == "i") and not _fits_int32(values):
+            self._kinds = {**self._kinds, "counts": np.float32}
+            self._make_float(rows)
         if name not in rows:
             self._create(name, values.shape[1:])
             if name == "variance" and self._n_rows:
@@ -99,12 +151,10 @@ class PartWriter:
             data[self._n_rows :] = values.astype(data.dtype, copy=False)
 
     def _create(self, name: str, width: tuple[int, ...]) -> None:
-        filters = {"chunks": (_EXACT_CHUNK, *width)}
-        if not self._exact:
-            filters = {"chunks": (_CHUNK, *width), "compression": "lzf", "shuffle": True}
         self._file["rows"].create_dataset(
-            name, (self._n_rows, *width), self._kinds[name], maxshape=(None, *width), **filters
-        )
+            name, (self._n_rows, *width), self._kinds[name], maxshape=(None, *width), chunks=(_CHUNK, *width),
+            compression="lzf", shuffle=True,
+        )  # fmt: skip
 
     def _make_float(self, rows: h5py.Group) -> None:
         """The first counts that are no integers: those before them become floats as well."""
@@ -115,17 +165,8 @@ class PartWriter:
             rows["counts"][:] = earlier
 
     def finish(self, outcomes: list[dict]) -> None:
-        """Write what describes the part as a whole; ``outcomes`` is what became of each still, for JSON."""
-        stills = np.array(self._stills, dtype=np.int64).reshape(-1, 2)
-        self._file["stills/number"], self._file["stills/n_rows"] = stills[:, 0], stills[:, 1]
         self._file["asu/id"] = np.flatnonzero(self._seen).astype(np.int32)
-        self._file["outcomes"] = json.dumps(outcomes)
-        if self._totals:
-            totals = RadialTotals.concatenate(self._totals)
-            for field in fields(RadialTotals):
-                self._file[f"totals/{field.name}"] = getattr(totals, field.name)
-        self._file.attrs.update({"n_rows": self._n_rows, "n_pixels": self._n_pixels})
-        self._file.attrs["complete"] = True
+        super().finish(outcomes)
 
 
 @contextmanager
@@ -136,7 +177,7 @@ def writing_part(path, key: str, box: AsuBox, exact: bool = False, mark: str = "
         path: The part's file.
         key: Of the run it belongs to.
         box: Numbering of the asymmetric unit.
-        exact: Types of gridded.refl, uncompressed, in place of the compact ones.
+        exact: For gridded.refl, rather than gridded.h5.
         mark: Of the images it is made from.
 
     Yields:
@@ -149,7 +190,7 @@ def writing_part(path, key: str, box: AsuBox, exact: bool = False, mark: str = "
         file.attrs.update({"format": PART, "version": VERSION, "key": key, "low": box.low, "shape": box.shape})
         file.attrs.update({"exact": exact, "mark": mark, "complete": False})
         file.create_group("rows")
-        yield PartWriter(file, box, exact)
+        yield _ExactWriter(file) if exact else _CompactWriter(file, box)
 
 
 @contextmanager
@@ -205,7 +246,7 @@ class Part:
         mark: Of the images it was made from.
         n_pixels: Pixels in all its sums.
         box: Numbering of the asymmetric unit.
-        exact: Whether it has the types of gridded.refl.
+        exact: Whether it is for gridded.refl.
         numbers: Positions of its stills in the experiment list.
         still_rows: Rows of each.
         outcomes: What became of each still of the block.

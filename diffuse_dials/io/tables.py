@@ -67,26 +67,32 @@ def _to_numpy(column) -> np.ndarray | None:
     return None  # shoeboxes, strings and int6: no command of ours works on them as arrays
 
 
-def save_table(columns: dict, path, identifiers: dict[int, str] | None = None, n_rows: int | None = None) -> None:
+def check_n_rows(path, n_rows: int) -> None:
+    """Refuse more rows than a .refl file holds.
+
+    Raises:
+        ValueError: If there are more than ``MAX_ROWS``.
+    """
+    if n_rows > MAX_ROWS:
+        raise ValueError(f"{path} would have {n_rows} rows, more than the {MAX_ROWS} that a .refl file holds.")
+
+
+def save_table(columns: dict, path, identifiers: dict[int, str] | None = None) -> None:
     """Write a reflection table, complete or not at all.
 
     Args:
-        columns: Arrays of equal length, or functions that return them and are called one after the other; names that
-            io.columns does not list are refused.
+        columns: Arrays of equal length; names that io.columns does not list are refused.
         path: Output file.
         identifiers: Experiment identifier of each ``id``.
-        n_rows: Length of the columns, where they are functions.
 
     Raises:
         ValueError: If there are more than ``MAX_ROWS`` rows, or the file cannot be written.
     """
-    if n_rows is None:
-        n_rows = max((len(values) for values in columns.values()), default=0)
-    if n_rows > MAX_ROWS:
-        raise ValueError(f"{path} would have {n_rows} rows, more than the {MAX_ROWS} that a .refl file holds.")
+    n_rows = max((len(values) for values in columns.values()), default=0)
+    check_n_rows(path, n_rows)
     table = flex.reflection_table()
     for name, values in columns.items():
-        column = _to_flex(values() if callable(values) else values, COLUMNS[name].kind)
+        column = _to_flex(values, COLUMNS[name].kind)
         if len(column) != n_rows:
             raise AssertionError(f"column {name} has {len(column)} rows, not {n_rows}")
         table[name] = column

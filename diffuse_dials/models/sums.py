@@ -26,6 +26,8 @@ class _Rows:
     @classmethod
     def concatenate(cls, parts):
         """All rows of ``parts``, in their order."""
+        if len(parts) == 1:
+            return parts[0]
         columns = zip(*(part._values() for part in parts))
         return cls(*(None if column[0] is None else np.concatenate(column) for column in columns))
 

@@ -1,0 +1,92 @@
+"""A reflection table written piece by piece: what is in memory is one piece, not the table and a copy of it.
+
+The bytes are those that ``flex.reflection_table.as_file`` writes (a test holds them against each other): MessagePack
+of [name of the type, version, {identifiers, nrows, data: {column: [type, [n, bytes]]}}], columns in alphabetical order.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from diffuse_dials.io.atomic import replacing
+from diffuse_dials.io.columns import COLUMNS
+from diffuse_dials.io.tables import check_n_rows
+
+_VERSION = 1
+# Type in the file, NumPy's type of an element, elements of a row
+_KINDS = {
+    "int": ("int", "<i4", 1), "size_t": ("std::size_t", "<u8", 1), "bool": ("bool", "?", 1),
+    "double": ("double", "<f8", 1), "vec3_double": ("vec3<double>", "<f8", 3),
+    "miller_index": ("cctbx::miller::index<>", "<i4", 3),
+}  # fmt: skip
+
+
+def write_table(columns: dict, path, identifiers: dict[int, str], n_rows: int) -> None:
+    """Write a reflection table, complete or not at all.
+
+    Args:
+        columns: By name, functions that return an iterable of arrays: the column in pieces, in their order. Vectors and
+            Miller indices have shape (n, 3). Names that io.columns does not list are refused.
+        path: Output file.
+        identifiers: Experiment identifier of each ``id``.
+        n_rows: Length of every column.
+
+    Raises:
+        ValueError: If there are more rows than a .refl file holds, or the file cannot be written.
+    """
+    check_n_rows(path, n_rows)
+    with replacing(path) as partial, open(partial, "wb") as file:
+        file.write(_array(3) + _text("dials::af::reflection_table") + _whole(_VERSION) + _map(3))
+        file.write(_text("identifiers") + _map(len(identifiers)))
+        for number in sorted(identifiers):
+            file.write(_whole(int(number)) + _text(identifiers[number]))
+        file.write(_text("nrows") + _whole(n_rows) + _text("data") + _map(len(columns)))
+        for name in sorted(columns):
+            kind, dtype, width = _KINDS[COLUMNS[name].kind]
+            n_bytes = n_rows * width * np.dtype(dtype).itemsize
+            file.write(_text(name) + _array(2) + _text(kind) + _array(2) + _whole(n_rows) + _bytes(n_bytes))
+            for piece in columns[name]():
+                written = np.ascontiguousarray(piece, dtype=dtype)
+                file.write(written.data.cast("B") if written.size else b"")
+                n_bytes -= written.nbytes
+            if n_bytes:
+                raise AssertionError(f"column {name} has not {n_rows} rows of {width}")
+
+
+def _whole(value: int) -> bytes:
+    """A whole number, not negative, in as few bytes as there can be."""
+    if value < 128:
+        return struct.pack("B", value)
+    for code, form, limit in ((0xCC, ">BB", 1 << 8), (0xCD, ">BH", 1 << 16), (0xCE, ">BI", 1 << 32)):
+        if value < limit:
+            return struct.pack(form, code, value)
+    return struct.pack(">BQ", 0xCF, value)
+
+
+def _sized(value: int, small: tuple[int, int] | None, sizes) -> bytes:
+    """The head of something of a length: in the code itself where it is ``small``, (code, limit), else beside it."""
+    if small is not None and value < small[1]:
+        return struct.pack("B", small[0] | value)
+    for code, form, limit in sizes:
+        if value < limit:
+            return struct.pack(form, code, value)
+    raise ValueError(f"MessagePack holds no {value} elements.")
+
+
+def _array(n: int) -> bytes:
+    return _sized(n, (0x90, 16), ((0xDC, ">BH", 1 << 16), (0xDD, ">BI", 1 << 32)))
+
+
+def _map(n: int) -> bytes:
+    return _sized(n, (0x80, 16), ((0xDE, ">BH", 1 << 16), (0xDF, ">BI", 1 << 32)))
+
+
+def _bytes(n: int) -> bytes:
+    return _sized(n, None, ((0xC4, ">BB", 1 << 8), (0xC5, ">BH", 1 << 16), (0xC6, ">BI", 1 << 32)))
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    return _sized(len(raw), (0xA0, 32), ((0xD9, ">BB", 1 << 8), (0xDA, ">BH", 1 << 16), (0xDB, ">BI", 1 << 32))) + raw

@@ -1,0 +1,48 @@
+"""Tables written in pieces: DIALS's own bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffuse_dials.io import table_stream
+from diffuse_dials.io.tables import MAX_ROWS, load_table, save_table
+
+
+def columns(n, rng):
+    return {
+        "id": rng.integers(0, 3, n).astype(np.int32), "panel": rng.integers(0, 64, n),
+        "miller_index": rng.integers(-900, 900, (n, 3)).astype(np.int32), "bragg": rng.random(n) < 0.2,
+        "counts": rng.poisson(3.0, n).astype(float), "xyzobs.px.value": rng.random((n, 3)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [0, 1, 15, 40, 300, 70_000])
+@pytest.mark.parametrize("n_names", [0, 1, 15, 16, 200, 70_000])
+def test_bytes_are_those_that_dials_writes(n, n_names, rng, tmp_path):
+    """flex.reflection_table.as_file; lengths on either side of every change of form in MessagePack."""
+    if n > 1000 and n_names > 1000:
+        pytest.skip("each of the two is tested")
+    table = columns(n, rng)
+    identifiers = {number: "x" * (number % 300) for number in range(n_names)}
+    save_table(table, tmp_path / "whole.refl", identifiers)
+    pieces = {name: lambda values=values: np.array_split(values, 7) for name, values in table.items()}
+    table_stream.write_table(pieces, tmp_path / "pieces.refl", identifiers, n)
+    assert (tmp_path / "pieces.refl").read_bytes() == (tmp_path / "whole.refl").read_bytes()
+
+
+def test_values_of_other_types_become_the_columns(rng, tmp_path):
+    counts = rng.poisson(3.0, 100).astype(np.int32)
+    pieces = {"counts": lambda: [counts[:60], counts[60:]], "panel": lambda: [np.ones(100, np.int16)]}
+    table_stream.write_table(pieces, tmp_path / "a.refl", {0: "a"}, 100)
+    found = load_table(tmp_path / "a.refl")
+    assert found["counts"].dtype == np.float64 and np.array_equal(found["counts"], counts)
+    assert found["panel"].tolist() == [1] * 100
+
+
+def test_too_many_rows_and_columns_of_another_length_leave_no_file(tmp_path):
+    with pytest.raises(ValueError, match="more than the 150000000"):
+        table_stream.write_table({}, tmp_path / "a.refl", {}, MAX_ROWS + 1)
+    with pytest.raises(AssertionError, match="column counts"):
+        table_stream.write_table({"counts": lambda: [np.zeros(3)]}, tmp_path / "a.refl", {}, 4)
+    assert list(tmp_path.iterdir()) == []
