@@ -6,6 +6,7 @@ import hashlib
 import logging
 
 import libtbx.phil
+import numpy as np
 from libtbx import Auto
 
 from diffuse_dials.adapters import images
@@ -71,6 +72,7 @@ include scope diffuse_dials.algorithms.corrections.phil_scope
 include scope diffuse_dials.algorithms.background.phil_scope
 include scope diffuse_dials.algorithms.exposure.phil_scope
 include scope diffuse_dials.algorithms.noise.phil_scope
+include scope diffuse_dials.algorithms.pixel_statistics.phil_scope
 """,
     process_includes=True,
 )
@@ -173,6 +175,10 @@ class Measurement:
     def uses(self, number: int) -> bool:
         """Whether still ``number`` is measured: of several lattices on an image only the first."""
         return self._stills.keys[number].lattice == 0
+
+    def mask_of(self, number: int) -> tuple[np.ndarray, ...]:
+        """What masks a still besides its own values, True = use, shape (slow, fast) per panel; do not change it."""
+        return self._masks.of(self._stills.experiments[number])
 
     def measure(self, number: int) -> StillMeasurement:
         """Measure one still, pixel by pixel.

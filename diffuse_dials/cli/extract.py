@@ -28,6 +28,7 @@ from diffuse_dials.algorithms.inputs import Stills, load_stills
 from diffuse_dials.algorithms.parallel import n_processes
 from diffuse_dials.algorithms.parts import Job
 from diffuse_dials.algorithms.pixel_files import extract_to_files, place_files
+from diffuse_dials.algorithms.pixel_statistics import pixel_statistics
 from diffuse_dials.algorithms.run_folder import is_complete, parts_key, result_key, run_key
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
@@ -65,6 +66,9 @@ output {
   png = diffuse.extract.png
     .type = path
     .help = "Pictures of the corrections: diffuse.extract_polarization.png and so on. None: none."
+  pixel_statistics = pixel_statistics.json
+    .type = path
+    .help = "What a few stills show pixel by pixel, for diffuse.report (see quality). None: none."
   log = diffuse.extract.log
     .type = path
     .help = "The log."
@@ -100,6 +104,8 @@ def run(args=None, phil=phil_scope):
         pipeline.update_stills(table, stills, extracted.outcomes)
         table.write(output.stills)
         _write_pictures(measurement, stills, extracted.totals(), output)
+        if output.pixel_statistics:
+            write_json(pixel_statistics(measurement, stills, params.quality.sample_stills), output.pixel_statistics)
         save_experiments(stills.experiments, output.experiments)
         contents = pipeline.contents_record(measurement.record)
         # it comes last and says that the others are complete

@@ -30,8 +30,10 @@ from diffuse_dials.algorithms.limits import corner_resolution
 from diffuse_dials.algorithms.parallel import n_processes
 from diffuse_dials.algorithms.parts import Job, PartedSums
 from diffuse_dials.algorithms.pixel_files import grid_files, is_block
+from diffuse_dials.algorithms.pixel_statistics import pixel_statistics
 from diffuse_dials.algorithms.run_folder import is_complete, parts_key, result_key, run_key
 from diffuse_dials.cli.startup import start, user_errors
+from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.records import save_grid_record
 from diffuse_dials.io.stills import StillsTable
 
@@ -60,6 +62,9 @@ output {
   stills = stills.csv
     .type = path
     .help = "One line per still. Columns that you added to a file of this name are kept."
+  pixel_statistics = pixel_statistics.json
+    .type = path
+    .help = "From images: what a few stills show pixel by pixel, for diffuse.report (see quality). None: none."
   log = diffuse.grid.log
     .type = path
     .help = "The log."
@@ -97,6 +102,10 @@ def run(args=None, phil=phil_scope):
             return  # rank 0 writes
         sums.log()
         contents = extracted or pipeline.contents_record(measurement.record)
+        if measurement is not None and params.output.pixel_statistics:
+            write_json(
+                pixel_statistics(measurement, stills, params.quality.sample_stills), params.output.pixel_statistics
+            )
         record = grid.record(params, {**contents, "run_key": result_key(key, stills, sums.failed)})
         _write(sums, stills, record, params.output, bool(extracted))
 

@@ -9,7 +9,7 @@ from matplotlib.transforms import Affine2D
 from diffuse_dials.report.html import Section
 from diffuse_dials.report.masks import placement
 
-_WHAT = {
+WHAT = {
     "solid_angle": "Solid angle of a pixel (sr)",
     "polarization": "Part of the scattering that the polarization of the beam leaves",
     "sensor_efficiency": "Part of the photons that the sensor absorbs",
@@ -56,12 +56,12 @@ def correction_sections(record: dict, factors, detector) -> list[Section]:
     sections = []
     for name, values in record.items():
         rows = tuple((key, _text(value)) for key, value in values.items() if key not in ("applied", "reason"))
-        text = _WHAT.get(name, "")
+        text = WHAT.get(name, "")
         if not values["applied"]:
             text = f"Not applied: {values['reason']}"
         figure = factor_figure(by_name[name], detector) if name in by_name else None
         sections.append(Section(name.replace("_", " ").capitalize(), text, ("value", "") if rows else (), rows, figure))
-    sections.append(Section("Response", _WHAT["response"], figure=factor_figure(by_name["response"], detector)))
+    sections.append(Section("Response", WHAT["response"], figure=factor_figure(by_name["response"], detector)))
     return sections
 
 
@@ -85,6 +85,14 @@ def totals_section(totals) -> Section:
     axes.legend(frameon=False)
     text = "Sums over all stills and panels divided by their response."
     return Section("Counts and background", text, figure=figure)
+
+
+def described(values: dict) -> tuple[str, str]:
+    """Whether a correction is applied, and its values or the reason, from its record."""
+    if not values.get("applied", True):
+        return "no", str(values.get("reason", ""))
+    shown = (f"{key} {_text(value)}" for key, value in values.items() if key != "applied" and value is not None)
+    return "yes", "; ".join(shown)
 
 
 def _text(value) -> str:

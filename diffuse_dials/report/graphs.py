@@ -28,6 +28,7 @@ class Series:
         names: What a pointer over a point shows beside its numbers, n texts, or nothing.
         lines: Whether points are joined.
         marks: Whether points are marked.
+        size: Of the marks, pixels.
     """
 
     x: np.ndarray
@@ -37,6 +38,7 @@ class Series:
     names: tuple[str, ...] = ()
     lines: bool = True
     marks: bool = True
+    size: int = 6
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Graph:
         guide: A horizontal line that says what is expected, or None.
         y_range: Limits of y, or None to fit the data.
         log_x, log_y: Whether the axis is logarithmic.
+        equal: Whether x and y have one unit, and one length on the page.
     """
 
     title: str
@@ -60,12 +63,15 @@ class Graph:
     y_range: tuple[float, float] | None = None
     log_x: bool = False
     log_y: bool = False
+    equal: bool = False
 
     def plotly(self) -> dict:
         """data and layout of a plotly figure; numbers with five digits."""
         data = [_trace(one, _COLOURS[i % len(_COLOURS)]) for i, one in enumerate(self.series)]
         layout = _layout(self.title, self.x_label, self.y_label)
         layout["showlegend"] = any(one.label for one in self.series)
+        if self.equal:
+            _equal(layout)
         if self.log_x:
             layout["xaxis"]["type"] = "log"
         if self.log_y:
@@ -87,10 +93,12 @@ class Graph:
         """The same on axes of matplotlib."""
         axes.set(title=self.title, xlabel=self.x_label, ylabel=self.y_label)
         for one, colour in zip(self.series, _COLOURS * (1 + len(self.series) // len(_COLOURS))):
-            style = {"color": colour, "label": one.label or None, "marker": "o" if one.marks else None, "ms": 3}
+            style = {"color": colour, "label": one.label or None, "marker": "o" if one.marks else None, "ms": one.size / 2}
             axes.errorbar(one.x, one.y, one.error, ls="-" if one.lines else "none", lw=1, elinewidth=0.8, **style)
         if self.guide is not None:
             axes.axhline(self.guide, color="0.6", lw=0.8, ls=":")
+        if self.equal:
+            axes.set_aspect("equal")
         if self.log_x:
             axes.set_xscale("log")
         if self.log_y:
@@ -219,9 +227,7 @@ class ColourMap:
         for axis in ("xaxis", "yaxis"):
             layout[axis]["showgrid"] = False
         if self.equal:
-            layout["yaxis"].update(scaleanchor="x", constrain="domain")
-            layout["xaxis"]["constrain"] = "domain"
-            layout["height"] = 560
+            _equal(layout)
         return {"data": [trace], "layout": layout}
 
     def figure(self) -> Figure:
@@ -263,7 +269,7 @@ def _trace(one: Series, colour: str) -> dict:
         "type": "scatter" if len(one.x) <= _MANY else "scattergl",
         "mode": "+".join(["lines"] * one.lines + ["markers"] * one.marks), "x": finite(one.x), "y": finite(one.y),
         "name": one.label, "line": {"color": colour, "width": 1.5},
-        "marker": {"color": colour, "size": 6},
+        "marker": {"color": colour, "size": one.size},
     }  # fmt: skip
     if one.error is not None:
         trace["error_y"] = {"type": "data", "array": finite(one.error), "thickness": 1, "width": 2}
@@ -280,6 +286,12 @@ def _layout(title: str, x_label: str, y_label: str) -> dict:
         "yaxis": {"title": {"text": y_label, "standoff": 8}, "zeroline": False}, "height": 380, "template": "none",
         "margin": {"l": 80, "r": 20, "t": 40, "b": 55}, "hovermode": "closest", "font": {"size": 13},
     }  # fmt: skip
+
+
+def _equal(layout: dict) -> None:
+    layout["yaxis"].update(scaleanchor="x", constrain="domain")
+    layout["xaxis"]["constrain"] = "domain"
+    layout["height"] = 560
 
 
 def _figure(plot) -> Figure:

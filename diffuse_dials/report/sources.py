@@ -7,8 +7,9 @@ from pathlib import Path
 
 from diffuse_dials.io.tables import load_table
 
-MASK, PIXELS, SCALE, ABSOLUTE = (
-    "diffuse.make_mask.json", "pixel_statistics.json", "diffuse.scale.json", "diffuse.absolute.json",
+MASK, EXTRACTED, GRID, PIXELS, SCALE, ABSOLUTE = (
+    "diffuse.make_mask.json", "extracted.json", "grid.json", "pixel_statistics.json", "diffuse.scale.json",
+    "diffuse.absolute.json",
 )  # fmt: skip
 _NAMES = {"gridded": "pixels", "extracted": "pixels", "scaled": "scaling", "merged": "scaling", "absolute": "absolute"}
 _PAGES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -52,11 +53,11 @@ def refused(*arguments):
 def test_a_folder_gives_every_stage_that_is_in_it(folder):
     run(["."])
     content = json.loads((folder / "diffuse.report.json").read_text())
-    assert list(content["pages"]) == ["integration", "scaling", "absolute", "map"]
+    assert list(content["pages"]) == ["integration", "pixels", "scaling", "absolute", "map"]
     page = (folder / "diffuse.report.html").read_text()
     assert page.count('class="slices"') == 2 and "not reported" not in page
     assert {path.name for path in folder.glob("*.png")} >= {
-        f"diffuse.report_{name}.png" for name in ("scaling", "absolute", "map", "map_anisotropic")
+        f"diffuse.report_{name}.png" for name in ("pixels", "scaling", "absolute", "map", "map_anisotropic")
     }
 
 
@@ -75,6 +76,52 @@ def test_its_numbers_are_those_of_the_commands(folder):
     assert pages["integration"]["numbers"]["cell_mean"]["a"] == pytest.approx(30, abs=0.2)
 
 
+def test_the_pixels_that_pass_are_those_that_were_summed(folder):
+    """Sums and radial totals of diffuse.grid are made by the compiled kernel, the sample by arrays."""
+    numbers = report(".")["pages"]["pixels"]["numbers"]
+    rows = {row["image"].rpartition("/")[2]: row for row in csv.DictReader(open("stills.csv", encoding="utf-8"))}
+    totals, sums = load_table("radial_totals.refl"), load_table("gridded.refl")
+    assert len(numbers["stills"]) == 3
+    for label, still in numbers["stills"].items():
+        row = rows[label.partition(":")[0]]
+        still_id = next(i for i, name in totals.identifiers.items() if name == row["identifier"])
+        of_still = totals["id"] == still_id
+        assert still["n_accepted"] == int(row["n_accepted"])
+        assert still["n_good"] == totals["n_pixels"][of_still].sum()
+        in_map = (sums["id"] == still_id) & ~sums["bragg"]
+        assert still["n_accepted"] == sums["n_pixels"][in_map].sum()
+        assert still["n_pixels"] == 195 * 487 and still["n_in_mask"] >= still["n_good"] >= still["n_in_resolution"]
+
+
+def test_the_histograms_hold_the_photons_of_the_still(folder):
+    """Mean photons of a still from its histogram and from its sums; bins are whole photons here."""
+    content = json.loads((folder / "pixel_statistics.json").read_text())
+    sample = content["stills"][0]
+    edges = np.array(sample["edges"])
+    assert np.all(np.diff(edges) == 1) and sum(sample["raw"]) >= 0.998 * sample["n_accepted"]
+    rows = {row["image"].rpartition("/")[2]: row for row in csv.DictReader(open("stills.csv", encoding="utf-8"))}
+    sums = load_table("gridded.refl")
+    identifier = rows[sample["label"].partition(":")[0]]["identifier"]
+    part = (sums["id"] == next(i for i, name in sums.identifiers.items() if name == identifier)) & ~sums["bragg"]
+    mean = np.average((edges[1:] + edges[:-1]) / 2, weights=sample["raw"])
+    assert mean == pytest.approx(sums["counts"][part].sum() / sums["n_pixels"][part].sum(), rel=0.02)
+    corrected = np.average((edges[1:] + edges[:-1]) / 2, weights=sample["corrected"])
+    intensity = sums["counts"][part].sum() / sums["response"][part].sum()  # no background here
+    assert corrected == pytest.approx(intensity * sample["mean_response"], rel=0.05)
+
+
+def test_factors_over_the_detector_leave_no_gap_in_a_panel(folder):
+    """One Pilatus module: every cell of the picture has pixels, and the solid angle falls off from the centre."""
+    maps = json.loads((folder / "pixel_statistics.json").read_text())["detector"]
+    assert set(maps["factors"]) == {"solid_angle", "polarization", "sensor_efficiency", "air", "response"}
+    for values in maps["factors"].values():
+        assert np.isfinite(np.array(values, dtype=float)).all()
+    angle = np.array(maps["factors"]["solid_angle"])
+    assert angle.shape == (len(maps["y"]), len(maps["x"]))
+    y, x = np.unravel_index(angle.argmax(), angle.shape)
+    assert abs(maps["x"][x]) < 3 and abs(maps["y"][y]) < 3
+
+
 def test_each_graph_is_data_and_layout_of_plotly(folder):
     for page in report(".")["pages"].values():
         for graph in page["graphs"].values():
@@ -90,6 +137,7 @@ def test_what_is_missing_is_said(folder):
 
 def test_files_give_the_pages_of_their_stages(folder):
     assert list(report("integrated.expt")["pages"]) == ["integration"]
+    assert list(report("gridded.expt", "gridded.refl")["pages"]) == ["pixels"]
     assert list(report("merged.expt", "merged.refl")["pages"]) == ["scaling", "map"]
     assert report("merged.expt", "merged.refl")["pages"]["map"]["numbers"]["units"] == "relative"
     assert list(report("integrated.expt", "absolute.expt", "absolute.refl")["pages"]) == [

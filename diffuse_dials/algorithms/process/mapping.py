@@ -71,7 +71,8 @@ class Grid(Step):
     name = "grid"
     command = "diffuse.grid"
     module = "diffuse_dials.cli.grid"
-    writes = ("gridded.expt", "gridded.refl", "gridded.h5", "radial_totals.refl", "grid.json", "diffuse.grid.log")
+    writes = ("gridded.expt", "gridded.refl", "gridded.h5", "radial_totals.refl", "grid.json", "diffuse.grid.log",
+              "pixel_statistics.json")  # fmt: skip
     uses_mpi = True
     resumes = True
     phil = """

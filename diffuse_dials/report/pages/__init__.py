@@ -6,6 +6,7 @@ from diffuse_dials.plugins import with_plugins
 from diffuse_dials.report.pages.absolute import Absolute
 from diffuse_dials.report.pages.integration import Integration
 from diffuse_dials.report.pages.map import Map
+from diffuse_dials.report.pages.pixels import Pixels
 from diffuse_dials.report.pages.scaling import Scaling
 
-PAGES = with_plugins("diffuse_dials.report_pages", (Integration, Scaling, Absolute, Map))
+PAGES = with_plugins("diffuse_dials.report_pages", (Integration, Pixels, Scaling, Absolute, Map))

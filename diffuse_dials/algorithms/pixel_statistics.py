@@ -1,0 +1,232 @@
+"""What a few stills show pixel by pixel, for diffuse.report: photons before and after the corrections, the factors of
+the response over the detector, which pixels pass which filter, and where in reciprocal space they lie.
+
+Which stills follows from a hash of their names, so that it depends neither on their order nor on the workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import asdict, dataclass
+
+import libtbx.phil
+import numpy as np
+import psutil
+
+from diffuse_dials.algorithms.inputs import Stills
+
+logger = logging.getLogger(f"dials.{__name__}")
+
+phil_scope = libtbx.phil.parse(
+    """
+quality {
+  sample_stills = 3
+    .type = int(value_min=0, value_max=20)
+    .help = "Stills that are looked at once more, pixel by pixel, for diffuse.report: histograms, coverage, what the"
+            "masks leave. Large detectors need 200 bytes a pixel; there it may be fewer. 0: none."
+    .expert_level = 1
+}
+"""
+)
+
+_BYTES_PER_PIXEL = 200  # of a still that is measured as arrays
+_MEMORY_FRACTION = 0.5
+_MOST_BINS = 80
+_ALONG = 90  # cells of a picture of the detector along its longer side
+_POINTS = 1500  # of a still in the plot of reciprocal space
+
+
+@dataclass(frozen=True)
+class StillSample:
+    """One still.
+
+    Attributes:
+        label: Its name.
+        n_pixels: Of the detector (of those read, with a pixel_step).
+        n_in_mask: That pass the mask of all stills.
+        n_good: That also lie in the trusted range, with a background that is known.
+        n_in_resolution: That also lie within the resolution limits.
+        n_accepted: That also pass the Bragg mask: those of the map.
+        n_overloaded: Overloaded ones among those that pass the mask.
+        mean_response: Mean of the response of the accepted pixels, sr s.
+        edges: Of the histograms, photons.
+        raw: Accepted pixels by their photons.
+        corrected: The same by (photons - background) x mean response / response.
+        s: Scattering vectors of some accepted pixels in the crystal's Cartesian frame, 1/Å, shape (n, 3): U⁻¹ s.
+    """
+
+    label: str
+    n_pixels: int
+    n_in_mask: int
+    n_good: int
+    n_in_resolution: int
+    n_accepted: int
+    n_overloaded: int
+    mean_response: float
+    edges: np.ndarray
+    raw: np.ndarray
+    corrected: np.ndarray
+    s: np.ndarray
+
+    def to_dict(self) -> dict:
+        """For JSON; ``from_dict`` reads it."""
+        arrays = {name: getattr(self, name).tolist() for name in ("edges", "raw", "corrected")}
+        return {**asdict(self), **arrays, "s": np.round(self.s, 5).tolist()}
+
+    @classmethod
+    def from_dict(cls, content: dict) -> StillSample:
+        """What ``to_dict`` gave."""
+        arrays = {name: np.array(content[name], dtype=float) for name in ("edges", "raw", "corrected", "s")}
+        return cls(**{**content, **arrays})
+
+
+@dataclass(frozen=True)
+class DetectorMaps:
+    """Factors of the response over the detector, seen along the beam: x to the right, y up.
+
+    Attributes:
+        x, y: Centres of the cells in the laboratory, mm.
+        factors: Means over each cell by name of the correction, shape (n_y, n_x); NaN where no pixel is.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    factors: dict[str, np.ndarray]
+
+    def to_dict(self) -> dict:
+        """For JSON; ``from_dict`` reads it. Five digits."""
+        factors = {
+            name: [[None if v != v else float(f"{v:.5g}") for v in row] for row in values]
+            for name, values in self.factors.items()
+        }
+        return {"x": np.round(self.x, 3).tolist(), "y": np.round(self.y, 3).tolist(), "factors": factors}
+
+    @classmethod
+    def from_dict(cls, content: dict) -> DetectorMaps:
+        """What ``to_dict`` gave."""
+        factors = {name: np.array(values, dtype=float) for name, values in content["factors"].items()}
+        return cls(np.array(content["x"]), np.array(content["y"]), factors)
+
+
+def pixel_statistics(measurement, stills: Stills, n_wanted: int, skip_failed: bool = True) -> dict:
+    """Content of pixel_statistics.json.
+
+    Args:
+        measurement: Set up for the stills.
+        stills: The stills.
+        n_wanted: How many are looked at.
+        skip_failed: Whether a still that cannot be measured is passed over.
+
+    Returns:
+        ``stills`` (StillSample), ``detector`` (DetectorMaps) and ``not_looked_at``, why there are fewer stills.
+
+    Raises:
+        ValueError: If a still cannot be measured, unless ``skip_failed``.
+    """
+    detector = stills.experiments[0].detector
+    n_pixels = sum(int(np.prod(panel.get_image_size())) for panel in detector)
+    needed, free = _BYTES_PER_PIXEL * n_pixels, psutil.virtual_memory().available
+    reason, samples = "", []
+    if needed > _MEMORY_FRACTION * free:
+        reason = f"a detector of {n_pixels} pixels needs {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free"
+    elif n_wanted:
+        used = [number for number in range(len(stills)) if measurement.uses(number)]
+        used.sort(key=lambda i: hashlib.sha256(stills.keys[i].label.encode()).digest())
+        for number in used:
+            try:
+                samples.append(sample_still(measurement, stills, number))
+            except ValueError as error:
+                if not skip_failed:
+                    raise
+                logger.debug("%s: not among the stills looked at: %s", stills.keys[number].label, error)
+            if len(samples) == n_wanted:
+                break
+    return {
+        "stills": [sample.to_dict() for sample in samples],
+        "detector": detector_maps(measurement.factor_maps, detector).to_dict(),
+        "not_looked_at": reason,
+    }
+
+
+def sample_still(measurement, stills: Stills, number: int) -> StillSample:
+    """Look at one still.
+
+    Args:
+        measurement: Set up for the stills.
+        stills: The stills.
+        number: Its position in the experiment list.
+
+    Raises:
+        ValueError: If it cannot be measured.
+    """
+    experiment, measured = stills.experiments[number], measurement.measure(number)
+    step = measurement.record["masks"]["pixel_step"]
+    masks = [mask[step // 2 :: step, step // 2 :: step] for mask in measurement.mask_of(number)]
+    kept = [~panel.bragg for panel in measured.pixels]
+    counts, background, response, s = (
+        np.concatenate([getattr(panel, name)[keep] for panel, keep in zip(measured.pixels, kept)])
+        for name in ("counts", "background", "response", "s")
+    )
+    mean_response = float(response.mean())
+    corrected = (counts - background) * (mean_response / response)
+    edges = _edges(counts, corrected)
+    chosen = np.linspace(0, len(s) - 1, min(_POINTS, len(s))).astype(int)
+    u = np.array(experiment.crystal.get_U()).reshape(3, 3)
+    totals = measured.totals
+    return StillSample(
+        stills.keys[number].label,
+        sum(mask.size for mask in masks),
+        sum(int(np.count_nonzero(mask)) for mask in masks),
+        int(totals.n_pixels.sum()),
+        sum(len(panel.bragg) for panel in measured.pixels),
+        measured.n_accepted,
+        int(totals.n_overloaded.sum()),
+        mean_response,
+        edges,
+        np.histogram(counts, edges)[0],
+        np.histogram(corrected, edges)[0],
+        s[chosen] @ u,  # row vectors: U⁻¹ s
+    )
+
+
+def detector_maps(factor_maps, detector) -> DetectorMaps:
+    """Factors on a grid of the laboratory's x-y plane.
+
+    Args:
+        factor_maps: ``Measurement.factor_maps``.
+        detector: The dxtbx detector that they were worked out for.
+    """
+    step = factor_maps[0].step
+    places, spacing = [], 0.0
+    for panel, values in zip(detector, factor_maps[0].panels):
+        origin, along_fast, along_slow = (
+            np.array(panel.get_pixel_lab_coord(pixel))[:2] for pixel in ((0.5, 0.5), (step + 0.5, 0.5), (0.5, step + 0.5))
+        )
+        slow, fast = np.indices(values.shape)
+        place = origin + fast[..., None] * (along_fast - origin) + slow[..., None] * (along_slow - origin)
+        places.append(place.reshape(-1, 2))
+        spacing = max(spacing, *np.abs(along_fast - origin), *np.abs(along_slow - origin))
+    x_y = np.concatenate(places)
+    low, high = x_y.min(axis=0) - spacing / 2, x_y.max(axis=0) + spacing / 2
+    # wider than the distance of the samples, or cells between them would be empty
+    shape = np.maximum((high - low) / max((high - low).max() / _ALONG, 1.5 * spacing), 1).astype(int)
+    cell = (high - low) / shape
+    x, y = np.minimum((x_y - low) / cell, shape - 1).astype(int).T
+    place = y * shape[0] + x
+    n = np.bincount(place, minlength=shape.prod())
+    factors = {}
+    for found in factor_maps:
+        total = np.bincount(place, np.concatenate([panel.ravel() for panel in found.panels]), shape.prod())
+        mean = np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
+        factors[found.name] = mean.reshape(shape[1], shape[0])
+    x, y = (low[i] + (np.arange(shape[i]) + 0.5) * cell[i] for i in (0, 1))
+    return DetectorMaps(x, y, factors)
+
+
+def _edges(counts: np.ndarray, corrected: np.ndarray) -> np.ndarray:
+    """Bins for both: about each whole number of photons, or wider; the highest thousandth is left out."""
+    low = min(0.0, float(np.quantile(corrected, 0.001)))
+    high = float(max(np.quantile(counts, 0.999), np.quantile(corrected, 0.999)))
+    width = max(1, -(-int(high - low + 1) // _MOST_BINS))
+    return np.arange(np.floor(low), high + width + 1, width) - 0.5
