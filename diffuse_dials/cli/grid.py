@@ -102,15 +102,14 @@ def run(args=None, phil=phil_scope):
             return  # rank 0 writes
         sums.log()
         contents = extracted or pipeline.contents_record(measurement.record)
-        if measurement is not None and params.output.pixel_statistics:
-            write_json(
-                pixel_statistics(measurement, stills, params.quality.sample_stills), params.output.pixel_statistics
-            )
         record = grid.record(params, {**contents, "run_key": result_key(key, stills, sums.failed)})
-        _write(sums, stills, record, params.output, bool(extracted))
+        shown = None
+        if measurement is not None and params.output.pixel_statistics:
+            shown = pixel_statistics(measurement, stills, params.quality.sample_stills)
+        _write(sums, stills, record, params.output, bool(extracted), shown)
 
 
-def _write(sums: PartedSums, stills: Stills, record, output, from_files: bool) -> None:
+def _write(sums: PartedSums, stills: Stills, record, output, from_files: bool, shown: dict | None) -> None:
     """Write all outputs; grid.json comes last and says that the others are complete."""
     identifiers = dict(enumerate(stills.experiments.identifiers()))
     table, store = output.reflections, str(Path(output.reflections).with_suffix(".h5"))
@@ -125,6 +124,8 @@ def _write(sums: PartedSums, stills: Stills, record, output, from_files: bool) -
         pipeline.log_outcomes(sums.outcomes, stills)
     stills_table.write(output.stills)
     save_experiments(stills.experiments, output.experiments)
+    if shown is not None:
+        write_json(shown, output.pixel_statistics)
     save_grid_record(record, output.grid)
     # what an earlier run left of the other kind would be taken for this run's
     if sums.store:
