@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import libtbx.phil
 import numpy as np
-import psutil
 
+from diffuse_dials.algorithms.forecast import available_memory
 from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors
 from diffuse_dials.models.grid import GridRecord
 
@@ -30,7 +30,7 @@ region {
 # One int32 per voxel stays in memory while the formats are written, one block of voxels at a time.
 _BYTES_PER_VOXEL = 4
 _VOXELS_A_TIME = 1 << 23
-_MEMORY_FRACTION = 0.5
+_MEMORY_FRACTION = 0.8
 _ROUNDING = 1e-6
 
 
@@ -148,7 +148,7 @@ def expand(index: np.ndarray, operators: np.ndarray, record: GridRecord, region:
 
 
 def check_memory(needed: float, what: str, advice: str) -> None:
-    """Refuse what would take more than half of the free memory.
+    """Refuse what would take more than 80 % of the memory that is free, to this process and its control groups.
 
     Args:
         needed: Bytes.
@@ -158,7 +158,7 @@ def check_memory(needed: float, what: str, advice: str) -> None:
     Raises:
         ValueError: With the three.
     """
-    free = psutil.virtual_memory().available
+    free = available_memory()
     if needed > _MEMORY_FRACTION * free:
         raise ValueError(f"{what} needs {needed / 1e9:.1f} GB of memory; {free / 1e9:.1f} GB are free. {advice}")
 

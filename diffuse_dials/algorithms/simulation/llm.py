@@ -17,10 +17,11 @@ from math import ceil, factorial, log, pi
 
 import libtbx.phil
 import numpy as np
-import psutil
 import scipy.fft
 from libtbx import Auto
 from scipy.ndimage import map_coordinates
+
+from diffuse_dials.algorithms.forecast import available_memory
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -243,7 +244,7 @@ def liquid_like_motions(intensities, unit_cell, params, nproc: int = 1) -> Diffu
 
 def _check_memory(shape, fine):
     needed = 18 * np.prod([float(n * f) for n, f in zip(shape, fine)])  # distances, products, transform, half the sum
-    free = psutil.virtual_memory().available
+    free = available_memory()
     if needed > free:
         raise ValueError(
             f"The diffuse map needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. "

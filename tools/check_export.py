@@ -1,0 +1,103 @@
+"""Read the files of diffuse.export back with other libraries and hold them against the table they came from.
+
+    python tools/check_export.py absolute.refl map      # table, prefix of the files
+
+gemmi, iotbx (MTZ), gemmi, mrcfile (CCP4) and h5py (NeXus): values, cell, symmetry, voxels that were not measured.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import gemmi
+import h5py
+import mrcfile
+import numpy as np
+from iotbx import mtz as iotbx_mtz
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from diffuse_dials.algorithms.scaling.symmetry import laue_operators, reciprocal_vectors  # noqa: E402
+from diffuse_dials.io.records import load_grid_record  # noqa: E402
+from diffuse_dials.io.tables import load_table  # noqa: E402
+from diffuse_dials.models.grid import holds_lattice_point  # noqa: E402
+
+
+class Expected:
+    """What the table says: intensity of any voxel, NaN where it was not measured or holds a lattice point."""
+
+    def __init__(self, path):
+        self.record = load_grid_record(path)
+        table = load_table(path)
+        kind = "absolute" if "intensity.absolute.value" in table else "scale"
+        seen = (table[f"intensity.{kind}.variance"] >= 0) & ~holds_lattice_point(table["miller_index"], self.record.ndiv)
+        self.index, self.value = table["miller_index"][seen], table[f"intensity.{kind}.value"][seen]
+        self.sigma = np.sqrt(table[f"intensity.{kind}.variance"][seen])
+        reach = int(np.abs(self.index).max()) * 2 + 1
+        self.reach, self.box = reach, np.full((2 * reach + 1,) * 3, np.nan, dtype=np.float32)
+        for operator in laue_operators(self.record):
+            self.box[tuple((self.index @ operator + reach).T)] = self.value
+
+    def at(self, index) -> np.ndarray:
+        """Intensity of voxels, shape (n,)."""
+        return self.box[tuple((np.asarray(index) + self.reach).T)]
+
+
+def report(name, found, expected):
+    """One line: how many values, how far off, and whether the same ones are missing."""
+    both = np.isfinite(found) & np.isfinite(expected)
+    off = np.max(np.abs(found[both] - expected[both])) / np.nanmax(np.abs(expected))
+    same = np.array_equal(np.isfinite(found), np.isfinite(expected))
+    print(f"{name:28s} {both.sum():9d} values, largest difference {off:.1e} of the maximum; missing voxels agree: {same}")
+    assert same and off < 1e-6, name
+
+
+def check_mtz(path, expected):
+    """The unique voxels, by gemmi and by iotbx."""
+    cell = np.array(expected.record.unit_cell)
+    cell[:3] *= expected.record.ndiv
+    mtz = gemmi.read_mtz_file(path)
+    data = np.array(mtz, copy=False)
+    index = data[:, :3].astype(int)
+    column = data[:, mtz.column_labels().index("I")]
+    assert np.allclose(mtz.cell.parameters, cell, atol=1e-3) and len(index) == len(expected.value)
+    print(f"  gemmi: cell {' '.join(f'{x:.2f}' for x in mtz.cell.parameters)}, {mtz.spacegroup.hm}")
+    report(f"{path} by gemmi", column, expected.at(index))
+    arrays = {a.info().label_string(): a for a in iotbx_mtz.object(path).as_miller_arrays()}
+    array = arrays["I,SIGI"]
+    print(f"  iotbx: {array.space_group_info()}, d {array.d_max_min()[0]:.2f}-{array.d_min():.2f} Å (super-cell's)")
+    report(f"{path} by iotbx", array.data().as_numpy_array(), expected.at(np.array(list(array.indices()))))
+
+
+def check_ccp4(path, expected):
+    """The box, by gemmi and mrcfile."""
+    grid = gemmi.read_ccp4_map(path)
+    start = [grid.header_i32(word) for word in (5, 6, 7)]
+    values = np.array(grid.grid, copy=False)
+    index = np.stack(np.meshgrid(*(s + np.arange(n) for s, n in zip(start, values.shape)), indexing="ij"), -1)
+    report(f"{path} by gemmi", values.ravel(), expected.at(index.reshape(-1, 3)))
+    # a voxel's place in the viewer, 100 Å for 1/Å, is as far from the origin as the lattice says
+    far = np.abs(expected.index).argmax(axis=0)
+    s = np.linalg.norm(reciprocal_vectors(expected.index[far], expected.record), axis=1)
+    fractional = expected.index[far] / np.array(values.shape)
+    lengths = [grid.grid.unit_cell.orthogonalize(gemmi.Fractional(*f)).length() for f in fractional]
+    assert np.allclose(lengths, 100 * s, rtol=1e-5), (lengths, s)
+    with mrcfile.open(path, permissive=False) as mrc:
+        assert tuple(int(mrc.header[f"n{x}start"]) for x in "xyz") == tuple(start)
+        report(f"{path} by mrcfile", mrc.data.T.ravel(), expected.at(index.reshape(-1, 3)))
+
+
+def check_h5(path, expected):
+    """The box, by h5py; axes in h, k, l."""
+    with h5py.File(path) as handle:
+        data = handle["entry/data"]
+        axes = [np.rint(data[axis][:] * n).astype(int) for axis, n in zip("hkl", expected.record.ndiv)]
+        index = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+        report(f"{path} by h5py", data[data.attrs["signal"]][:].ravel(), expected.at(index))
+
+
+if __name__ == "__main__":
+    wanted, prefix = Expected(sys.argv[1]), sys.argv[2]
+    for suffix, check in ((".mtz", check_mtz), (".ccp4", check_ccp4), (".h5", check_h5)):
+        check(prefix + suffix, wanted)
