@@ -59,6 +59,12 @@ def test_modules_that_a_page_names_exist(page):
         assert any(f"/{source}".endswith(f"/{name}") for source in SOURCES), f"{page.name} names {name}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_parameter_files_that_a_page_names_exist(page):
+    for name in re.findall(r"\bphil/\w+/\w+\.phil", page.read_text(encoding="utf-8")):
+        assert (ROOT / name).is_file(), f"{page.name} names {name}"
+
+
 def python_blocks(page):
     """The Python code of a page, block by block."""
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -1,6 +1,6 @@
 """Read the files of diffuse.export back with other libraries and hold them against the table they came from.
 
-    python tools/check_export.py absolute.refl map      # table, prefix of the files
+    python tools/check_export.py absolute.refl map 1.6 20      # table, prefix of the files, d_min and d_max if given
 
 gemmi, iotbx (MTZ), gemmi, mrcfile (CCP4) and h5py (NeXus): values, cell, symmetry, voxels that were not measured.
 """
@@ -27,13 +27,14 @@ from diffuse_dials.models.grid import holds_lattice_point  # noqa: E402
 class Expected:
     """What the table says: intensity of any voxel, NaN where it was not measured or holds a lattice point."""
 
-    def __init__(self, path):
+    def __init__(self, path, d_min: float = 0, d_max: float = np.inf):
         self.record = load_grid_record(path)
         table = load_table(path)
         kind = "absolute" if "intensity.absolute.value" in table else "scale"
         seen = (table[f"intensity.{kind}.variance"] >= 0) & ~holds_lattice_point(table["miller_index"], self.record.ndiv)
+        s = np.linalg.norm(reciprocal_vectors(table["miller_index"], self.record), axis=1)
+        seen &= (s * d_min <= 1 + 1e-9) & (s * d_max >= 1 - 1e-9)
         self.index, self.value = table["miller_index"][seen], table[f"intensity.{kind}.value"][seen]
-        self.sigma = np.sqrt(table[f"intensity.{kind}.variance"][seen])
         reach = int(np.abs(self.index).max()) * 2 + 1
         self.reach, self.box = reach, np.full((2 * reach + 1,) * 3, np.nan, dtype=np.float32)
         for operator in laue_operators(self.record):
@@ -98,6 +99,6 @@ def check_h5(path, expected):
 
 
 if __name__ == "__main__":
-    wanted, prefix = Expected(sys.argv[1]), sys.argv[2]
+    wanted, prefix = Expected(sys.argv[1], *map(float, sys.argv[3:])), sys.argv[2]
     for suffix, check in ((".mtz", check_mtz), (".ccp4", check_ccp4), (".h5", check_h5)):
         check(prefix + suffix, wanted)

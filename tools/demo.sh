@@ -27,7 +27,7 @@ step diffuse.simulate "$phil/simulate.phil" mp.nproc=2
 step python -m diffuse_dials.adapters.stills_process images/*.cbf stills_process.phil mp.nproc=2
 step dials.import blanks/*.cbf convert_sequences_to_stills=True output.experiments=blank.expt
 lines=14
-show diffuse.make_mask ./*_integrated.expt make_mask.phil mp.nproc=2
+show diffuse.make_mask ./*_integrated.expt make_mask.phil output.png=diffuse.make_mask.png mp.nproc=2
 # extract writes every pixel: here every third of both directions, to be looked at. grid then reads the images itself.
 mkdir -p pixels
 step diffuse.extract ./*_integrated.expt ./*_integrated.refl "$phil/extract.phil" mp.nproc=2 \

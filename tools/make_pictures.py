@@ -1,0 +1,35 @@
+"""Make the pictures of docs/tutorial.md from the output of the demo: smaller, with few colours.
+
+    make demo
+    python tools/make_pictures.py demo_output
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from PIL import Image  # matplotlib brings it
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "images"
+# Width and number of colours of each picture that a command of the demo wrote.
+PICTURES = {
+    "diffuse.make_mask.png": (420, 28), "diffuse.extract_response.png": (560, 32), "diffuse.absolute.png": (960, 32),
+    "diffuse.compare.png": (600, 48),
+}  # fmt: skip
+
+
+def main(demo: Path) -> None:
+    """Write docs/images/*.png."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, (width, colours) in PICTURES.items():
+        picture = Image.open(demo / name).convert("RGB")
+        size = (width, round(picture.height * width / picture.width))
+        small = picture.resize(size, Image.Resampling.LANCZOS).quantize(colours, dither=Image.Dither.NONE)
+        path = FOLDER / name.removeprefix("diffuse.")
+        small.save(path, optimize=True)
+        print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
