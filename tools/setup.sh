@@ -65,7 +65,7 @@ say "using the DIALS of $python"
 if [ $dry_run = no ]; then
     unset PYTHONPATH PYTHONHOME
     "$python" -c 'import dials.array_family, dxtbx.model' 2>/dev/null ||
-        stop "$python cannot import DIALS by itself: in a developer build use libtbx.configure diffuse_dials (see README.md)"
+        stop "$python cannot import DIALS by itself: in a developer build use libtbx.configure diffuse_dials (see docs/installing.md)"
 fi
 run "$python" -m venv --clear --system-site-packages .venv || stop "$python could not make the virtual environment .venv"
 [ $dry_run = no ] || exit 0
