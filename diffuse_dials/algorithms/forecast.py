@@ -1,9 +1,10 @@
-"""How much memory a run of diffuse.grid will need, known before it begins."""
+"""How much memory and disk a run of diffuse.grid will need, known before it begins."""
 
 from __future__ import annotations
 
 import logging
 import resource
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,10 @@ logger = logging.getLogger(f"dials.{__name__}")
 
 # An estimate: diffuse.grid holds the table once (about 130 bytes), diffuse.scale its columns and what it works out.
 BYTES_PER_ROW = 300
-STORED_BYTES_PER_ROW = 12
+# On disk, with positions: a row of gridded.refl and of the parts it is made from, which are there at the same time.
+# A row of gridded.h5 compresses to 9 bytes (tools/bench_store.py), and to twice that with positions.
+DISK_BYTES_PER_ROW = 97 + 61
+STORED_BYTES_PER_ROW = 18
 MAX_SHARE = 0.3  # of the available memory for the sums; the rest is for images, maps and what comes after
 _MAX_SAMPLE = 3
 
@@ -27,12 +31,14 @@ class Forecast:
         available: Memory that this process may still take, bytes.
         worker: Memory of one process beyond what all share, bytes.
         at_most: Whether ``n_rows`` is an upper bound, and nothing was measured.
+        free: What the disk of the output has left, bytes; None if unknown.
     """
 
     n_rows: int
     available: int
     worker: int = 0
     at_most: bool = False
+    free: int | None = None
 
     @property
     def table_bytes(self) -> int:
@@ -43,13 +49,28 @@ class Forecast:
         """Whether the rows are too many for a .refl file or for the memory."""
         return self.n_rows > MAX_ROWS or self.table_bytes > MAX_SHARE * self.available
 
+    def disk_bytes(self, store: bool) -> int:
+        """What the run will need on the disk, at most at a time."""
+        return self.n_rows * (STORED_BYTES_PER_ROW if store else DISK_BYTES_PER_ROW)
+
+    def fits_disk(self, store: bool) -> bool:
+        """Whether the disk has room for it, as far as is known."""
+        return self.free is None or self.disk_bytes(store) <= self.free
+
     def log(self, store: bool, n_processes: int) -> None:
         """Write the forecast and what follows from it into the log."""
         logger.info(
-            "Forecast: %s rows; as a table they need %s, available are %s. %s",
+            "Forecast: %s rows; as a table they need %s of memory, available are %s. %s It needs %s on the disk%s.",
             f"{'at most ' * self.at_most}{self.n_rows:.3g}", _gib(self.table_bytes), _gib(self.available),
             "The sums go to an HDF5 store." if store else "The sums go to a .refl table.",
+            _gib(self.disk_bytes(store)), "" if self.free is None else f", where {_gib(self.free)} are free",
         )  # fmt: skip
+        if not self.fits_disk(store):
+            logger.warning(
+                "The disk of the output will probably be full before the run ends (%s are needed, %s are free). Make "
+                "room, write to another folder, or use %sa larger d_min or a smaller grid.ndiv.",
+                _gib(self.disk_bytes(store)), _gib(self.free), "" if store else "grid.store=True, ",
+            )  # fmt: skip
         if self.worker * n_processes > 0.8 * self.available:
             logger.warning(
                 "%d processes of about %s each may need more memory than the %s that are available: use a smaller "
@@ -117,20 +138,21 @@ def _left(place: Path, limit: str, usage: str, cache: str) -> int | None:
     return max(0, int(allowed) - used + reclaimable)
 
 
-def forecast(count_rows, numbers: list[int], most_rows: int) -> Forecast:
+def forecast(count_rows, numbers: list[int], most_rows: int, output: str) -> Forecast:
     """Measure a few stills, one in a hundred and three at most, unless even the most that there can be would fit.
 
     Args:
         count_rows: Measures a still and returns the number of its rows; raises ValueError where that fails.
         numbers: The stills that will be measured.
         most_rows: Upper bound of the rows of one still: its pixels.
+        output: The file that the run will write.
 
     Returns:
         The forecast. If none of the sample could be measured it is the upper bound.
     """
-    available = available_memory()
-    bound = Forecast(most_rows * len(numbers), available, at_most=True)
-    if not bound.needs_store():
+    available, free = available_memory(), free_disk(output)
+    bound = Forecast(most_rows * len(numbers), available, at_most=True, free=free)
+    if not bound.needs_store() and bound.fits_disk(False):
         return bound
     n_sample = min(_MAX_SAMPLE, -(-len(numbers) // 100))
     sample = numbers[len(numbers) // (2 * n_sample) :: max(1, len(numbers) // n_sample)][:n_sample]
@@ -143,7 +165,18 @@ def forecast(count_rows, numbers: list[int], most_rows: int) -> Forecast:
     if not rows:
         return bound
     mean = sum(rows) / len(rows)
-    return Forecast(int(mean * len(numbers)), available, _peak() - before)
+    return Forecast(int(mean * len(numbers)), available, _peak() - before, free=free)
+
+
+def free_disk(output: str) -> int | None:
+    """Bytes that may still be written beside a file, in the nearest folder that exists; None if the system won't say."""
+    folder = Path(output).absolute().parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
 
 
 def _peak() -> int:

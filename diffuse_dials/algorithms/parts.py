@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from diffuse_dials.algorithms.run_folder import RunFolder
 from diffuse_dials.io.gridded_store import write_index
 from diffuse_dials.io.store_parts import Part
 from diffuse_dials.io.table_stream import write_table
-from diffuse_dials.io.tables import save_table
+from diffuse_dials.io.tables import MAX_ROWS
 from diffuse_dials.models.exposure import Exposure
 from diffuse_dials.models.sums import RadialTotals
 
@@ -250,14 +252,42 @@ class PartedSums:
         write_index(path, self.parts, identifiers, self.folder.plan["key"])
 
     def totals(self) -> RadialTotals:
-        """The radial totals of all stills."""
-        return RadialTotals.concatenate([t for t in (part.totals() for part in self.parts) if t is not None])
+        """The radial totals of all stills, for what fits in memory."""
+        return RadialTotals(*(np.concatenate(list(_totals_of(self.parts, f.name))) for f in fields(RadialTotals)))
 
-    def save_totals(self, path, identifiers: dict[int, str]) -> None:
-        """Write radial_totals.refl."""
-        totals = self.totals()
-        columns = {field.name: getattr(totals, field.name) for field in fields(RadialTotals) if field.name != "still"}
-        save_table({"id": totals.still, **columns}, path, identifiers)
+    def save_totals(self, path, identifiers: dict[int, str]) -> list[str]:
+        """Write radial_totals.refl; what is more than a table holds goes to radial_totals_00001.refl and so on.
+
+        A still is in one file. Files of an earlier run with a higher number are removed: they would be taken for this
+        run's.
+
+        Returns:
+            Names of the files.
+        """
+        path, blocks, n_rows = Path(path), [[]], 0
+        for part in self.parts:
+            if n_rows + part.n_totals > MAX_ROWS:
+                blocks.append([])
+                n_rows = 0
+            n_rows += part.n_totals
+            blocks[-1] += [part] if part.n_totals else []
+        names = [path, *(path.with_stem(f"{path.stem}_{number:05d}") for number in range(1, len(blocks)))]
+        for name, block in zip(names, blocks):
+            columns = {
+                {"still": "id"}.get(field.name, field.name): partial(_totals_of, block, field.name)
+                for field in fields(RadialTotals)
+            }
+            write_table(columns, name, identifiers, sum(part.n_totals for part in block))
+        for old in path.parent.glob(f"{glob.escape(path.stem)}_[0-9][0-9][0-9][0-9][0-9]{path.suffix}"):
+            if old not in names:
+                old.unlink()
+        return [str(name) for name in names]
+
+
+def _totals_of(parts, name: str):
+    for part in parts:
+        if part.n_totals:
+            yield part.read_totals(name)
 
 
 def still_names(stills: Stills):

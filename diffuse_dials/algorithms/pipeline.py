@@ -100,7 +100,7 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
         def count(number):
             return len(measurement.sums(number, grid).voxels)
 
-        found = forecast(count, used, most)
+        found = forecast(count, used, most, params.output.reflections)
         store = log_forecast(found, params.grid.store, job)
         rows_per_still = found.n_rows / max(len(used), 1)
         return {"store": store, "blocks": split(len(stills), rows_per_still, job.n_workers, store)}

@@ -145,7 +145,10 @@ def grid_files(names, stills: Stills, grid: Grid, params, job: Job) -> PartedSum
 
     def plan():
         most = max(Path(name).stat().st_size for name in names) // _BYTES_PER_PIXEL
-        found = forecast(lambda name: sum(len(sums) for _, sums in read(name)), list(names), most)
+        def count(name):
+            return sum(len(sums) for _, sums in read(name))
+
+        found = forecast(count, list(names), most, params.output.reflections)
         store = log_forecast(found, params.grid.store, job)
         return {"store": store, "blocks": [[number, number + 1] for number in range(len(names))]}
 

@@ -249,6 +249,7 @@ class Part:
         exact: Whether it is for gridded.refl.
         numbers: Positions of its stills in the experiment list.
         still_rows: Rows of each.
+        n_totals: Rows of its radial totals.
         outcomes: What became of each still of the block.
         columns: Type and width of each column, by name.
     """
@@ -261,6 +262,7 @@ class Part:
     exact: bool
     numbers: np.ndarray
     still_rows: np.ndarray
+    n_totals: int
     outcomes: list[dict]
     columns: dict[str, tuple[np.dtype, tuple[int, ...]]]
 
@@ -276,9 +278,10 @@ class Part:
             columns = {name: (data.dtype, data.shape[1:]) for name, data in file["rows"].items()}
             if any(len(data) != still_rows.sum() for data in file["rows"].values()):
                 raise ValueError(f"{path} has columns of different length. Run diffuse.grid again.")
+            n_totals = len(file["totals/still"]) if "totals" in file else 0
             return cls(
                 Path(path), str(file.attrs["key"]), str(file.attrs["mark"]), int(file.attrs["n_pixels"]), box_of(file),
-                bool(file.attrs["exact"]), numbers, still_rows, json.loads(file["outcomes"][()]), columns,
+                bool(file.attrs["exact"]), numbers, still_rows, n_totals, json.loads(file["outcomes"][()]), columns,
             )  # fmt: skip
 
     @property
@@ -295,12 +298,10 @@ class Part:
         with opened(self.path, PART) as file:
             return file["rows"][name][:]
 
-    def totals(self) -> RadialTotals | None:
-        """Radial totals of its stills."""
+    def read_totals(self, name: str) -> np.ndarray:
+        """A field of RadialTotals, of all its stills."""
         with opened(self.path, PART) as file:
-            if "totals" not in file:
-                return None
-            return RadialTotals(*(file[f"totals/{field.name}"][:] for field in fields(RadialTotals)))
+            return file[f"totals/{name}"][:]
 
 
 def box_of(file: h5py.File) -> AsuBox:

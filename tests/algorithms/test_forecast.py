@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+
 import pytest
 
 from diffuse_dials.algorithms import forecast as module
@@ -63,12 +65,27 @@ def test_one_still_in_a_hundred_is_measured_and_no_more_than_needed(monkeypatch)
         measured.append(number)
         return 70_000 + number
 
-    found = forecast(count, list(range(10_000)), 18_000_000)
+    found = forecast(count, list(range(10_000)), 18_000_000, "gridded.refl")
     assert len(measured) == 3 and found.n_rows == pytest.approx(10_000 * (70_000 + sum(measured) / 3))
     assert found.needs_store() and not found.at_most
     measured.clear()
-    few = forecast(count, [0, 1], 1_000_000)
+    few = forecast(count, [0, 1], 1_000_000, "gridded.refl")
     assert not measured and few.at_most and few.n_rows == 2_000_000
+
+
+def test_a_disk_that_cannot_hold_the_run_is_told_before_it(monkeypatch, caplog, tmp_path):
+    """1e7 rows: 1.5 GiB as a table with its parts, 0.2 GiB in the store."""
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: namedtuple("Usage", "free")(GIB))
+    found = forecast(lambda number: 100_000, list(range(100)), 10**7, str(tmp_path / "not" / "there" / "gridded.refl"))
+    assert found.free == GIB and found.n_rows == 10_000_000
+    assert not found.fits_disk(False) and found.fits_disk(True)
+    with caplog.at_level("WARNING", logger="dials"):
+        found.log(False, 1)
+    assert "1.47 GiB are needed, 1.00 GiB are free" in caplog.text and "grid.store=True" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="dials"):
+        found.log(True, 1)
+    assert not caplog.text
 
 
 def test_stills_that_fail_are_no_part_of_the_forecast(monkeypatch):
@@ -79,7 +96,7 @@ def test_stills_that_fail_are_no_part_of_the_forecast(monkeypatch):
             raise ValueError("broken")
         return 1000
 
-    assert forecast(count, list(range(1000)), 10**7).n_rows == 1_000_000
+    assert forecast(count, list(range(1000)), 10**7, "gridded.refl").n_rows == 1_000_000
 
 
 def test_a_run_that_would_not_fit_switches_to_the_store_by_itself(simulated, tmp_path, monkeypatch):

@@ -8,9 +8,12 @@ import h5py
 import numpy as np
 import pytest
 
+from diffuse_dials.algorithms import parts
+from diffuse_dials.algorithms.absolute.inputs import _joined
+from diffuse_dials.algorithms.parts import PartedSums
 from diffuse_dials.io.gridded_store import GriddedStore, write_index
 from diffuse_dials.io.store_parts import Part, writing_part
-from diffuse_dials.kernels.sums import pack
+from diffuse_dials.io.tables import load_table
 from diffuse_dials.models.asu import AsuBox
 from diffuse_dials.models.sums import RadialTotals, VoxelSums
 
@@ -75,8 +78,24 @@ def test_an_exact_part_gives_back_every_bit(stills, tmp_path):
     for name in ("counts", "response", "position", "n_pixels", "panel", "bragg"):
         assert np.array_equal(part.read(name), getattr(expected, name)), name
     assert not {"background", "variance"} & set(part.columns)  # 0, and equal to the counts
-    assert part.totals().still.tolist() == [0, 1, 3, 4]
+    assert part.read_totals("still").tolist() == [0, 1, 3, 4]
     assert [outcome["number"] for outcome in part.outcomes] == [0, 1, 3, 4]
+
+
+def test_radial_totals_beyond_the_rows_of_a_table_go_to_further_files(stills, tmp_path, monkeypatch):
+    """With a limit of two rows; a row for each still here. A file that an earlier run left is removed."""
+    made = write(tmp_path / "parts", {f"{number}.h5": [sums] for number, sums in enumerate(stills)}, exact=True)
+    (tmp_path / "totals_00002.refl").write_bytes(b"")
+    sums = PartedSums(None, made, [])
+    monkeypatch.setattr(parts, "MAX_ROWS", 2)
+    names = sums.save_totals(tmp_path / "totals.refl", dict(enumerate(NAMES)))
+    assert names == [str(tmp_path / "totals.refl"), str(tmp_path / "totals_00001.refl")]
+    assert [load_table(name)["id"].tolist() for name in names] == [[0, 1], [3, 4]]
+    assert not (tmp_path / "totals_00002.refl").exists()
+    joined = _joined(*(load_table(name) for name in names))
+    assert joined["id"].tolist() == sums.totals().still.tolist() == [0, 1, 3, 4]
+    with pytest.raises(ValueError, match="not the blocks of one run"):
+        _joined(load_table(names[0]), load_table(names[0]))
 
 
 def test_an_exact_part_keeps_background_variance_and_fractions_of_photons(stills, tmp_path, rng):

@@ -95,7 +95,8 @@ def _tables(names) -> tuple[Table, Table | None, tuple[Table, ...]]:
         if "intensity.scale.value" in table:
             merged = _only(merged, table, "merged map")
         elif "s" in table and "response" in table:
-            radial = _only(radial, table, "set of radial totals")
+            table.require(_RADIAL_COLUMNS, "diffuse.extract or diffuse.grid")
+            radial = table if radial is None else _joined(radial, table)
         elif "intensity.sum.value" in table:
             raw.append(table)
         else:
@@ -106,8 +107,6 @@ def _tables(names) -> tuple[Table, Table | None, tuple[Table, ...]]:
     if merged is None:
         raise ValueError("No merged map was given. Give merged.expt and merged.refl, which diffuse.scale wrote.")
     merged.require(_MERGED_COLUMNS, "diffuse.scale")
-    if radial is not None:
-        radial.require(_RADIAL_COLUMNS, "diffuse.extract or diffuse.grid")
     return merged, radial, tuple(raw)
 
 
@@ -115,6 +114,16 @@ def _only(first, second, what):
     if first is not None:
         raise ValueError(f"{first.path} and {second.path} are both a {what}. Give one.")
     return second
+
+
+def _joined(first: Table, second: Table) -> Table:
+    """Radial totals of one run that are in several files (radial_totals_00001.refl ...), each with stills of its own."""
+    if first.identifiers != second.identifiers or np.intersect1d(first["id"], second["id"]).size:
+        raise ValueError(
+            f"{first.path} and {second.path} are both a set of radial totals, and not the blocks of one run. Give one."
+        )
+    columns = {name: np.concatenate([first[name], second[name]]) for name in _RADIAL_COLUMNS}
+    return Table(columns, first.identifiers, first.path)
 
 
 def _experiments(names) -> tuple[ExperimentList, ExperimentList]:
