@@ -149,9 +149,9 @@ def _growth(job) -> float:
         return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
     touched = sum(int(panel.sum()) for panel in job.raw)  # shared pages that are read become resident
-    touched += sum(int(shared.response.sum()) for shared in job.measurement._kernel()._panels.values())
-    touched += sum(int(shared.s_bin.sum()) for shared in job.measurement._kernel()._panels.values())
-    touched += sum(float(s.plane.shift.sum()) for s in job.measurement._kernel()._panels.values())
+    for panel in job.measurement._kernel()._panels.values():
+        shift = () if panel.plane.shift is None else (panel.plane.shift,)
+        touched += sum(float(array.sum()) for array in (*panel.shared, *panel.pieces, *shift))
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     job.kernel(1)

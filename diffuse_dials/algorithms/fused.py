@@ -16,7 +16,7 @@ from diffuse_dials.adapters import images, symmetry
 from diffuse_dials.adapters.panels import beam_direction, fingerprint, panel_plane, pixel_geometry
 from diffuse_dials.algorithms.corrections import choose_corrections, total_response
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
-from diffuse_dials.kernels import asymmetric_unit, still
+from diffuse_dials.kernels import asymmetric_unit, pieces, spots, still
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.sums import in_units, transform
 from diffuse_dials.models.geometry import PanelPlane
@@ -31,18 +31,21 @@ class _Panel:
 
     Attributes:
         plane: The pixels.
+        pieces: Their directions, as the kernel has them.
         wavelength: For which the rest was made, Å.
-        response: Multiples of ``unit``, uint32, without the exposure; and the unit, sr.
-        s_bin: |s| bin, with the kernel's marks for masked pixels and those beyond the resolution limits.
+        shared: Response, without the exposure, |s| bins and masks, as the kernel has them.
+        unit: Of the response, sr.
+        bins: Number of unmasked pixels and response of each |s| bin.
         s_max: Largest |s| of a pixel, 1/Å.
-        mask: The mask that is in ``s_bin``.
+        mask: The mask that is in ``shared``.
     """
 
     plane: PanelPlane
+    pieces: pieces.Pieces
     wavelength: float
-    response: np.ndarray
+    shared: pieces.Shared
     unit: float
-    s_bin: np.ndarray
+    bins: np.ndarray
     s_max: float
     mask: tuple
 
@@ -140,10 +143,7 @@ class Fused:
         corner = -reach
         n_bricks = (2 * reach + 4) // 4
         to_voxel = np.column_stack([matrix / wavelength, -matrix @ beam / wavelength + 0.5 - corner])
-        lattices, keep, sigmas_squared, centring = self._bragg(
-            panel, experiment, shared, bragg_masks, settings, matrix, corner, wavelength
-        )
-        own_first = grid.cell_policy == "own" and len(lattices) > 0
+        crystal, keep = self._crystal(panel, experiment, bragg_masks, settings, to_voxel, n_bricks)
         pedestal, gain = self._calibration(experiment, model, panel, raw)
         raw = self._sampled(raw)
         low, high = images.trusted_bounds(model)
@@ -154,10 +154,9 @@ class Fused:
         limits = (low, high, images.bounds_as(raw.dtype, -np.inf, highest)[1])
         if gain is None and low < 0:
             pedestal, gain = np.zeros((1, 1)), np.ones((1, 1))  # negative values: their variance is not their sum
-        n_bins = int(shared.s_max / self._bin_width) + 2
         result = self._accumulator.sum_panel(
-            raw, limits, shared.response, shared.s_bin, plane.vectors, plane.shift, beam, lattices, own_first, centring,
-            sigmas_squared, keep, pedestal, gain, background, variance, to_voxel, n_bricks, n_bins,
+            raw, limits, shared.shared, shared.bins, shared.pieces, plane.vectors, plane.shift, crystal, keep, pedestal,
+            gain, background, variance,
         )  # fmt: skip
         index, bragg, whole, real, bin_whole, bin_real = result
         index = index + corner.astype(np.int32)
@@ -211,32 +210,30 @@ class Fused:
             return None, None
         return pedestal, gain
 
-    def _bragg(self, panel, experiment, shared, bragg_masks, settings, matrix, corner, wavelength):
-        """Parameters of the lattice masks, the other masks as one bool array, k² by |s| bin and centring."""
-        lattices, keep = [], None
+    def _crystal(self, panel, experiment, bragg_masks, settings, to_voxel, n_bricks):
+        """The kernel's Crystal, and the Bragg masks that are not by distance as one bool array or None."""
+        wavelength, beam = experiment.beam.get_wavelength(), beam_direction(experiment.beam)
+        lattices, matrices, keep = [], [to_voxel], None
         sigmas_squared, centring = np.ones(1), np.zeros((0, 3))
-        constant = 0.5 - corner
         for mask, a in zip(bragg_masks, settings):
+            inverse = np.linalg.inv(a)
             if isinstance(mask, LatticeMask):
-                # from coordinates in the grid to s and on to this lattice's indices
-                back = np.linalg.inv(a) @ np.linalg.inv(matrix)
-                lattices.append(np.concatenate([
-                    np.column_stack([back, -back @ constant]).ravel(), _metric(mask.metric),
-                    _width(mask, panel, wavelength),
-                ]))  # fmt: skip
+                lattices.append(lattice_parameters(mask, panel, wavelength))
+                matrices.append(np.column_stack([inverse, -inverse @ beam]) / wavelength)
                 sigmas_squared = np.ones(1) if mask.radius is not None else mask.sigmas**2
                 centring = mask.centring
             else:
                 shape, s, hkl = self._shapes[panel], None, None
                 if getattr(mask, "needs_positions", True):
-                    s = pixel_geometry(experiment.detector[panel], beam_direction(experiment.beam)).s_vectors(
-                        wavelength
-                    )
-                    hkl = transform(np.linalg.inv(a), s)
+                    s = pixel_geometry(experiment.detector[panel], beam).s_vectors(wavelength)
+                    hkl = transform(inverse, s)
                 passes = self._sampled(mask.keep(panel, shape, s, hkl).reshape(shape))
                 keep = passes if keep is None else passes & keep
-        array = np.array(lattices) if lattices else np.zeros((0, still.N_LATTICE))
-        return array, keep, np.ascontiguousarray(sigmas_squared), np.ascontiguousarray(centring)
+        crystal = still.Crystal(
+            np.array(matrices), n_bricks, beam, wavelength, np.array(lattices).reshape(-1, spots.N_LATTICE),
+            np.ascontiguousarray(centring), np.ascontiguousarray(sigmas_squared), SIGMAS_STEP,
+        )  # fmt: skip
+        return crystal, keep
 
     def _representatives(self, index, group):
         """Representative of each voxel under the Laue group, by cctbx's convention."""
@@ -265,46 +262,61 @@ class Fused:
         if shared is not None and shared.wavelength == wavelength and shared.fits(mask, known):
             return shared
         step = self._params.extraction.pixel_step
-        plane = panel_plane(detector[panel], step, step // 2) if shared is None else shared.plane
+        if shared is None:
+            plane = panel_plane(detector[panel], step, step // 2)
+            directions = pieces.make_pieces(plane.shape, self._by_rows(plane, s0))
+        else:
+            plane, directions = shared.plane, shared.pieces
         corrections, _ = choose_corrections(self._params.corrections, experiment)
-        response, s_bin = np.empty(plane.shape), np.empty(plane.shape, dtype=np.uint16)
-        use = mask if known is None else mask & known.reshape(mask.shape)
-        use, s_max = self._sampled(use), 0.0
-        for start in range(0, plane.shape[0], _ROWS_A_TIME):
-            rows = slice(start, min(start + _ROWS_A_TIME, plane.shape[0]))
-            geometry = plane.geometry(s0, rows)
+        use = self._sampled(mask if known is None else mask & known.reshape(mask.shape))
+        s_max = float(directions.bounds[:, pieces.CHORD_HIGH].max()) / wavelength
+        response = np.empty(plane.shape)
+        for rows, geometry in self._by_rows(plane, s0):
             response[rows] = total_response(corrections, panel, geometry, wavelength).reshape(geometry.shape)
+        units, unit = in_units(response)
+        del response
+        maker = pieces.SharedMaker(plane.shape, int(s_max / self._bin_width) + 2)
+        for rows, geometry in self._by_rows(plane, s0):
             s = geometry.s_lengths(wavelength).reshape(geometry.shape)
-            s_max = max(s_max, float(s.max()))
-            s_bin[rows] = self._bins(s, use[rows])
-        shared = _Panel(plane, wavelength, *in_units(response), s_bin, s_max, (mask, known))
+            s_bin = np.minimum(s / self._bin_width, np.iinfo(np.uint16).max).astype(np.uint16)
+            maker.add(rows, units[rows], s_bin, self._states(s, use[rows]))
+        shared = _Panel(plane, directions, wavelength, maker.finish(), unit, maker.bins, s_max, (mask, known))
         self._panels[key] = shared
         while len(self._panels) > 2 * len(self._shapes):  # stills with models of their own must not fill the memory
             self._panels.popitem(last=False)
         return shared
 
-    def _bins(self, s, use):
-        """|s| bins with the kernel's marks."""
-        bins = np.minimum(s / self._bin_width, still.N_BINS - 1).astype(np.uint16)
+    @staticmethod
+    def _by_rows(plane, s0):
+        for start in range(0, plane.shape[0], _ROWS_A_TIME):
+            rows = slice(start, min(start + _ROWS_A_TIME, plane.shape[0]))
+            yield rows, plane.geometry(s0, rows)
+
+    def _states(self, s, use):
+        """The kernel's states of pixels."""
+        states = np.full(s.shape, pieces.USED, dtype=np.uint8)
         outside = s <= 0
         if self._params.d_min is not None:
             outside |= s > 1 / self._params.d_min
         if self._params.d_max is not None:
             outside |= s < 1 / self._params.d_max
-        bins[outside] |= still.OUTSIDE
-        bins[~use] = still.MASKED
-        return bins
+        states[outside] = pieces.BEYOND
+        states[~use] = pieces.MASKED
+        return states
 
 
-def _metric(metric):
-    """The six terms of oᵀ M o, off-diagonal ones twice."""
-    return np.array([*np.diag(metric), 2 * metric[0, 1], 2 * metric[0, 2], 2 * metric[1, 2]])
-
-
-def _width(mask: LatticeMask, panel: int, wavelength: float):
-    """constant, factor of cos 2θ, of 1/distance², least width and largest radius, squares, of a spot's width σ."""
+def lattice_parameters(mask: LatticeMask, panel: int, wavelength: float):
+    """The parameters of spots.N_LATTICE: terms of oᵀ M o, of the radius squared, and half the spacing of planes."""
+    metric = mask.metric
+    terms = [*np.diag(metric), 2 * metric[0, 1], 2 * metric[0, 2], 2 * metric[1, 2]]
     if mask.radius is not None:
-        return np.array([mask.radius**2, 0.0, 0.0, 0.0, np.inf])
-    by_s = 2 * mask.mosaicity**2 / wavelength**2
-    footprint = mask.point_spread * mask.panels[panel][0] / wavelength
-    return np.array([(0.4 / mask.domain_size) ** 2 + by_s, by_s, footprint**2, mask.spot**2, mask.largest**2])
+        radius = [mask.radius**2, 0.0, 0.0, 0.0, np.inf]
+    else:
+        footprint = mask.point_spread * mask.panels[panel][0] / wavelength
+        radius = [
+            (0.4 / mask.domain_size) ** 2, (mask.mosaicity / wavelength) ** 2, footprint**2, mask.spot**2,
+            mask.largest**2,
+        ]  # fmt: skip
+    oblique = np.any(np.abs(terms[3:]) > 1e-12 * metric.max())
+    half_spacing = 0.5 / np.sqrt(np.linalg.inv(metric).diagonal().max()) if oblique else np.inf
+    return np.array([*terms, *radius, half_spacing])

@@ -2,71 +2,103 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from dxtbx.model import Detector, ParallaxCorrectedPxMmStrategy
 
 from diffuse_dials.adapters.panels import panel_plane
-from diffuse_dials.kernels import still
+from diffuse_dials.algorithms.fused import lattice_parameters
+from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
+from diffuse_dials.kernels import crossings, pieces, spots, still
 from diffuse_dials.kernels.accumulator import Accumulator
-from diffuse_dials.kernels.sums import pack, unpack
+from diffuse_dials.kernels.sums import pack, transform, unpack
 from diffuse_dials.models.grid import voxel_index
 
-SHAPE = (1000, 700)
+SHAPE = (600, 700)
+WIDTH = 0.005
+BEAM = np.array([0, 0, -1.0])
 
 
-def tilted_panel():
+def tilted_panel(shape=SHAPE, parallax=True):
     """A panel of 0.075 mm pixels, turned about two axes, with the parallax of 0.45 mm of silicon."""
     panel = Detector().add_panel()
     fast, slow = np.array([0.98, 0.05, -0.19]), np.array([0.04, -0.97, 0.2])
     fast /= np.linalg.norm(fast)
     slow -= fast * (fast @ slow)
-    panel.set_frame(fast, slow / np.linalg.norm(slow), (-12.0, 50.0, -100.0))
+    panel.set_frame(fast, slow / np.linalg.norm(slow), (-12.0, 30.0, -100.0))
     panel.set_pixel_size((0.075, 0.075))
-    panel.set_image_size(SHAPE[::-1])
+    panel.set_image_size(shape[::-1])
     panel.set_mu(4.2)
     panel.set_thickness(0.45)
-    panel.set_px_mm_strategy(ParallaxCorrectedPxMmStrategy(4.2, 0.45))
+    if parallax:
+        panel.set_px_mm_strategy(ParallaxCorrectedPxMmStrategy(4.2, 0.45))
     return panel
 
 
-def orientation(rng, cell):
-    """Matrix from s to fractional indices of a crystal in a random orientation."""
+def orientation(rng, cell, angle=90.0):
+    """Setting matrix A of a crystal in a random orientation, with γ = ``angle``."""
     axes, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-    return np.diag(cell) @ axes
+    real = np.diag(cell)
+    real[1, :2] = cell[1] * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
+    return np.linalg.inv(real @ axes)
 
 
 def test_fractional_indices_are_those_of_dxtbxs_positions_for_a_500_angstrom_cell(rng):
     """|Δh| < 5e-5 is wanted; what single precision of the parallax shifts leaves is a thousand times less."""
-    panel, matrix, wavelength = tilted_panel(), orientation(rng, (500.0, 480.0, 430.0)), 0.9
-    plane, beam = panel_plane(panel), np.array([0, 0, -1.0])
-    constant = -matrix @ beam / wavelength
-    to_voxel = np.column_stack([matrix / wavelength, constant])
-    u, v, w, inverse = (np.empty(still.PIECE) for _ in range(4))
-    worst = 0.0
-    for row in (0, 499, 999):
-        still._voxels(100, still.PIECE, row, plane.vectors, plane.shift, to_voxel, u, v, w, inverse)
-        for i in range(0, still.PIECE, 37):
-            lab = np.array(panel.get_pixel_lab_coord((100 + i + 0.5, row + 0.5)))
-            h = matrix @ (lab / np.linalg.norm(lab) - beam) / wavelength
-            worst = max(worst, np.abs(h - [u[i], v[i], w[i]]).max())
-    assert worst < 5e-8
+    panel, matrix, wavelength = tilted_panel(), np.linalg.inv(orientation(rng, (500.0, 480.0, 430.0))), 0.9
+    plane = panel_plane(panel)
+    matrices = np.column_stack([matrix / wavelength, -matrix @ BEAM / wavelength])[None]
+    for row, column in rng.integers(0, SHAPE, (50, 2)):
+        direction = crossings.direction(row, column, plane.vectors, plane.shift)[:3]
+        lab = np.array(panel.get_pixel_lab_coord((column + 0.5, row + 0.5)))
+        h = matrix @ (lab / np.linalg.norm(lab) - BEAM) / wavelength
+        assert [crossings.linear(matrices, 0, j, *direction) for j in range(3)] == pytest.approx(h, abs=5e-8)
 
 
-def test_voxels_at_half_integers_and_at_negative_indices_are_those_of_floor():
-    """n = floor(h ndiv + ½), exactly, wherever the number is exact."""
-    h = np.arange(-40, 41) / 4
-    ndiv, corner = 2, -30
-    coordinate = h * ndiv + 0.5 - corner
-    keys = np.empty(len(h), dtype=np.int64)
-    bricks = np.array([16, 16, 16])
-    still._codes(len(h), bricks, coordinate, np.full(len(h), 4.0), np.full(len(h), 9.0), keys)
-    brick, place = keys // still.SLOTS, keys % still.SLOTS
-    assert np.all(brick // 16 % 16 * 4 + (place >> 2 & 3) == 4)
-    assert np.all(brick % 16 * 4 + (place & 3) == 9)
-    found = brick // 256 * 4 + (place >> 4) + corner
-    expected = voxel_index(np.stack([h, h, h], axis=1), (ndiv, ndiv, ndiv))[:, 0]
-    assert np.array_equal(found, expected)
+def random_cubic(rng):
+    """Coefficients of a coordinate along a piece: steep, flat or with a turning point in it."""
+    slope = rng.choice([rng.uniform(-0.7, 0.7), rng.uniform(-0.02, 0.02)])
+    return np.array([rng.uniform(), slope, rng.uniform(-1e-3, 1e-3), rng.uniform(-2e-6, 2e-6)], dtype=np.float32)
+
+
+def test_crossings_of_whole_numbers_are_where_the_floor_changes(rng):
+    """10 000 cubics; what is not certain is said to be, and then found pixel by pixel."""
+    places, floors = np.empty(pieces.PIECE + 8, np.int32), np.empty(pieces.PIECE, np.int32)
+    n_certain = 0
+    for _ in range(10_000):
+        n, c = int(rng.integers(4, pieces.PIECE + 1)), random_cubic(rng)[None]
+        t = np.arange(n) - n // 2
+        expected = np.floor(np.polyval(c[0, ::-1].astype(np.float64), t)).astype(np.int64)
+        step, words = np.zeros(pieces.PIECE + 1, np.int64), np.zeros(2, np.uint64)
+        first, certain = crossings.find_crossings(n, c, 0, 1e-5, 3, places, step, words)
+        n_certain += certain
+        if not certain:
+            assert not step.any() and not words.any()
+            first = crossings.visit_pixels(
+                n, c, 0, 0.0, 3, 0, 0, np.ones((5, 3)), None, np.zeros((1, 3, 4)), np.zeros(3), floors, step, words
+            )
+        bits = np.array([int(words[i // 64]) >> (i % 64) & 1 for i in range(n)], dtype=bool)
+        assert np.array_equal(3 * first + np.cumsum(step[:n]), 3 * expected)
+        assert np.array_equal(np.flatnonzero(bits), np.flatnonzero(np.diff(expected)) + 1)
+    assert n_certain > 3000
+
+
+@pytest.mark.parametrize("h", np.arange(-9, 10) / 4)
+def test_voxels_at_half_integers_and_at_negative_indices_are_those_of_floor(h):
+    """n = floor(h ndiv + ½), exactly, wherever the number is exact; a piece all of it on one boundary."""
+    ndiv, corner, n = 2, -30, 100
+    matrices = np.zeros((1, 3, 4))
+    matrices[0, :, 3] = h * ndiv + 0.5 - corner
+    c, base, spread = np.empty((3, 4), np.float32), np.empty(3), np.empty(3)
+    crossings.localise(matrices, 0, np.zeros((1, 3, 4)), 0, 50.0, c, base, spread)
+    step, words, floors = np.zeros(pieces.PIECE + 1, np.int64), np.zeros(2, np.uint64), np.empty(128, np.int32)
+    _, certain = crossings.find_crossings(n, c, 0, 1e-6, 1, np.empty(136, np.int32), step, words)
+    assert not certain
+    below = crossings.visit_pixels(n, c, 0, 1e-6, 1, 0, 0, np.ones((5, 3)), None, matrices, base, floors, step, words)
+    assert below + base[0] + corner == voxel_index(np.array([[h, h, h]]), (ndiv, ndiv, ndiv))[0, 0]
+    assert not words.any()
 
 
 def sums_by_numpy(index, key, *columns):
@@ -76,61 +108,181 @@ def sums_by_numpy(index, key, *columns):
     return rows, [np.bincount(inverse, column, len(rows)) for column in columns]
 
 
+class Case:
+    """A panel, an image with all that can be wrong in it, and both ways of summing it."""
+
+    def __init__(self, rng, kind="uint16", panel=None, wavelength=1.1, n_masked=0.02, limit=0.6):
+        panel = tilted_panel() if panel is None else panel
+        self.plane, self.wavelength = panel_plane(panel), wavelength
+        shape, whole = self.plane.shape, kind != "float32"
+        self.raw = rng.poisson(3, shape).astype(kind) if whole else rng.normal(3, 2, shape).astype(kind)
+        self.raw[rng.random(shape) < 0.001] = 65535 if whole else 500
+        self.raw[rng.random(shape) < 0.001] = 5000
+        self.limits = tuple(np.dtype(kind).type(x) for x in ((0, 100, 65533) if whole else (-50, 100, 1e9)))
+        self.geometry = self.plane.geometry(BEAM)
+        self.s = self.geometry.s_vectors(wavelength)
+        length = self.geometry.s_lengths(wavelength).reshape(shape)
+        self.bins = np.floor(length / WIDTH).astype(np.int64)
+        self.units = rng.integers(2**20, 2**25, shape).astype(np.uint32)
+        self.state = np.where(length > limit, pieces.BEYOND, pieces.USED).astype(np.uint8)
+        self.state[rng.random(shape) < n_masked] = pieces.MASKED
+        self.state[:, 200:230] = pieces.MASKED
+        self.pieces = pieces.make_pieces(shape, [(slice(None), self.geometry)])
+        maker = pieces.SharedMaker(shape, 400)
+        maker.add(slice(None), self.units, self.bins, self.state)
+        self.shared, self.static = maker.finish(), maker.bins
+
+    def by_kernel(self, a_matrix, ndiv, masks=(), settings=(), keep=None, calibration=(None, None), background=None):
+        """Rows by the kernel, twice: the second time in memory that was used."""
+        matrix = np.linalg.inv(a_matrix) * np.array(ndiv)[:, None]
+        reach = np.floor(np.linalg.norm(matrix, axis=1) * self.geometry.s_lengths(self.wavelength).max()).astype(int) + 2
+        matrices = [np.column_stack([matrix / self.wavelength, -matrix @ BEAM / self.wavelength + 0.5 + reach])]
+        for a in settings:
+            inverse = np.linalg.inv(a)
+            matrices.append(np.column_stack([inverse, -inverse @ BEAM]) / self.wavelength)
+        lattices = np.array([lattice_parameters(mask, 0, self.wavelength) for mask in masks])
+        widths = np.ones(1) if not masks or masks[0].radius is not None else masks[0].sigmas**2
+        crystal = still.Crystal(
+            np.array(matrices), (2 * reach + 4) // 4, BEAM, self.wavelength, lattices.reshape(-1, spots.N_LATTICE),
+            masks[0].centring if masks else np.zeros((0, 3)), widths, SIGMAS_STEP,
+        )  # fmt: skip
+        accumulator = Accumulator()
+        for _ in range(2):
+            result = accumulator.sum_panel(
+                self.raw, self.limits, self.shared, self.static, self.pieces, self.plane.vectors, self.plane.shift,
+                crystal, keep, *calibration, background, background,
+            )  # fmt: skip
+        index, bragg, *sums = result
+        return np.column_stack([index - reach, bragg]), *sums
+
+    def good(self):
+        """Pixels of the radial totals, and those of the map."""
+        good = (self.state != pieces.MASKED) & (self.raw >= self.limits[0]) & (self.raw <= self.limits[1])
+        return good, (good & (self.state == pieces.USED)).ravel()
+
+    def by_numpy(self, a_matrix, ndiv, near):
+        """Rows of index and bragg, and sums of pixels, response, positions and counts."""
+        _, used = self.good()
+        n = voxel_index(transform(np.linalg.inv(a_matrix), self.s[used]), ndiv)
+        place, n_fast = np.arange(self.raw.size)[used], self.raw.shape[1]
+        columns = (
+            np.ones(len(n)), self.units.ravel()[used].astype(float), 2 * (place % n_fast) + 1,
+            2 * (place // n_fast) + 1, self.raw.ravel()[used].astype(float),
+        )  # fmt: skip
+        return sums_by_numpy(n, near[used], *columns)
+
+
+WHOLE = (still.N_PIXELS, still.RESPONSE, still.FAST, still.SLOW, still.COUNTS)
+
+
 @pytest.mark.parametrize("kind", ["uint16", "float32"])
 def test_sums_of_a_panel_are_those_of_numpy_for_every_pixel(kind, rng):
-    """700 000 pixels of each kind; sentinels, overloads, masked pixels and limits of resolution among them."""
-    panel, matrix, wavelength = tilted_panel(), orientation(rng, (90.0, 80.0, 37.0)), 1.1
-    plane, beam = panel_plane(panel), np.array([0, 0, -1.0])
-    whole = kind == "uint16"
-    raw = rng.poisson(3, SHAPE).astype(kind) if whole else rng.normal(3, 2, SHAPE).astype(kind)
-    raw[rng.random(SHAPE) < 0.001] = 65535 if whole else 500
-    raw[rng.random(SHAPE) < 0.001] = 5000
-    limits = tuple(np.dtype(kind).type(x) for x in ((0, 100, 65533) if whole else (-50, 100, 1e9)))
-    response = rng.integers(2**30, 2**32, SHAPE).astype(np.uint32)
-    geometry = plane.geometry(beam)
-    s = geometry.s_vectors(wavelength)
-    bins = np.floor(geometry.s_lengths(wavelength) / 0.005).astype(np.uint16).reshape(SHAPE)
-    bins[bins > 120] |= still.OUTSIDE
-    bins[rng.random(SHAPE) < 0.02] = still.MASKED
+    """Sentinels, overloads, masked pixels and limits of resolution among them."""
+    case, a_matrix, ndiv = Case(rng, kind), orientation(rng, (90.0, 80.0, 37.0)), (3, 3, 3)
     keep = rng.random(SHAPE) > 0.1
+    whole = kind == "uint16"
     calibration = (None, None) if whole else (rng.normal(1, 0.1, SHAPE), np.full((1, 1), 1.5))
     background = None if whole else rng.random(SHAPE)
-    ndiv = np.array([3, 3, 3])
-    to_hkl = matrix * ndiv[:, None]
-    reach = np.floor(np.linalg.norm(to_hkl, axis=1) * geometry.s_lengths(wavelength).max()).astype(int) + 2
-    to_voxel = np.column_stack([to_hkl / wavelength, -to_hkl @ beam / wavelength + 0.5 + reach])
-    accumulator = Accumulator()
-    for _ in range(2):  # the second time in memory that was used
-        index, bragg, sums, real, of_bins, _ = accumulator.sum_panel(
-            raw, limits, response, bins, plane.vectors, plane.shift, beam, np.zeros((0, still.N_LATTICE)), False,
-            np.zeros((0, 3)), np.ones(1), keep, *calibration, background, background, to_voxel,
-            (2 * reach + 4) // 4, 400,
-        )  # fmt: skip
-    good = (bins != still.MASKED) & (raw >= limits[0]) & (raw <= limits[1])
-    used = (good & (bins < still.OUTSIDE)).ravel()
-    n = voxel_index(s @ matrix.T, ndiv)[used]
-    place = np.arange(raw.size)[used]
-    pixels = [
-        np.ones(len(n)),
-        response.ravel()[used].astype(float),
-        2 * (place % SHAPE[1]) + 1,
-        2 * (place // SHAPE[1]) + 1,
-    ]
-    values = raw.ravel()[used].astype(float)
+    rows, sums, real, of_bins, real_bins = case.by_kernel(
+        a_matrix, ndiv, keep=keep, calibration=calibration, background=background
+    )
+    expected_rows, expected = case.by_numpy(a_matrix, ndiv, ~keep.ravel())
+    assert np.array_equal(rows, expected_rows)
+    for column, values in zip(WHOLE[: 5 if whole else 4], expected):
+        assert np.array_equal(sums[:, column], values.astype(np.int64))
+    good, used = case.good()
+    bin_of = case.bins.ravel()
     if not whole:
-        values = (values - calibration[0].ravel()[used]) / 1.5
-        pixels += [values, np.maximum(values, 0), background.ravel()[used]]
-    rows, expected = sums_by_numpy(n, ~keep.ravel()[used], *pixels)
-    assert np.array_equal(np.column_stack([index - reach, bragg]), rows)
-    for column, values_of in zip((still.N_PIXELS, still.RESPONSE, still.FAST, still.SLOW), expected):
-        assert np.array_equal(sums[:, column], values_of.astype(np.int64))
-    if whole:
-        _, (counts,) = sums_by_numpy(n, ~keep.ravel()[used], values)
-        assert np.array_equal(sums[:, still.COUNTS], counts)
-    else:
-        for column, values_of in zip((still.PHOTONS, still.POSITIVE, still.BACKGROUND), expected[4:]):
-            assert real[:, column] == pytest.approx(values_of, rel=1e-12, abs=1e-11)
-    bin_of = (bins & still.N_BINS).ravel()
+        photons = (case.raw.astype(float) - calibration[0]) / 1.5
+        n = voxel_index(transform(np.linalg.inv(a_matrix), case.s[used]), ndiv)
+        terms = [values.ravel() for values in (photons, np.maximum(photons, 0), background)]
+        _, expected = sums_by_numpy(n, ~keep.ravel()[used], *(values[used] for values in terms))
+        for column, values in zip((still.PHOTONS, still.POSITIVE, still.BACKGROUND), expected):
+            assert real[:, column] == pytest.approx(values, rel=1e-12, abs=1e-11)
+        for column, values in zip((still.PHOTONS, still.POSITIVE, still.BACKGROUND), terms):
+            total = np.bincount(bin_of[good.ravel()], values[good.ravel()], 400)
+            assert real_bins[:, column] == pytest.approx(total, rel=1e-12, abs=1e-10)
     assert np.array_equal(of_bins[:, still.N_PIXELS], np.bincount(bin_of[good.ravel()], minlength=400))
-    above = ((bins != still.MASKED) & (raw > limits[1]) & (raw <= limits[2])).ravel()
+    response = np.bincount(bin_of[good.ravel()], case.units.ravel()[good.ravel()], 400)
+    assert np.array_equal(of_bins[:, still.RESPONSE], response.astype(np.int64))
+    above = ((case.state != pieces.MASKED) & (case.raw > case.limits[1]) & (case.raw <= case.limits[2])).ravel()
     assert np.array_equal(of_bins[:, still.N_OVERLOADED], np.bincount(bin_of[above], minlength=400))
+
+
+@pytest.mark.parametrize("shape", [(40, 131), (40, 7), (300, 1), (40, 128)])
+@pytest.mark.parametrize("parallax", [True, False])
+def test_rows_of_any_length_are_summed(shape, parallax, rng):
+    case, a_matrix = Case(rng, "int32", tilted_panel(shape, parallax)), orientation(rng, (300.0, 280.0, 57.0))
+    rows, sums, *_ = case.by_kernel(a_matrix, (5, 5, 5))
+    expected_rows, expected = case.by_numpy(a_matrix, (5, 5, 5), np.zeros(case.raw.size, bool))
+    assert np.array_equal(rows, expected_rows)
+    for column, values in zip(WHOLE, expected):
+        assert np.array_equal(sums[:, column], values.astype(np.int64))
+
+
+def test_where_polynomials_do_not_fit_every_pixel_is_worked_out(rng):
+    """The same sums from pieces whose error is unknown: nothing but the exact formula decides."""
+    case, a_matrix = Case(rng, panel=tilted_panel((100, 700))), orientation(rng, (90.0, 80.0, 37.0), 104.0)
+    mask = lattice_mask(a_matrix, radius=0.003)
+    first = case.by_kernel(a_matrix, (3, 3, 3), [mask], [a_matrix])
+    case.pieces.bounds[:, pieces.ERROR] = np.inf
+    second = case.by_kernel(a_matrix, (3, 3, 3), [mask], [a_matrix])
+    assert all(np.array_equal(a, b) for a, b in zip(first, second))
+
+
+def lattice_mask(a_matrix, centring=(), **values):
+    """A mask by distance of 0.075 mm pixels."""
+    given = {"radius": None, "domain_size": 800.0, "mosaicity": 0.002, "spot": 1e-4, "point_spread": 0.7, **values}
+    panel = tilted_panel()
+    normal = np.array(panel.get_normal()) / panel.get_directed_distance()
+    return LatticeMask(
+        metric=a_matrix.T @ a_matrix, centring=np.array(centring, dtype=float).reshape(-1, 3),
+        sigmas=np.array([3.0]), largest=0.004, panels=((0.075, normal),), s0=BEAM / 1.1, **given,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "angle, values",
+    [
+        (90.0, {}),
+        (104.0, {}),
+        (117.0, {"radius": 0.006}),  # spheres that reach into the next cells of an oblique lattice
+        (90.0, {"radius": 0.004, "centring": [(0.5, 0.5, 0.0)]}),
+        (120.0, {"radius": 0.003, "centring": [(2 / 3, 1 / 3, 1 / 3), (1 / 3, 2 / 3, 2 / 3)]}),
+    ],
+)
+def test_pixels_near_the_lattice_are_those_of_the_mask_by_distance(angle, values, rng):
+    """LatticeMask.keep of every pixel is the reference; its radius differs from |s| bin to |s| bin."""
+    case, a_matrix = Case(rng), orientation(rng, (90.0, 80.0, 57.0), angle)
+    mask = lattice_mask(a_matrix, **values)
+    mask = mask.with_sigmas(rng.uniform(2, 4, 150))
+    near = ~mask.keep(0, SHAPE, case.s, transform(np.linalg.inv(a_matrix), case.s))
+    assert 0.005 < near.mean() < 0.6
+    rows, sums, *_ = case.by_kernel(a_matrix, (3, 3, 3), [mask], [a_matrix])
+    expected_rows, expected = case.by_numpy(a_matrix, (3, 3, 3), near)
+    assert np.array_equal(rows, expected_rows)
+    for column, values in zip(WHOLE, expected):
+        assert np.array_equal(sums[:, column], values.astype(np.int64))
+
+
+def test_of_two_lattices_on_an_image_both_are_masked(rng):
+    """Voxels are the first lattice's; a pixel near either is a Bragg pixel."""
+    case = Case(rng)
+    settings = [orientation(rng, (90.0, 80.0, 57.0), 100.0), orientation(rng, (90.0, 80.0, 57.0), 100.0)]
+    masks = [lattice_mask(a, mosaicity=m) for a, m in zip(settings, (0.001, 0.003))]
+    near = np.zeros(case.raw.size, dtype=bool)
+    for mask, a in zip(masks, settings):
+        near |= ~mask.keep(0, SHAPE, case.s, transform(np.linalg.inv(a), case.s))
+    keep = rng.random(SHAPE) > 0.01
+    rows, sums, *_ = case.by_kernel(settings[0], (2, 2, 2), masks, settings, keep)
+    expected_rows, expected = case.by_numpy(settings[0], (2, 2, 2), near | ~keep.ravel())
+    assert np.array_equal(rows, expected_rows)
+    for column, values in zip(WHOLE, expected):
+        assert np.array_equal(sums[:, column], values.astype(np.int64))
+
+
+def test_a_mask_without_widths_has_one_radius_everywhere(rng):
+    mask = lattice_mask(orientation(rng, (90.0, 80.0, 57.0)))
+    fixed = lattice_parameters(replace(mask, radius=0.002), 0, 1.1)
+    assert fixed[spots.RADIUS] == 0.002**2
+    assert not fixed[spots.RADIUS + 1 : spots.RADIUS + 4].any()
