@@ -1,7 +1,7 @@
 """Where the pixels of a piece of a row pass from one voxel to the next.
 
-Along a piece each coordinate in the grid is a cubic polynomial to within a known margin. Where it rises or falls all the
-way, the pixel at which it crosses a whole number follows from one step of Newton's method; that no pixel on either side
+Along a piece each coordinate in the grid is a cubic polynomial to within a known margin. Where it rises or falls all
+the way, the pixel at which it crosses a whole number follows from one step of Newton's method; that no pixel on either side
 is nearer to the boundary than the margin is then checked, so that how the place was found does not matter. Where the
 check fails, or the coordinate turns round, the polynomial is evaluated at each pixel, and within the margin the exact
 formula. So the result is that of the exact formula at every pixel.

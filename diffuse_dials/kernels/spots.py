@@ -2,7 +2,7 @@
 
 Blocks of pixels whose middle is farther from its lattice point than the radius and the block's own extent are passed
 over. The others are worked out in single precision; a pixel whose distance is within the known error of the radius, or
-half way between two lattice points, is decided by the exact formula, as ``algorithms.masking.bragg.LatticeMask`` has it.
+half way between two lattice points, is decided by the exact formula of ``algorithms.masking.bragg.LatticeMask``.
 """
 
 from __future__ import annotations
@@ -139,8 +139,8 @@ def mark_near(
         lattices, which: Parameters of the masks, shape (l, N_LATTICE), and which of them.
         centring: Translations, shape (m, 3).
         sigmas_squared: k² by |s|.
-        c, m, middles, here, base, spread: Work space: coefficients, metric, distances, classes of pixels, whole numbers,
-            bounds of rounding.
+        c, m, middles, here, base, spread: Work space: coefficients, metric, distances, classes of pixels, whole
+            numbers, bounds of rounding.
         near: Result, shape (PIECE,), uint8: 1 is added to what is there by |.
         words: Bits of the pixels where ``near`` may change; added to.
 

@@ -114,7 +114,9 @@ def _running_good(row, first, n, raw, bad, counts):
 
 
 @njit(**OPTIONS)
-def _screen(row, first, n, raw, limits, state, response, segment, segment_stop, segment_bin, bad, skip, words, bin_whole):
+def _screen(
+    row, first, n, raw, limits, state, response, segment, segment_stop, segment_bin, bad, skip, words, bin_whole
+):
     """Tell which pixels of a piece are no measurement, and take the untrusted ones out of the bins' static sums.
 
     Args:

@@ -135,7 +135,8 @@ class Case:
     def by_kernel(self, a_matrix, ndiv, masks=(), settings=(), keep=None, calibration=(None, None), background=None):
         """Rows by the kernel, twice: the second time in memory that was used."""
         matrix = np.linalg.inv(a_matrix) * np.array(ndiv)[:, None]
-        reach = np.floor(np.linalg.norm(matrix, axis=1) * self.geometry.s_lengths(self.wavelength).max()).astype(int) + 2
+        s_max = self.geometry.s_lengths(self.wavelength).max()
+        reach = np.floor(np.linalg.norm(matrix, axis=1) * s_max).astype(int) + 2
         matrices = [np.column_stack([matrix / self.wavelength, -matrix @ BEAM / self.wavelength + 0.5 + reach])]
         for a in settings:
             inverse = np.linalg.inv(a)
