@@ -1,14 +1,12 @@
 """NXmx (Eiger) images read straight from HDF5 into one buffer, several times faster than through dxtbx.
 
 dxtbx converts each image to signed integers and marks the file's sentinels as negative, in passes over the image that
-a kernel which tests the trusted range does not need. A chunk of bitshuffle and LZ4, one image, is decoded by our own
-kernel. The first image of a run is held against dxtbx's.
+a kernel which tests the trusted range does not need. The first image of a run is held against dxtbx's.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 
 import h5py
 import numpy as np
@@ -20,9 +18,6 @@ try:
     import hdf5plugin  # noqa: F401  (registers its filters where the HDF5 library has none of its own)
 except ImportError:
     pass
-
-_BITSHUFFLE, _LZ4 = 32008, 2  # the HDF5 filter's number, and the compression it names in its options
-_HEADER = 12  # bytes before the first block: size of the data (8) and of a block (4), the highest byte first
 
 
 class DirectReader:
@@ -101,29 +96,8 @@ class DirectReader:
             raise IndexError("there is no image of that number")
         if self._buffer.shape != data.shape[1:] or self._buffer.dtype != data.dtype:
             self._buffer = np.empty(data.shape[1:], dtype=data.dtype)
-        if not (_is_ours(data) and self._decode(data, index)):
-            data.read_direct(self._buffer, np.s_[index])
+        data.read_direct(self._buffer, np.s_[index])
         return tuple(self._buffer[module] for module in layout.modules), nexus.highest_value(file, layout, data.dtype)
-
-    def _decode(self, data: h5py.Dataset, index: int) -> bool:
-        """Read a chunk as it is stored and decode it into the buffer; False where its writer left it uncompressed.
-
-        Raises:
-            OSError: If it is broken.
-        """
-        from diffuse_dials.kernels.bitshuffle import decode  # needs numba
-
-        left_out, chunk = data.id.read_direct_chunk((index, 0, 0))
-        if left_out:
-            return False
-        size = self._buffer.itemsize
-        block = int.from_bytes(chunk[8:_HEADER], "big") // size
-        if int.from_bytes(chunk[:8], "big") != self._buffer.nbytes or block <= 0 or block % 8:
-            raise OSError("a chunk has a wrong header")
-        values = self._buffer.reshape(-1).view(f"u{size}")
-        if not decode(np.frombuffer(chunk, np.uint8, offset=_HEADER), block, values):
-            raise OSError("a chunk is broken")
-        return True
 
     def _check(self, experiment, path, raw, highest) -> None:
         """Hold an image against dxtbx's: equal values, and sentinels where dxtbx has negative numbers."""
@@ -132,14 +106,3 @@ class DirectReader:
             if not (np.array_equal(measured, theirs >= 0) and np.array_equal(panel[measured], theirs[measured])):
                 raise ValueError(f"dxtbx reads other values from {path} than a direct reader. Say grid.reader=dxtbx.")
         self._checked = True
-
-
-def _is_ours(data: h5py.Dataset) -> bool:
-    """Whether our kernel decodes its chunks: one image each, bitshuffle and LZ4 and no other filter."""
-    if data.chunks != (1, *data.shape[1:]) or sys.byteorder != "little" or not data.dtype.isnative:
-        return False
-    options = data.id.get_create_plist()
-    if options.get_nfilters() != 1:
-        return False
-    number, _, values, _ = options.get_filter(0)
-    return number == _BITSHUFFLE and len(values) > 4 and values[4] == _LZ4 and data.dtype.itemsize in (1, 2, 4)
