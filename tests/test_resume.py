@@ -7,6 +7,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -244,3 +246,50 @@ def test_a_store_is_replaced_only_by_a_complete_one(work):
     assert 0 < after.n_rows < len(before)
     assert len(parts()) == len(after.parts) == N_STILLS
     assert all(Part.open(part.path).key == after.key for part in after.parts)
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="there is no mpirun")
+def test_a_killed_rank_ends_the_run_with_a_message_and_the_rest_is_resumed_to_the_same_files(work, expected):
+    """kill -9 of rank 2, after the first part is finished; three ranks then do the rest."""
+    pytest.importorskip("mpi4py")
+    script = Path(grid.__file__).resolve().parents[2] / "command_line" / "grid.py"
+    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "3"]
+    run = [*mpirun, sys.executable, str(script), *arguments(work, "mp.method=mpi", "resume=True")]
+    process = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=slow_environment())
+    wait_for(parts)
+    rank = wait_for(lambda: [pid for pid in workers_of(process) if rank_of(pid) == 2])[0]
+    os.kill(rank, signal.SIGKILL)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "signal 9" in said or "SIGTERM" in said, said
+    left, finished = outputs(), parts()
+    assert {name: expected[grid][name] for name in left} == left and finished
+    subprocess.run(run, check=True, capture_output=True)
+    assert outputs() == expected[grid]
+    assert not list(Path().glob("*_parts"))
+
+
+def slow_environment():
+    """A start-up file that makes each still wait in the ranks, so that one can be killed between two."""
+    Path("slow").mkdir()
+    Path("slow/sitecustomize.py").write_text(
+        "import importlib.abc, sys, time\n"
+        "class Slow(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'diffuse_dials.algorithms.pixel_files':\n"
+        "            from diffuse_dials.algorithms import pipeline\n"
+        "            measure = pipeline.measure_still\n"
+        "            def slow(*given):\n"
+        "                time.sleep(0.7)\n"
+        "                return measure(*given)\n"
+        "            pipeline.measure_still = slow\n"
+        "sys.meta_path.insert(0, Slow())\n"
+    )
+    return {**os.environ, "PYTHONPATH": str(Path("slow").absolute())}
+
+
+def rank_of(pid):
+    for item in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        if item.startswith(b"OMPI_COMM_WORLD_RANK="):
+            return int(item.split(b"=")[1])
+    return None

@@ -234,14 +234,20 @@ class Measurement:
         self._refuse_empty(number, n_accepted)
         return StillSums(voxels, totals, exposure, n_accepted)
 
-    def prepare(self, grid: Grid) -> None:
-        """Work out what the stills share, so that forked processes inherit it; without it the first still does."""
+    def prepare(self, grid: Grid, share=lambda make: make()) -> None:
+        """Work out what the stills share, so that forked processes inherit it; without it the first still does.
+
+        Args:
+            grid: The grid.
+            share: Function that calls another and returns what that returns; mpi.Communicator.shared makes the ranks
+                of a machine share it.
+        """
         if self._by_numpy(grid):
             return
         number = next(i for i in range(len(self._stills)) if self.uses(i))
         experiment = self._stills.experiments[number]
         exposure = self._exposures.of(experiment, self._stills.keys[number])
-        self._kernel().prepare(experiment, self._masks.of(experiment), exposure)
+        self._kernel().prepare(experiment, self._masks.of(experiment), exposure, share)
 
     def _by_numpy(self, grid: Grid) -> bool:
         return grid.engine == "numpy" or self._background.per_still or bool(self._params.extraction.photons_range)

@@ -8,7 +8,7 @@ kept; a still adds its image, its orientation and its Bragg radius. The same sum
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -77,10 +77,24 @@ class Fused:
         self._accumulator = Accumulator()
         self._unit_of: dict = {}
 
-    def prepare(self, experiment, mask, exposure) -> None:
-        """Work out what stills share with this one, so that forked processes inherit it."""
-        for panel in range(len(self._shapes)):
-            self._panel(experiment, panel, mask[panel], self._background.at(panel, exposure)[2])
+    def prepare(self, experiment, mask, exposure, share) -> None:
+        """Work out what stills share with this one, so that forked processes inherit it.
+
+        Args:
+            experiment, mask, exposure: As in ``sums``.
+            share: Function that calls another and returns what that returns, see mpi.Communicator.shared.
+        """
+        known = [self._background.at(panel, exposure)[2] for panel in range(len(self._shapes))]
+
+        def make():
+            for panel in range(len(known)):
+                self._panel(experiment, panel, mask[panel], known[panel])
+            found = {key: replace(shared, mask=()) for key, shared in self._panels.items()}
+            self._panels.clear()  # they come back, in memory that processes share
+            return found
+
+        for key, shared in share(make).items():
+            self._panels[key] = replace(shared, mask=(mask[key[-1]], known[key[-1]]))
 
     def sums(self, number, experiment, raw, highest, mask, exposure, bragg_masks, settings, to_hkl, grid):
         """Sums of one still.

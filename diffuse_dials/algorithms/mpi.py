@@ -7,6 +7,7 @@ goes on with the results.
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import time
 import traceback
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+_ALIGNED = 64  # bytes: where an array may begin in shared memory
 _ASK, _DONE, _FAILED, _TASK, _STOP = range(1, 6)
 
 
@@ -27,6 +29,7 @@ class Communicator:
 
     def __init__(self, comm=None):
         self._comm = comm
+        self._windows: list = []
         self.rank = 0 if comm is None else comm.Get_rank()
         self.size = 1 if comm is None else comm.Get_size()
 
@@ -82,6 +85,41 @@ class Communicator:
         """This rank's contiguous part of ``n`` things."""
         ends = [n * k // self.size for k in range(self.size + 1)]
         return slice(ends[self.rank], ends[self.rank + 1])
+
+    def shared(self, make):
+        """What ``make()`` returns, made by one rank of each machine; its arrays are in memory that the ranks there share.
+
+        Args:
+            make: Function without arguments; what it returns can be pickled. Nobody may change the arrays.
+
+        Raises:
+            ValueError: What ``make`` raised, on every rank of the machine.
+        """
+        if self.size == 1:
+            return make()
+        from mpi4py import MPI
+
+        node = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        head, buffers, error = None, [], None
+        if node.rank == 0:
+            try:
+                head = pickle.dumps(make(), 5, buffer_callback=buffers.append)  # arrays stay apart from the rest
+            except ValueError as caught:
+                error = str(caught)
+        views = [buffer.raw() for buffer in buffers]
+        head, error, sizes = node.bcast((head, error, [view.nbytes for view in views]))
+        if error is not None:
+            raise ValueError(error)
+        ends = np.cumsum([-(-size // _ALIGNED) * _ALIGNED for size in sizes], dtype=np.int64)
+        total = int(ends[-1]) if len(ends) else 0
+        window = MPI.Win.Allocate_shared(total if node.rank == 0 else 0, 1, comm=node)
+        self._windows.append(window)  # the memory lives as long
+        memory = np.frombuffer(window.Shared_query(0)[0], dtype=np.uint8)
+        parts = [memory[end - -(-size // _ALIGNED) * _ALIGNED :][:size] for end, size in zip(ends, sizes)]
+        for part, view in zip(parts, views):
+            part[:] = np.frombuffer(view, dtype=np.uint8)
+        node.Barrier()
+        return pickle.loads(head, buffers=parts)
 
     @contextmanager
     def together(self):

@@ -92,6 +92,7 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
         ValueError: If a still fails (unless skip_failed), none is left, or a process is killed.
     """
     box = asu_box(grid, stills, largest_s(stills, params.d_min))
+    measurement.prepare(grid, job.comm.shared)
 
     def plan():
         used = [number for number in range(len(stills)) if measurement.uses(number)]
@@ -121,7 +122,6 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
                     part.append(number, measured.voxels, measured.totals)
             part.finish(outcomes)
 
-    measurement.prepare(grid)
     parts = make_parts(
         job, folder, make, lambda block: images_mark(keys(block)), "grid", still_names(stills),
         params.extraction.skip_failed,

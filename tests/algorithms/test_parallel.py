@@ -133,9 +133,53 @@ def test_two_ranks_of_mpi_write_the_same_bytes_as_one_process(work):
     grid.run(arguments(work))
     expected = Path("gridded.refl").read_bytes(), Path("radial_totals.refl").read_bytes()
     run = [sys.executable, str(ROOT / "command_line" / "grid.py"), *arguments(work, "mp.method=mpi")]
-    mpirun = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
+    mpirun = [*MPIRUN, "-n", "2"]
     subprocess.run([*mpirun, *run], check=True, capture_output=True)
     assert (Path("gridded.refl").read_bytes(), Path("radial_totals.refl").read_bytes()) == expected
     wrong = subprocess.run([*mpirun, *run, "d_min=900", "d_max=1000"], capture_output=True, text=True)
     assert wrong.returncode != 0
     assert sum("Sorry" in line or "No pixel" in line for line in wrong.stderr.splitlines()) == 1
+
+
+SHARED = """
+import numpy as np
+from mpi4py import MPI
+from diffuse_dials.algorithms.mpi import Communicator
+
+comm, made = Communicator(MPI.COMM_WORLD), []
+
+def make():
+    made.append(1)
+    turned = np.arange(12.0).reshape(3, 4).T
+    return {"a": np.arange(5, dtype=np.int16), "b": (turned, None, np.zeros((0, 2))), "c": np.ones(3, bool), "d": "text"}
+
+found = comm.shared(make)
+assert np.array_equal(found["a"], np.arange(5)) and found["d"] == "text" and found["c"].all()
+assert np.array_equal(found["b"][0], np.arange(12.0).reshape(3, 4).T) and found["b"][2].shape == (0, 2)
+assert sum(comm._comm.allgather(len(made))) == 1
+if comm.rank == 1:
+    found["a"][0] = 77  # to see whose memory it is: nobody else may do this
+comm._comm.Barrier()
+assert found["a"][0] == 77
+
+def broken():
+    raise ValueError("no such thing")
+
+try:
+    comm.shared(broken)
+except ValueError as error:
+    assert str(error) == "no such thing"
+else:
+    raise AssertionError
+"""
+MPIRUN = ["mpirun", "--allow-run-as-root", "--oversubscribe"]
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="there is no mpirun")
+def test_the_ranks_of_a_machine_share_what_one_of_them_made(tmp_path):
+    pytest.importorskip("mpi4py")
+    (tmp_path / "shared.py").write_text(SHARED)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = [*MPIRUN, "-n", "3", sys.executable, str(tmp_path / "shared.py")]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
