@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -93,7 +94,8 @@ class Graph:
         """The same on axes of matplotlib."""
         axes.set(title=self.title, xlabel=self.x_label, ylabel=self.y_label)
         for one, colour in zip(self.series, _COLOURS * (1 + len(self.series) // len(_COLOURS))):
-            style = {"color": colour, "label": one.label or None, "marker": "o" if one.marks else None, "ms": one.size / 2}
+            style = {"color": colour, "label": one.label or None, "ms": one.size / 2}
+            style["marker"] = "o" if one.marks else None
             axes.errorbar(one.x, one.y, one.error, ls="-" if one.lines else "none", lw=1, elinewidth=0.8, **style)
         if self.guide is not None:
             axes.axhline(self.guide, color="0.6", lw=0.8, ls=":")
@@ -268,22 +270,28 @@ def _trace(one: Series, colour: str) -> dict:
     trace = {
         "type": "scatter" if len(one.x) <= _MANY else "scattergl",
         "mode": "+".join(["lines"] * one.lines + ["markers"] * one.marks), "x": finite(one.x), "y": finite(one.y),
-        "name": one.label, "line": {"color": colour, "width": 1.5},
+        "name": _text(one.label), "line": {"color": colour, "width": 1.5},
         "marker": {"color": colour, "size": one.size},
     }  # fmt: skip
     if one.error is not None:
         trace["error_y"] = {"type": "data", "array": finite(one.error), "thickness": 1, "width": 2}
     if one.names:
-        trace["text"] = list(one.names)
+        trace["text"] = [_text(name) for name in one.names]
         trace["hovertemplate"] = "%{text}<br>%{x}, %{y}<extra></extra>"
     return trace
 
 
+def _text(label: str) -> str:
+    """As plotly shows it: it takes <I> for a tag."""
+    return html.escape(label, quote=False)
+
+
 def _layout(title: str, x_label: str, y_label: str) -> dict:
     return {
-        "title": {"text": title, "font": {"size": 15}},
-        "xaxis": {"title": {"text": x_label, "standoff": 8}, "zeroline": False},
-        "yaxis": {"title": {"text": y_label, "standoff": 8}, "zeroline": False}, "height": 380, "template": "none",
+        "title": {"text": _text(title), "font": {"size": 15}},
+        "xaxis": {"title": {"text": _text(x_label), "standoff": 8}, "zeroline": False},
+        "yaxis": {"title": {"text": _text(y_label), "standoff": 8}, "zeroline": False},
+        "height": 380, "template": "none",
         "margin": {"l": 80, "r": 20, "t": 40, "b": 55}, "hovermode": "closest", "font": {"size": 13},
     }  # fmt: skip
 

@@ -31,6 +31,10 @@ def test_a_graph_is_drawn_by_both(run_in_tmp_path):
     assert MAP.figure().axes[0].get_aspect() == 1
 
 
+def test_an_intensity_in_angle_brackets_is_no_tag_to_plotly():
+    assert Graph("t", "s", "ln <I>", ()).plotly()["layout"]["yaxis"]["title"]["text"] == "ln &lt;I&gt;"
+
+
 def test_a_page_carries_all_it_needs(run_in_tmp_path):
     """No address of a network, the library once, and each graph as JSON that parses; names cannot end a script."""
     write_report("page.html", "t", [Section("one", figure=GRAPH), Section("two", figure=(MAP, Figure()))])
