@@ -43,7 +43,7 @@ def test_a_page_carries_all_it_needs(run_in_tmp_path):
     assert 'src="http' not in outside and page.count('id="plotly"') == 1
     graphs = re.findall(r'class="graph">(\{.*?\})</script>', outside)
     assert [json.loads(graph)["data"][0]["type"] for graph in graphs] == ["scatter", "heatmap"]
-    assert json.loads(graphs[0])["data"][0]["text"][2] == "</script>"
+    assert json.loads(graphs[0])["data"][0]["text"][2] == "&lt;/script&gt;"
     assert outside.count("<svg") == 1
 
 
