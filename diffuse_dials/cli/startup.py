@@ -117,12 +117,10 @@ def start(
 
 
 def _parse(parser, arguments):
-    """DIALS 3.12 shows a traceback for a value that a type refuses; newer ones a line: make it a line in both."""
+    """A value that a type refuses is a traceback in DIALS 3.12, and a wrong choice several lines: make it one line."""
     try:
         return parser.parse_args(args=arguments, show_diff_phil=False, return_unhandled=True, quick_parse=False)
-    except Sorry:
-        raise
-    except RuntimeError as error:
+    except (Sorry, RuntimeError) as error:
         raise Sorry(" ".join(str(error).split())) from None
 
 
