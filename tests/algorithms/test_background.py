@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffuse_dials.algorithms.background.base import PanelSample
+from diffuse_dials.algorithms.background.blanks import Blanks
 from diffuse_dials.algorithms.background.image import ImageBackground
 from diffuse_dials.algorithms.background.radial import RadialBackground
 from diffuse_dials.algorithms.noise import NoiseModel
@@ -129,3 +130,8 @@ def test_what_is_left_is_the_anisotropic_part_whatever_the_level_of_the_backgrou
         slope = (left @ pattern) / (pattern @ pattern)
         error = np.sqrt(pattern**2 @ sample.counts) / (pattern @ pattern)
         assert slope == pytest.approx(scale, abs=5 * error + 0.005)
+
+
+def test_stills_of_the_crystal_are_no_blanks(simulated):
+    with pytest.raises(ValueError, match="stills with a crystal: their diffraction would be subtracted"):
+        Blanks([simulated / "truth_stills.expt"], None, (), None, None, None)

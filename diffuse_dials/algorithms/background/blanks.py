@@ -27,7 +27,7 @@ class Blanks:
             noise: NoiseModel of the detector.
 
         Raises:
-            ValueError: If a file cannot be read, or its blanks were taken with another detector.
+            ValueError: If a file cannot be read, has crystals, or its blanks were taken with another detector.
         """
         self.files, self.options, self.shapes, self.noise = tuple(files), options, shapes, noise
         self._photons, self._exposures = photons, exposures
@@ -35,6 +35,11 @@ class Blanks:
         for file in self.files:
             loaded = load_experiments(file)
             for experiment, key in zip(loaded, still_keys(loaded)):
+                if experiment.crystal is not None:
+                    raise ValueError(
+                        f"input.background={file} holds stills with a crystal: their diffraction would be subtracted. "
+                        "Give blank exposures, an .expt of dials.import."
+                    )
                 if images.panel_shapes(experiment.detector) != list(shapes):
                     raise ValueError(
                         f"The blanks of {file} were taken with another detector than the stills. "
