@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from diffuse_dials.io.masks import load_mask
 logger = logging.getLogger(f"dials.{__name__}")
 
 _GAP = 20  # pixels; a masked region of fewer has no rim
+_SAME_WAVELENGTH = 1e-5  # relative
+_WAVELENGTH_STEP = 5e-4  # relative, between the wavelengths at which rings are drawn: a small part of their width
+_MOST_WAVELENGTHS = 20
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def make_pixel_mask(experiments, masking, mask_files=(), d_min=None, d_max=None,
         experiments: Stills, or images without crystals, of one detector.
         masking: The ``masking`` extract of this package's PHIL scope.
         mask_files: Masks to be combined with it (dials.generate_mask, diffuse.make_mask; Python 2 ones too).
-        d_min: High-resolution limit, Å; resolution is that of the first still. None: no limit.
+        d_min: High-resolution limit, Å: a pixel that is beyond it in one of the stills is left out. None: no limit.
         d_max: Low-resolution limit, Å.
         nproc: Processes that read images; the mask does not depend on it.
 
@@ -123,7 +127,7 @@ def make_pixel_mask(experiments, masking, mask_files=(), d_min=None, d_max=None,
     first = experiments[0]
     shapes = images.panel_shapes(first.detector)
     static = _static_mask(experiments)
-    regions = regions_mask(first.detector, first.beam, masking, d_min, d_max)
+    regions = _regions(experiments, masking, d_min, d_max)
     reasons = _Reasons(shapes)
     reasons.add("image set, image format and detector model", static)
     reasons.add("untrusted regions, borders and resolution", regions)
@@ -162,6 +166,26 @@ def check_same_panels(experiments) -> None:
                 f"Still {number} has {len(other)} panel(s), the first of {other[0]} pixels, still 0 has {len(shapes)} "
                 f"of {shapes[0]}: they are of different detectors. Run diffuse.make_mask once for each."
             )
+
+
+def _regions(experiments, masking, d_min, d_max) -> list[np.ndarray]:
+    """DIALS's regions. Limits and rings of resolution move with the wavelength: what they cover in any still.
+
+    The detector is the first still's.
+    """
+    first = experiments[0]
+    beams = [first.beam]
+    wavelengths = [experiment.beam.get_wavelength() for experiment in experiments]
+    low, high = min(wavelengths), max(wavelengths)
+    rings = any(limits is not None for limits in masking.resolution_range or ()) or masking.ice_rings.filter
+    if high - low > _SAME_WAVELENGTH * low and (rings or d_min is not None or d_max is not None):
+        logger.info("Limits and rings of resolution: what they cover at any wavelength from %.5f to %.5f Å", low, high)
+        n = min(int(np.ceil((high / low - 1) / _WAVELENGTH_STEP)) + 1, _MOST_WAVELENGTHS)
+        beams = [copy.deepcopy(first.beam) for _ in range(max(n, 2))]
+        for beam, wavelength in zip(beams, np.linspace(low, high, len(beams))):
+            beam.set_wavelength(wavelength)
+    masks = [regions_mask(first.detector, beam, masking, d_min, d_max) for beam in beams]
+    return [np.logical_and.reduce(panels) for panels in zip(*masks)]
 
 
 def _static_mask(experiments) -> tuple[np.ndarray, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import numpy as np
@@ -12,6 +13,7 @@ from dxtbx.model import ExperimentList
 from libtbx.phil import parse
 
 from diffuse_dials.adapters import images as adapter
+from diffuse_dials.adapters.generate_mask import regions_mask
 from diffuse_dials.adapters.panels import beam_direction, pixel_geometry
 from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.masking import phil_scope
@@ -48,6 +50,26 @@ def test_all_masks_are_combined_by_and(rng, write_stills, tmp_path):
     np.testing.assert_array_equal(result.mask[0], expected)
     assert [step.newly for step in result.steps] == [50, 72, 10 * 112, 7 * 86]
     assert result.n_used == expected.sum() and result.n_pixels == expected.size
+
+
+def test_a_ring_covers_what_it_covers_at_the_wavelength_of_any_still(rng, write_stills):
+    """Every pixel that DIALS leaves out at one of forty wavelengths between those of the stills, and no other."""
+    experiments = write_stills(poisson(rng, 2))
+    first, second = (experiment.beam for experiment in experiments)
+    low = first.get_wavelength()
+    experiments[1].beam = copy.deepcopy(second)
+    experiments[1].beam.set_wavelength(1.006 * low)
+    far = experiments[0].detector[0].get_max_resolution_at_corners(first.get_s0())
+    params = masking(f"masking {{ dynamic.enabled = False\n resolution_range = {1.5 * far} {1.6 * far} }}")
+    expected = np.ones(SHAPE, dtype=bool)
+    for wavelength in np.linspace(low, 1.006 * low, 40):
+        beam = copy.deepcopy(first)
+        beam.set_wavelength(wavelength)
+        expected &= regions_mask(experiments[0].detector, beam, params)[0]
+    found = make_pixel_mask(experiments, params).mask[0]
+    one = regions_mask(experiments[0].detector, first, params)[0]
+    assert not found[~one].any() and found.sum() < one.sum()
+    assert (found & ~expected).sum() + (~found & expected).sum() <= 2
 
 
 def test_a_mask_that_the_stills_name_is_kept(rng, write_stills, tmp_path):
