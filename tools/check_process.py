@@ -64,10 +64,15 @@ profile.gaussian_rs { centroid_definition = com
 prediction.d_min = 2
 """
 DEMO = """
-spotfinder.filter.min_spot_size = 2
-indexing.stills.indexer = stills
+spotfinder {
+  filter.min_spot_size = 2
+  filter.d_min = 1.46
+  threshold.dispersion.global_threshold = 5
+}
+indexing.stills { indexer = stills
+  refine_all_candidates = False }
 profile.gaussian_rs.centroid_definition = com
-prediction.d_min = 1.8
+prediction.d_min = 1.46
 """
 TABLES = ("gridded.refl", "radial_totals.refl", "scaled.refl", "merged.refl", "absolute.refl")
 FILES = ("pixels.mask", "map.mtz", "map.ccp4", "stills.csv", *TABLES)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dials.array_family import flex
 
 from diffuse_dials.algorithms.process import STEPS
 from diffuse_dials.algorithms.process.base import Run
@@ -98,6 +99,12 @@ def test_files_that_do_not_fit_the_stage_are_refused_in_one_line(run_in_tmp_path
         "images": ["a.refl"], "integrated": ["a.expt"], "gridded": ["a.refl"], "scaled": ["a.h5", "a.expt"],
         "merged": ["a.cbf"],
     }  # fmt: skip
+    table = flex.reflection_table()
+    table["miller_index"] = flex.miller_index([(1, 2, 3)])
+    table.as_file("gridded.refl")
+    for stage, what in ("integrated", "spots"), ("merged", "map"):
+        with pytest.raises(ValueError, match=f"^start_from={stage} asks for [^\n]*gridded.refl holds no {what}. Give"):
+            conduct(run_of("a.expt", "gridded.refl", start_from=stage))
     for stage, given in wrong.items():
         with pytest.raises(ValueError, match=f"^start_from={stage} asks for [^\n]*Give those, or another start_from.$"):
             conduct(run_of(*given, start_from=stage))

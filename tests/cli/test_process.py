@@ -115,5 +115,5 @@ def test_a_map_made_elsewhere_is_exported_here(made, run_in_tmp_path):
 
 def test_a_step_that_fails_says_why_in_one_line_and_how_to_go_on(made, run_in_tmp_path):
     with pytest.raises(Sorry, match="^diffuse.export stopped: [^\n]*go on with resume=True.$"):
-        process.run([str(made / "merged.expt"), str(made / "gridded.refl"), "start_from=merged", "export.format=mtz"])
+        process.run([str(made / "gridded.expt"), str(made / "merged.refl"), "start_from=merged", "export.format=mtz"])
     assert not list(Path().glob("map*"))

@@ -16,6 +16,7 @@ from diffuse_dials.algorithms.process.child import run_module
 from diffuse_dials.algorithms.process.state import State, key_of, mark
 from diffuse_dials.algorithms.run_folder import code_hash
 from diffuse_dials.io.atomic import write_text
+from diffuse_dials.io.tables import load_table
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -123,6 +124,10 @@ def _check(run: Run) -> None:
             f"start_from={stage} asks for {_ASKED[stage]}, and the files given are {', '.join(sorted(kinds))}. "
             "Give those, or another start_from."
         )
+    if stage in _COLUMNS:
+        first, (columns, what) = run.files(".refl")[0], _COLUMNS[stage]
+        if not columns <= set(load_table(first).columns):
+            raise ValueError(f"start_from={stage} asks for {_ASKED[stage]}, and {first} holds no {what}. Give those.")
     if run.params.mp.method == "mpi" and not run.params.mp.launcher:
         raise ValueError('mp.method=mpi needs mp.launcher, such as mp.launcher="mpirun -n 4": what starts the ranks.')
 
@@ -147,6 +152,8 @@ def _refuse_to_overwrite(run: Run, steps: list[Step]) -> None:
             )
 
 
+# What tells the stage of a table; a table of sums is too large to be read for this, and diffuse.scale says it.
+_COLUMNS = {"integrated": ({"miller_index", "bbox"}, "spots"), "merged": ({"intensity.scale.value"}, "map")}
 _ASKED = {
     "images": "images, or .expt files of dials.import",
     "integrated": ".expt and .refl files of dials.stills_process or diffuse.integrate",
