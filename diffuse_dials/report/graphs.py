@@ -105,10 +105,13 @@ class Graph:
             axes.set_xscale("log")
         if self.log_y:
             axes.set_yscale("log")
+            for show in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                show(lambda value, _: f"{value:g}")  # else 1.02 becomes 1.02 x 10⁰
         if self.y_range is not None:
             axes.set_ylim(*self.y_range)
         if any(one.label for one in self.series):
-            axes.legend(frameon=False)
+            beside = {"loc": "upper left", "bbox_to_anchor": (1.02, 1)} if self.equal else {}
+            axes.legend(frameon=False, **beside)
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,8 @@ class ColourMap:
         """The same on axes of matplotlib."""
         axes.set(title=self.title, xlabel=self.x_label, ylabel=self.y_label)
         limits = {} if self.limit is None else {"vmin": -self.limit, "vmax": self.limit}
+        if not np.isfinite(self.values).any():
+            limits = {"vmin": 0, "vmax": 1}
         colours = "viridis" if self.limit is None else "RdBu_r"
         axes.set_facecolor(MISSING)
         mesh = axes.pcolormesh(
@@ -332,8 +337,9 @@ def finite(values) -> list:
     """
     values = np.asarray(values, dtype=float)
     known = values[np.isfinite(values)]
-    common = np.abs(known).max(initial=0) / max(np.ptp(known), 1e-300) if len(known) else 1.0
-    digits = 5 + int(np.clip(np.ceil(np.log10(max(common, 1.0))), 0, 11))
+    span = np.ptp(known) if len(known) else 0.0
+    common = np.log10(np.abs(known).max() / span) if span > 0 else 0.0
+    digits = 5 + int(np.clip(np.ceil(common), 0, 11))
     return [float(f"{value:.{digits}g}") if np.isfinite(value) else None for value in values]
 
 

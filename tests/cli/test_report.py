@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from dials.util import Sorry
 
+from diffuse_dials.algorithms.scaling.quality import Quality
 from diffuse_dials.cli import absolute, grid, scale
 from diffuse_dials.cli.report import run
 from diffuse_dials.io.tables import load_table
@@ -74,6 +75,13 @@ def test_its_numbers_are_those_of_the_commands(folder):
     cc = pages["scaling"]["graphs"]["correlation_of_random_half_maps"]["data"][0]["y"]
     assert cc == pytest.approx([shell["cc_half"] for shell in scaled["shells"]], rel=1e-4)
     assert pages["integration"]["numbers"]["cell_mean"]["a"] == pytest.approx(30, abs=0.2)
+
+
+def test_what_is_read_back_is_what_was_written(folder):
+    """diffuse.scale.json → Quality → the same numbers."""
+    record = json.loads((folder / "diffuse.scale.json").read_text())
+    again = Quality.from_dict(record).to_dict()
+    assert again and {name: record[name] for name in again} == again
 
 
 def test_the_pixels_that_pass_are_those_that_were_summed(folder):

@@ -93,14 +93,15 @@ def slices(content, record) -> Slices:
     shown = np.flatnonzero(fitting(content.index, s, frame))
     shown = shown[np.lexsort(content.index[shown].T[::-1])]
     values = content.columns["intensity"]
-    quantities = [Quantity.intensity("the intensity", content.units, values[shown], s[shown], isotropic[shown])]
+    units = content.units.replace("^2", "²")
+    quantities = [Quantity.intensity("the intensity", units, values[shown], s[shown], isotropic[shown])]
     if "multiplicity" in content.columns:
         stills = content.columns["multiplicity"][shown]
         limits = (0.0, float(np.quantile(stills, 0.99)) or 1.0)
         quantities.append(Quantity("stills per voxel", "stills", stills, limits))
     if "sigma" in content.columns:
         sigma = content.columns["sigma"][shown]
-        quantities.append(Quantity("sigma", content.units, sigma, (0.0, float(np.quantile(sigma, 0.99)) or 1.0)))
+        quantities.append(Quantity("sigma", units, sigma, (0.0, float(np.quantile(sigma, 0.99)) or 1.0)))
     cut = ""
     if len(shown) < len(s):
         cut = (

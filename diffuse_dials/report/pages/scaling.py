@@ -78,9 +78,10 @@ class Scaling(Page):
         """See :meth:`Page.summary`."""
         overall, (r, noise) = self.quality.statistics.overall, self.quality.r_factors[:, -1]
         left_out = len(self.record["failed"])
+        cc_half = "not known" if np.isnan(overall.cc_half) else f"{overall.cc_half:.3f}"
         yield f"{self.record['n_stills']} stills scaled, {left_out} left out"
         yield (
-            f"CC½ of the anisotropic part {overall.cc_half:.3f}, χ² {overall.chi_square:.3g}, R of the scaling "
+            f"CC½ of the anisotropic part {cc_half}, χ² {overall.chi_square:.3g}, R of the scaling "
             f"{100 * r:.2f} % ({100 * noise:.2f} % by noise alone), completeness {100 * overall.completeness:.1f} %, "
             f"{overall.multiplicity:.1f} stills per voxel"
         )

@@ -68,6 +68,31 @@ def test_a_variance_that_is_wrong_shows_in_chi_square(rows):
     assert misfits.of("all").chi_square == pytest.approx(0.5, abs=0.02)
 
 
+def counted(rows, rng, photons):
+    """The rows with Poisson counts of so many photons times scale and response."""
+    expected = photons * rows.factor * rows.response
+    counts = rng.poisson(expected).astype(float)
+    return replace(rows, counts=counts, signal=counts, variance=counts, model_variance=expected)
+
+
+def test_the_r_factor_of_counts_is_what_noise_alone_makes_of_it(rows, rng):
+    """Some hundred photons a sum: the mean deviation of a Poisson variable is that of a Gaussian to a per cent."""
+    groupings = {"all": Grouping(lambda rows, s: 0 * rows.still, 1)}
+    (r,), (noise,) = misfits_of(counted(rows, rng, 100.0), groupings).r_factors("all")
+    assert r == pytest.approx(noise, rel=0.01)
+    assert noise == pytest.approx(np.sqrt(2 / np.pi / (100 * 2.5)), rel=0.15)
+
+
+def test_an_error_of_the_scales_raises_the_r_factor_above_the_noise(rows, rng):
+    """5 % rms on each still: deviations add in quadrature."""
+    groupings = {"all": Grouping(lambda rows, s: 0 * rows.still, 1)}
+    wrong = counted(rows, rng, 100.0)
+    factor = (1 + 0.05 * rng.standard_normal(N_STILLS))[rows.still]
+    wrong = replace(wrong, factor=wrong.factor * factor)
+    (r,), (noise,) = misfits_of(wrong, groupings).r_factors("all")
+    assert r == pytest.approx(np.sqrt(noise**2 + 2 / np.pi * 0.05**2), rel=0.1)
+
+
 def axes(positions=True):
     scale = np.linspace(0.4, 1.6, N_STILLS)
     return TrendAxes(scale, np.arange(N_STILLS, dtype=float), "order", PLANE, positions)
