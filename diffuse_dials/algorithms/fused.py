@@ -18,6 +18,7 @@ from diffuse_dials.algorithms.corrections import choose_corrections, total_respo
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
 from diffuse_dials.kernels import asymmetric_unit, pieces, spots, still
 from diffuse_dials.kernels.accumulator import Accumulator
+from diffuse_dials.kernels.directions import make_pieces
 from diffuse_dials.kernels.sums import in_units, transform
 from diffuse_dials.models.geometry import PanelPlane
 from diffuse_dials.models.sums import RadialTotals, VoxelSums
@@ -175,8 +176,9 @@ class Fused:
         index, bragg, whole, real, bin_whole, bin_real = result
         index = index + corner.astype(np.int32)
         n_accepted = int(whole[bragg == 0, still.N_PIXELS].sum())
-        use = np.any(index != 0, axis=1)  # s = 0 is the direct beam and no reflection to cctbx
-        index, bragg, whole, real = index[use], bragg[use], whole[use], real[use]
+        use = (index[:, 0] != 0) | (index[:, 1] != 0) | (index[:, 2] != 0)  # s = 0 is the direct beam and no reflection to cctbx
+        if not use.all():
+            index, bragg, whole, real = index[use], bragg[use], whole[use], real[use]
         full = np.ones(len(index), dtype=np.int32)
         position = None
         if grid.positions:
@@ -243,8 +245,9 @@ class Fused:
                     hkl = transform(inverse, s)
                 passes = self._sampled(mask.keep(panel, shape, s, hkl).reshape(shape))
                 keep = passes if keep is None else passes & keep
+        matrices = np.array(matrices)
         crystal = still.Crystal(
-            np.array(matrices), n_bricks, beam, wavelength, np.array(lattices).reshape(-1, spots.N_LATTICE),
+            matrices, np.abs(matrices[..., :3]).sum(axis=2), n_bricks, beam, wavelength, np.array(lattices).reshape(-1, spots.N_LATTICE),
             np.ascontiguousarray(centring), np.ascontiguousarray(sigmas_squared), SIGMAS_STEP,
         )  # fmt: skip
         return crystal, keep
@@ -278,22 +281,24 @@ class Fused:
         step = self._params.extraction.pixel_step
         if shared is None:
             plane = panel_plane(detector[panel], step, step // 2)
-            directions = pieces.make_pieces(plane.shape, self._by_rows(plane, s0))
+            directions = make_pieces(plane.shape, plane.vectors, plane.shift, s0)
         else:
             plane, directions = shared.plane, shared.pieces
         corrections, _ = choose_corrections(self._params.corrections, experiment)
         use = self._sampled(mask if known is None else mask & known.reshape(mask.shape))
         s_max = float(directions.bounds[:, pieces.CHORD_HIGH].max()) / wavelength
-        response = np.empty(plane.shape)
+        response, s_bin, state = (np.empty(plane.shape, dtype) for dtype in (np.float64, np.uint16, np.uint8))
         for rows, geometry in self._by_rows(plane, s0):
             response[rows] = total_response(corrections, panel, geometry, wavelength).reshape(geometry.shape)
+            s = geometry.s_lengths(wavelength).reshape(geometry.shape)
+            s_bin[rows] = np.minimum(s / self._bin_width, np.iinfo(np.uint16).max)
+            state[rows] = self._states(s, use[rows])
         units, unit = in_units(response)
         del response
-        maker = pieces.SharedMaker(plane.shape, int(s_max / self._bin_width) + 2)
-        for rows, geometry in self._by_rows(plane, s0):
-            s = geometry.s_lengths(wavelength).reshape(geometry.shape)
-            s_bin = np.minimum(s / self._bin_width, np.iinfo(np.uint16).max).astype(np.uint16)
-            maker.add(rows, units[rows], s_bin, self._states(s, use[rows]))
+        maker = pieces.SharedMaker(plane.shape, int(s_bin.max()) + 1)
+        for start in range(0, plane.shape[0], _ROWS_A_TIME):
+            rows = slice(start, start + _ROWS_A_TIME)
+            maker.add(rows, units[rows], s_bin[rows], state[rows])
         shared = _Panel(plane, directions, wavelength, maker.finish(), unit, maker.bins, s_max, (mask, known))
         self._panels[key] = shared
         while len(self._panels) > 2 * len(self._shapes):  # stills with models of their own must not fill the memory
@@ -333,4 +338,4 @@ def lattice_parameters(mask: LatticeMask, panel: int, wavelength: float):
         ]  # fmt: skip
     oblique = np.any(np.abs(terms[3:]) > 1e-12 * metric.max())
     half_spacing = 0.5 / np.sqrt(np.linalg.inv(metric).diagonal().max()) if oblique else np.inf
-    return np.array([*terms, *radius, half_spacing])
+    return np.array([*terms, *radius, half_spacing, *np.sqrt(np.diag(metric)), np.abs(terms).sum()])

@@ -59,22 +59,22 @@ def map_to_asu(index, unit, rotations, to_reference, mapped):
     Returns:
         Number of indices without a representative: 0, unless the unit does not belong to the group.
     """
-    missing = 0
+    missing, n_rotations, m = 0, len(rotations), 0
     for i in range(len(index)):
-        h, k, l = np.int64(index[i, 0]), np.int64(index[i, 1]), np.int64(index[i, 2])
+        h, k, l = np.int64(index[i, 0]), np.int64(index[i, 1]), np.int64(index[i, 2])  # noqa: E741
         found = False
-        for m in range(len(rotations)):
-            c = to_reference[m]
+        # A neighbour mostly needs the same rotation. Which one is found does not matter: an orbit is in the unit once.
+        for _ in range(n_rotations):
             if _inside(
                 unit,
-                h * c[0, 0] + k * c[1, 0] + l * c[2, 0],
-                h * c[0, 1] + k * c[1, 1] + l * c[2, 1],
-                h * c[0, 2] + k * c[1, 2] + l * c[2, 2],
+                h * to_reference[m, 0, 0] + k * to_reference[m, 1, 0] + l * to_reference[m, 2, 0],
+                h * to_reference[m, 0, 1] + k * to_reference[m, 1, 1] + l * to_reference[m, 2, 1],
+                h * to_reference[m, 0, 2] + k * to_reference[m, 1, 2] + l * to_reference[m, 2, 2],
             ):
-                r = rotations[m]
                 for j in range(3):
-                    mapped[i, j] = h * r[0, j] + k * r[1, j] + l * r[2, j]
+                    mapped[i, j] = h * rotations[m, 0, j] + k * rotations[m, 1, j] + l * rotations[m, 2, j]
                 found = True
                 break
+            m = m + 1 if m + 1 < n_rotations else 0
         missing += not found
     return missing

@@ -59,12 +59,6 @@ def linear(matrices, which, j, x, y, z):
 
 
 @njit(**OPTIONS)
-def sum_of_sizes(matrices, which, j):
-    """How much coordinate j changes at most by an error of 1 of the unit vector."""
-    return np.abs(matrices[which, j, 0]) + np.abs(matrices[which, j, 1]) + np.abs(matrices[which, j, 2])
-
-
-@njit(**OPTIONS)
 def localise(matrices, which, polynomials, piece, half, out, base, spread):
     """Polynomials of the three coordinates by a matrix on a piece, less a whole number each.
 

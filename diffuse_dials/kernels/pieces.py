@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 PIECE = 128  # pixels: two words of 64 bits mark where something changes
 BLOCK = 16  # pixels that are tested together for Bragg spots
@@ -20,8 +21,6 @@ BLOCK = 16  # pixels that are tested together for Bragg spots
 USED, MIXED, BEYOND, MASKED = range(4)
 # Columns of ``Pieces.bounds``
 ERROR, REACH, CHORD_LOW, CHORD_HIGH, INVERSE_LOW, INVERSE_HIGH = range(6)
-_DEGREE = 3
-_ROUNDING = 1e-15  # of a unit vector
 
 
 class Pieces(NamedTuple):
@@ -67,49 +66,35 @@ def row_edges(n_fast: int) -> np.ndarray:
     return np.arange(n_pieces + 1) * n_fast // n_pieces
 
 
-def make_pieces(shape, rows_of) -> Pieces:
-    """The pieces of a panel.
+@njit(nogil=True, cache=True, error_model="numpy")
+def _add_rows(units, s_bin, state, edges, response, kinds, numbers, stops, bins, totals):
+    """Rows of ``Shared``: running sums, kinds, numbers of segments, the segments, and the bins' totals.
 
-    Args:
-        shape: (slow, fast) pixels.
-        rows_of: Iterable of (slice of rows, PixelGeometry of these rows), all rows in turn.
+    Returns:
+        The number of segments.
     """
-    edges = row_edges(shape[1])
-    n_pieces = len(edges) - 1
-    polynomials = np.empty((shape[0], n_pieces, 3, _DEGREE + 1))
-    bounds = np.empty((shape[0], n_pieces, 6))
-    for rows, geometry in rows_of:
-        direction = geometry.direction.reshape(*geometry.shape, 3)
-        chord = np.sqrt(np.maximum(2 - 2 * direction @ geometry.beam_direction, 0))
-        inverse = 1 / geometry.distance.reshape(geometry.shape)
-        for piece in range(n_pieces):
-            part = slice(edges[piece], edges[piece + 1])
-            polynomial, error, reach = _fit(direction[:, part])
-            polynomials[rows, piece] = polynomial
-            bounds[rows, piece] = np.stack(
-                [error, reach, chord[:, part].min(1), chord[:, part].max(1), inverse[:, part].min(1),
-                 inverse[:, part].max(1)], axis=1,
-            )  # fmt: skip
-    return Pieces(edges, polynomials.reshape(-1, 3, _DEGREE + 1), bounds.reshape(-1, 6))
-
-
-def _fit(direction):
-    """Polynomials through four pixels of each row, shape (rows, 3, 4); their error, and the reach of a block."""
-    n = direction.shape[1]
-    number = np.arange(n, dtype=np.float64) - n // 2
-    degree = min(_DEGREE, n - 1)
-    at = np.rint((n - 1) / 2 * (1 - np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1)))).astype(int)
-    if len(np.unique(at)) < degree + 1:
-        at = np.arange(degree + 1)
-    polynomial = np.zeros((len(direction), 3, _DEGREE + 1))
-    solve = np.linalg.inv(np.vander(number[at], degree + 1, increasing=True))
-    polynomial[..., : degree + 1] = np.einsum("dk,rkc->rcd", solve, direction[:, at])
-    powers = np.vander(number, _DEGREE + 1, increasing=True)
-    middles = np.minimum(np.arange(n) // BLOCK * BLOCK + BLOCK // 2, n - 1)
-    found = np.einsum("id,rcd->ric", powers, polynomial)
-    error = np.sqrt(np.max(np.sum((found - direction) ** 2, axis=2), axis=1)) + _ROUNDING
-    reach = np.sqrt(np.max(np.sum((direction - direction[:, middles]) ** 2, axis=2), axis=1)) + _ROUNDING
-    return polynomial, error, reach
+    found = 0
+    for row in range(units.shape[0]):
+        total = np.uint32(0)
+        for part in range(len(edges) - 1):
+            first, stop = edges[part], edges[part + 1]
+            kind, begin = state[row, first], found
+            for i in range(first, stop):
+                s = s_bin[row, i]
+                if i > first and s != s_bin[row, i - 1]:
+                    stops[found], bins[found] = i - first, s_bin[row, i - 1]
+                    found += 1
+                if state[row, i] != kind:
+                    kind = MIXED
+                if state[row, i] != MASKED:
+                    totals[s, 0] += 1
+                    totals[s, 1] += np.int64(units[row, i])
+                total = np.uint32(total + units[row, i])
+                response[row, i + 1] = total
+            stops[found], bins[found] = stop - first, s_bin[row, stop - 1]
+            found += 1
+            kinds[row, part], numbers[row, part] = kind, found - begin
+    return found
 
 
 class SharedMaker:
@@ -127,24 +112,14 @@ class SharedMaker:
         self.bins = np.zeros((n_bins, 2), dtype=np.int64)
 
     def add(self, rows: slice, units, s_bin, state) -> None:
-        """Some rows: response in units, |s| bins and states of their pixels, shape (rows, fast)."""
-        np.cumsum(units, axis=1, dtype=np.uint32, out=self._response[rows, 1:])
+        """Some rows: response in units (uint32), |s| bins (uint16) and states (uint8) of their pixels."""
+        stops, bins = np.empty(units.size, dtype=np.uint8), np.empty(units.size, dtype=np.uint16)
         self._state[rows] = state
-        starts = self._edges[:-1]
-        least, most = np.minimum.reduceat(state, starts, axis=1), np.maximum.reduceat(state, starts, axis=1)
-        self._kinds[rows] = np.where(least == most, least, MIXED)
-        begins = np.zeros(s_bin.shape, dtype=bool)
-        begins[:, 1:] = s_bin[:, 1:] != s_bin[:, :-1]
-        begins[:, starts] = True
-        self._number[rows] = np.add.reduceat(begins, starts, axis=1, dtype=np.int64)
-        slow, fast = np.nonzero(begins)
-        stop = np.append(fast[1:], s_bin.shape[1])
-        stop[stop == 0] = s_bin.shape[1]
-        first = self._edges[np.searchsorted(self._edges, fast, side="right") - 1]
-        self._segments.append(((stop - first).astype(np.uint8), s_bin[slow, fast].astype(np.uint16)))
-        good = state != MASKED
-        for column, values in enumerate((None, units[good])):
-            self.bins[:, column] += np.bincount(s_bin[good], values, len(self.bins)).astype(np.int64)
+        found = _add_rows(
+            units, s_bin, state, self._edges, self._response[rows], self._kinds[rows], self._number[rows], stops, bins,
+            self.bins,
+        )  # fmt: skip
+        self._segments.append((stops[:found].copy(), bins[:found].copy()))
 
     def finish(self) -> Shared:
         """The result; ``bins`` holds numbers of pixels and responses of each |s| bin, shape (n_bins, 2)."""

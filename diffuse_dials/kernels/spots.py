@@ -10,12 +10,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from diffuse_dials.kernels.crossings import OPTIONS, direction, linear, localise, sum_of_sizes
+from diffuse_dials.kernels.crossings import OPTIONS, direction, linear, localise
 from diffuse_dials.kernels.pieces import BLOCK, CHORD_HIGH, CHORD_LOW, ERROR, INVERSE_HIGH, INVERSE_LOW, PIECE, REACH
 
 # Parameters of a lattice's mask: metric (6); square of the radius (5): constant, by |ŝ1 - ŝ0|², by 1/distance², least
-# of the latter term, upper limit; half the distance of lattice planes (infinite where the lattice is not oblique)
-METRIC, RADIUS, HALF_SPACING, N_LATTICE = 0, 6, 11, 12
+# of the latter term, upper limit; half the distance of lattice planes (infinite where the lattice is not oblique);
+# lengths of the axes of the reciprocal lattice (3), and the sum of the metric's sizes
+METRIC, RADIUS, HALF_SPACING, AXES, METRIC_SIZE, N_LATTICE = 0, 6, 11, 12, 15, 16
 _NEAR, _UNSURE = 1, 2
 _SINGLE = 2.0**-20  # bound of the rounding of a squared distance in single precision, over the sum of its terms
 
@@ -33,8 +34,11 @@ def _radius_squared(lattices, which, sigmas_squared, chord, inverse, wavelength,
 def _radii(lattices, which, sigmas_squared, bounds, piece, wavelength, s_step):
     """Least and largest radius on a piece, 1/Å."""
     last = len(sigmas_squared) - 1
-    begin = min(np.int64(bounds[piece, CHORD_LOW] / wavelength / s_step * (1 - 1e-12)), last)
-    stop = min(np.int64(bounds[piece, CHORD_HIGH] / wavelength / s_step * (1 + 1e-12)), last)
+    begin = stop = 0
+    if last > 0:
+        per_bin = 1 / (wavelength * s_step)
+        begin = min(np.int64(bounds[piece, CHORD_LOW] * per_bin * (1 - 1e-12)), last)
+        stop = min(np.int64(bounds[piece, CHORD_HIGH] * per_bin * (1 + 1e-12)), last)
     low = high = sigmas_squared[begin]
     for i in range(begin + 1, stop + 1):
         low, high = min(low, sigmas_squared[i]), max(high, sigmas_squared[i])
@@ -123,8 +127,8 @@ def _centred(i, half, c, base, centring):
 
 @njit(**OPTIONS)
 def mark_near(
-    n, row, first, polynomials, bounds, piece, plane, shift, beam, wavelength, s_step, matrices, lattices, which,
-    centring, sigmas_squared, c, m, middles, here, base, spread, near, words,
+    n, row, first, polynomials, bounds, piece, plane, shift, beam, wavelength, s_step, matrices, sizes, lattices,
+    which, centring, sigmas_squared, c, m, middles, here, base, spread, near, words,
 ):  # fmt: skip
     """Mark the pixels of a piece that are near a point of one lattice.
 
@@ -136,6 +140,7 @@ def mark_near(
         beam, wavelength: Unit vector ŝ0; Å.
         s_step: By which |s| the radius is looked up, 1/Å.
         matrices: From unit vectors to the voxels, and to the Miller indices of each lattice, shape (1 + l, 3, 4).
+        sizes: Of these, as Crystal has them.
         lattices, which: Parameters of the masks, shape (l, N_LATTICE), and which of them.
         centring: Translations, shape (m, 3).
         sigmas_squared: k² by |s|.
@@ -150,14 +155,13 @@ def mark_near(
     half = n // 2
     localise(matrices, which + 1, polynomials, piece, np.float64(half), c, base, spread)
     low, high = _radii(lattices, which, sigmas_squared, bounds, piece, wavelength, s_step)
-    error, rounding, edge = bounds[piece, ERROR] / wavelength, 0.0, 0.0
+    error, edge = bounds[piece, ERROR] / wavelength, 0.0
+    rounding = lattices[which, METRIC_SIZE] * _SINGLE
     for j in range(6):
         m[j] = lattices[which, METRIC + j]
-        rounding += np.abs(lattices[which, METRIC + j]) * _SINGLE
     for j in range(3):
-        size = sum_of_sizes(matrices, which + 1, j)
-        edge = max(edge, bounds[piece, ERROR] * size + spread[j])
-        error += spread[j] * np.sqrt(lattices[which, METRIC + j])
+        edge = max(edge, bounds[piece, ERROR] * sizes[which + 1, j] + spread[j])
+        error += spread[j] * lattices[which, AXES + j]
     edge = np.float32(0.5 - edge - 1e-6)
     reach = high + bounds[piece, REACH] / wavelength + error
     everywhere = reach > lattices[which, HALF_SPACING]

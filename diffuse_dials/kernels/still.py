@@ -20,7 +20,6 @@ from diffuse_dials.kernels.crossings import (
     OPTIONS,
     find_crossings,
     localise,
-    sum_of_sizes,
     trailing_zeros,
     visit_pixels,
 )
@@ -44,6 +43,7 @@ class Crystal(NamedTuple):
         matrices: Matrix and constant from a unit vector to coordinates from the grid's corner, and to the Miller
             indices of each lattice of ``lattices``, shape (1 + l, 3, 4).
         n_bricks: Of the grid, along each axis, shape (3,), int64.
+        sizes: How much each coordinate changes at most by an error of 1 of the unit vector, shape (1 + l, 3).
         beam: Unit vector ŝ0.
         wavelength: Å.
         lattices: Bragg masks by distance, shape (l, spots.N_LATTICE); l may be 0.
@@ -53,6 +53,7 @@ class Crystal(NamedTuple):
     """
 
     matrices: np.ndarray
+    sizes: np.ndarray
     n_bricks: np.ndarray
     beam: np.ndarray
     wavelength: float
@@ -85,37 +86,37 @@ class Sums(NamedTuple):
 
 
 # Numba counts references of arrays, with locked instructions, for each slice and each field of a tuple that is taken:
-# inside of the loops the functions get whole arrays and say where.
+# but for one slice a piece, the functions get whole arrays and say where.
 
 
 @njit(**OPTIONS)
-def _untrusted(row, first, n, raw, low, high):
-    """Whether any of n values is beyond the limits."""
+def _untrusted(values, low, high):
+    """Whether any of the values is beyond the limits."""
     beyond = np.int32(0)
-    for i in range(first, first + n):
-        beyond = np.int32(beyond | np.int32(not ((raw[row, i] >= low) & (raw[row, i] <= high))))
+    for i in range(len(values)):
+        beyond = np.int32(beyond | np.int32(not ((values[i] >= low) & (values[i] <= high))))
     return beyond
 
 
 @njit(**OPTIONS)
-def _running(row, first, n, raw, counts):
+def _running(values, counts):
     total = np.int64(0)
-    for i in range(n):
-        total += np.int64(raw[row, first + i])
+    for i in range(len(values)):
+        total += np.int64(values[i])
         counts[i + 1] = total
 
 
 @njit(**OPTIONS)
-def _running_good(row, first, n, raw, bad, counts):
+def _running_good(values, bad, counts):
     total = np.int64(0)
-    for i in range(n):
-        total += np.int64(0) if bad[i] else np.int64(raw[row, first + i])
+    for i in range(len(values)):
+        total += np.int64(0) if bad[i] else np.int64(values[i])
         counts[i + 1] = total
 
 
 @njit(**OPTIONS)
 def _screen(
-    row, first, n, raw, limits, state, response, segment, segment_stop, segment_bin, bad, skip, words, bin_whole
+    row, first, values, limits, state, response, segment, segment_stop, segment_bin, bad, skip, words, bin_whole
 ):
     """Tell which pixels of a piece are no measurement, and take the untrusted ones out of the bins' static sums.
 
@@ -127,8 +128,8 @@ def _screen(
     """
     low, high, top = limits
     before = np.uint8(0)
-    for i in range(n):
-        value = raw[row, first + i]
+    for i in range(len(values)):
+        value = values[i]
         if i == segment_stop[segment]:
             segment += 1
         masked = state[row, first + i] == MASKED
@@ -146,14 +147,14 @@ def _screen(
 
 
 @njit(**OPTIONS)
-def _real_terms(row, first, n, raw, bad, dirty, pedestal, gain, background, variance, terms):
+def _real_terms(row, first, n, values, bad, dirty, pedestal, gain, background, variance, terms):
     """Photons, their positive part, background and its variance of each pixel of a piece; 0 where it is bad."""
     if gain is not None:
         offset_row, gain_row = row % pedestal.shape[0], row % gain.shape[0]
         one_offset, one_gain = pedestal.shape[1] == 1, gain.shape[1] == 1
         for i in range(n):
             at = first + i
-            value = raw[row, at] - pedestal[offset_row, 0 if one_offset else at]
+            value = values[i] - pedestal[offset_row, 0 if one_offset else at]
             value /= gain[gain_row, 0 if one_gain else at]
             terms[PHOTONS, i], terms[POSITIVE, i] = value, max(value, 0.0)
     if background is not None:
@@ -237,7 +238,7 @@ def sum_rows(
     low, high, _ = limits
     response, state, kinds, first_segment, segment_stop, segment_bin = shared
     edges, polynomials, bounds = pieces
-    matrices, n_bricks, beam, wavelength, lattices, centring, sigmas_squared, s_step = crystal
+    matrices, sizes, n_bricks, beam, wavelength, lattices, centring, sigmas_squared, s_step = crystal
     table, bricks, slots, used, whole, real, bin_whole, bin_real = sums
     n_pieces, n_lattices, bricks_1, bricks_2 = len(edges) - 1, len(lattices), n_bricks[1], n_bricks[2]
     c, base, spread = np.empty((3, 4), np.float32), np.empty(3), np.empty(3)
@@ -255,20 +256,21 @@ def sum_rows(
             n = edges[part + 1] - first
             if kind == MASKED:
                 continue
+            values = raw[row, first : first + n]
             words[0] = words[1] = 0
-            dirty = kind != USED or _untrusted(row, first, n, raw, low, high)
+            dirty = kind != USED or _untrusted(values, low, high)
             if dirty:
                 _screen(
-                    row, first, n, raw, limits, state, response, first_segment[piece], segment_stop, segment_bin, bad,
+                    row, first, values, limits, state, response, first_segment[piece], segment_stop, segment_bin, bad,
                     skip, words, bin_whole,
                 )  # fmt: skip
             if gain is None:
                 if dirty:
-                    _running_good(row, first, n, raw, bad, counts)
+                    _running_good(values, bad, counts)
                 else:
-                    _running(row, first, n, raw, counts)
+                    _running(values, counts)
             if gain is not None or background is not None:
-                _real_terms(row, first, n, raw, bad, dirty, pedestal, gain, background, variance, terms)
+                _real_terms(row, first, n, values, bad, dirty, pedestal, gain, background, variance, terms)
             start = np.int64(0)
             for j in range(first_segment[piece], first_segment[piece + 1]):
                 stop, s = np.int64(segment_stop[j]), np.int64(segment_bin[j])
@@ -285,13 +287,13 @@ def sum_rows(
             for j in range(n_lattices):
                 any_near |= mark_near(
                     n, row, first, polynomials, bounds, piece, plane, shift, beam, wavelength, s_step, matrices,
-                    lattices, j, centring, sigmas_squared, c, metric, middles, here, base, spread, near, words,
+                    sizes, lattices, j, centring, sigmas_squared, c, metric, middles, here, base, spread, near, words,
                 )  # fmt: skip
             localise(matrices, 0, polynomials, piece, np.float64(n // 2), c, base, spread)
             u, v, w = np.int64(base[0]), np.int64(base[1]), np.int64(base[2])
             key = np.int64(0)
             for j in range(3):
-                margin = bounds[piece, ERROR] * sum_of_sizes(matrices, 0, j) + spread[j]
+                margin = bounds[piece, ERROR] * sizes[0, j] + spread[j]
                 unit = np.int64(1) << ((2 - j) * _BITS)
                 below, certain = find_crossings(n, c, j, margin, unit, places, step, words)
                 if not certain:

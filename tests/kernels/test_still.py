@@ -13,6 +13,7 @@ from diffuse_dials.algorithms.fused import lattice_parameters
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
 from diffuse_dials.kernels import crossings, pieces, spots, still
 from diffuse_dials.kernels.accumulator import Accumulator
+from diffuse_dials.kernels.directions import make_pieces
 from diffuse_dials.kernels.sums import pack, transform, unpack
 from diffuse_dials.models.grid import voxel_index
 
@@ -122,12 +123,12 @@ class Case:
         self.geometry = self.plane.geometry(BEAM)
         self.s = self.geometry.s_vectors(wavelength)
         length = self.geometry.s_lengths(wavelength).reshape(shape)
-        self.bins = np.floor(length / WIDTH).astype(np.int64)
+        self.bins = np.floor(length / WIDTH).astype(np.uint16)
         self.units = rng.integers(2**20, 2**25, shape).astype(np.uint32)
         self.state = np.where(length > limit, pieces.BEYOND, pieces.USED).astype(np.uint8)
         self.state[rng.random(shape) < n_masked] = pieces.MASKED
         self.state[:, 200:230] = pieces.MASKED
-        self.pieces = pieces.make_pieces(shape, [(slice(None), self.geometry)])
+        self.pieces = make_pieces(shape, self.plane.vectors, self.plane.shift, BEAM)
         maker = pieces.SharedMaker(shape, 400)
         maker.add(slice(None), self.units, self.bins, self.state)
         self.shared, self.static = maker.finish(), maker.bins
@@ -142,9 +143,11 @@ class Case:
             inverse = np.linalg.inv(a)
             matrices.append(np.column_stack([inverse, -inverse @ BEAM]) / self.wavelength)
         lattices = np.array([lattice_parameters(mask, 0, self.wavelength) for mask in masks])
+        matrices = np.array(matrices)
         widths = np.ones(1) if not masks or masks[0].radius is not None else masks[0].sigmas**2
         crystal = still.Crystal(
-            np.array(matrices), (2 * reach + 4) // 4, BEAM, self.wavelength, lattices.reshape(-1, spots.N_LATTICE),
+            matrices, np.abs(matrices[..., :3]).sum(axis=2), (2 * reach + 4) // 4, BEAM, self.wavelength,
+            lattices.reshape(-1, spots.N_LATTICE),
             masks[0].centring if masks else np.zeros((0, 3)), widths, SIGMAS_STEP,
         )  # fmt: skip
         accumulator = Accumulator()
@@ -192,7 +195,7 @@ def test_sums_of_a_panel_are_those_of_numpy_for_every_pixel(kind, rng):
     for column, values in zip(WHOLE[: 5 if whole else 4], expected):
         assert np.array_equal(sums[:, column], values.astype(np.int64))
     good, used = case.good()
-    bin_of = case.bins.ravel()
+    bin_of = case.bins.ravel().astype(np.int64)
     if not whole:
         photons = (case.raw.astype(float) - calibration[0]) / 1.5
         n = voxel_index(transform(np.linalg.inv(a_matrix), case.s[used]), ndiv)
