@@ -176,13 +176,14 @@ class Fused:
         index, bragg, whole, real, bin_whole, bin_real = result
         index = index + corner.astype(np.int32)
         n_accepted = int(whole[bragg == 0, still.N_PIXELS].sum())
-        use = (index[:, 0] != 0) | (index[:, 1] != 0) | (index[:, 2] != 0)  # s = 0 is the direct beam and no reflection to cctbx
+        # s = 0 is the direct beam and no reflection to cctbx
+        use = (index[:, 0] != 0) | (index[:, 1] != 0) | (index[:, 2] != 0)
         if not use.all():
             index, bragg, whole, real = index[use], bragg[use], whole[use], real[use]
         full = np.ones(len(index), dtype=np.int32)
         position = None
         if grid.positions:
-            mean = whole[:, [still.FAST, still.SLOW]] / (2.0 * whole[:, [still.N_PIXELS]])
+            mean = whole[:, still.FAST : still.SLOW + 1] / (2.0 * whole[:, [still.N_PIXELS]])
             position = plane.offset + 0.5 + plane.step * (mean - 0.5)
         unit = shared.unit * exposure.incident
         columns = self._columns(panel, whole, real, unit, gain is None, background is not None)
