@@ -102,7 +102,7 @@ def test_a_box_of_a_third_of_the_cell_is_the_voxel_of_the_lattice_point(gridded)
     np.testing.assert_array_equal(table["bragg"], np.all(table["miller_index"] % 3 == 0, axis=1))
 
 
-def test_component_method_and_format_go_through_their_commands(simulated, plain, command, monkeypatch):
+def test_component_method_format_and_page_go_through_their_commands(simulated, plain, command, monkeypatch):
     monkeypatch.chdir(plain)
     command("scale", "gridded.expt", "gridded.refl", "experimental_scale_model=True", "components=taper")
     scale = json.loads(Path("diffuse.scale.json").read_text())
@@ -124,3 +124,7 @@ def test_component_method_and_format_go_through_their_commands(simulated, plain,
     measured = (table["intensity.absolute.variance"] >= 0) & ~table["lattice_point"]
     np.testing.assert_allclose(rows[:, :3], table["hkl"][measured], atol=1e-4)
     np.testing.assert_allclose(rows[:, 3], table["intensity.absolute.value"][measured], rtol=1e-3)
+    command("report", ".", "output.png=None")
+    pages = json.loads(Path("diffuse.report.json").read_text())["pages"]
+    assert pages["exposures"]["numbers"] == {"n_stills": 6, "total_s": pytest.approx(0.9)}  # 3 x (0.1 + 0.2) s
+    assert list(pages["exposures"]["graphs"]) == ["exposure_times"]
