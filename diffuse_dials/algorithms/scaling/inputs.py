@@ -122,7 +122,10 @@ def load_gridded(experiment_files, reflection_files) -> Gridded:
         raise ValueError(f"No {missing} file was given. Give gridded.expt and gridded.refl of diffuse.grid.")
     experiments = ExperimentList()
     for name in experiment_files:
-        experiments.extend(load_experiments(name))
+        loaded = load_experiments(name)
+        if any(experiment.imageset is None for experiment in loaded):
+            raise ValueError(f"{name} has experiments without an image. Give the gridded.expt that diffuse.grid wrote.")
+        experiments.extend(loaded)
     keys = still_keys(experiments)
     name_stills(experiments, keys)
     number = {identifier: i for i, identifier in enumerate(experiments.identifiers())}
