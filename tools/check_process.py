@@ -216,8 +216,8 @@ def same(data: Data) -> bool:
 
 
 # Step, what is killed, and the CPU time (s) of the step within which it is
-KILLS = (("blanks", "parent", 1), ("integrate", "group", 3), ("integrate", "parent", 4), ("make_mask", "child", 3),
-         ("grid", "group", 3), ("grid", "parent", 3), ("scale", "group", 4), ("absolute", "parent", 3),
+KILLS = (("blanks", "parent", 1), ("integrate", "group", 6), ("integrate", "parent", 9), ("make_mask", "child", 3),
+         ("grid", "group", 5), ("grid", "parent", 5), ("scale", "group", 4), ("absolute", "parent", 3),
          ("export", "child", 2), ("report", "group", 3))  # fmt: skip
 
 

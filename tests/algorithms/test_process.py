@@ -12,7 +12,7 @@ from dials.array_family import flex
 
 from diffuse_dials.algorithms.process import STEPS
 from diffuse_dials.algorithms.process.base import Run
-from diffuse_dials.algorithms.process.conductor import conduct
+from diffuse_dials.algorithms.process.conductor import conduct, parameters_of
 from diffuse_dials.algorithms.process.integrating import Integrate
 from diffuse_dials.algorithms.process.mapping import mask_name
 from diffuse_dials.algorithms.process.state import State
@@ -67,6 +67,15 @@ def run_of(*given, **values):
 
     text = "\n".join(f"{name.replace('__', '.')} = {value}" for name, value in values.items())
     return Run(phil_scope.fetch(iotbx.phil.parse(text)).extract(), given, phil_scope)
+
+
+@pytest.mark.parametrize("step", OURS, ids=lambda step: step.name)
+def test_ranks_of_mpi_are_for_the_steps_that_can_use_them(step):
+    given = run_of("a.cbf", mp__method="mpi", mp__nproc=3, d_min=2)
+    params = parameters_of(step(), given)
+    if hasattr(params, "mp"):
+        assert params.mp.method == ("mpi" if step.uses_mpi else "multiprocessing") and params.mp.nproc == 3
+    assert given.params.mp.method == "mpi"
 
 
 @pytest.mark.parametrize("step", OURS, ids=lambda step: step.name)

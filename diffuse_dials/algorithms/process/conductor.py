@@ -9,6 +9,7 @@ import os
 import time
 from pathlib import Path
 
+import iotbx.phil
 from dials.util.version import dials_version
 
 from diffuse_dials.algorithms.process import STEPS, Run, Step
@@ -47,6 +48,14 @@ def conduct(run: Run) -> list[str]:
     return done
 
 
+def parameters_of(step: Step, run: Run):
+    """Extract of a step's scope, with the values of the run; ranks of MPI are only for steps that can use them."""
+    values = run.scope.format(python_object=run.params)
+    if not step.uses_mpi:
+        values = run.scope.fetch(sources=[values, iotbx.phil.parse("mp.method = multiprocessing")])
+    return step.scope.fetch(source=values).extract()
+
+
 def parameter_file(step: Step) -> str:
     """Where the parameters of a step are written."""
     return f"{step.command}.phil"
@@ -54,7 +63,7 @@ def parameter_file(step: Step) -> str:
 
 def _do(step: Step, run: Run, state: State) -> bool:
     inputs = step.inputs(run)
-    params = step.scope.fetch(source=run.scope.format(python_object=run.params)).extract()
+    params = parameters_of(step, run)
     step.adapt(params, run)
     working = step.scope.format(python_object=params)
     changed = step.scope.fetch_diff(source=working)
