@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 
 import libtbx.phil
 import numpy as np
@@ -116,7 +117,7 @@ class Measurement:
         self._exposures = Exposures(params, stills_csv, self._direct.header if direct else images.header)
         exposure_record = self._exposures.check(first)
         gain = None if params.corrections.gain is Auto else params.corrections.gain
-        self._pixels = StillPixels(params, stills, self._shapes, gain, self._masks.of, self._bragg_masks)
+        self._pixels = self._looking_at(params.extraction.pixel_step, gain)
         gain_record = self._choose_noise(first)
         files = [name for name in params.input.background if name]
         options = params.background.image
@@ -170,7 +171,12 @@ class Measurement:
         """
         used = [number for number in range(len(self._stills)) if self.uses(number)]
         used.sort(key=lambda i: hashlib.sha256(self._stills.keys[i].label.encode()).digest())
-        return [self._pixels.sample(number) for number in used[:n_stills]]
+        pixels = self._looking_at(1, self._pixels.gain)
+        return [pixels.sample(number) for number in used[:n_stills]]
+
+    def _looking_at(self, step: int, gain: float | None) -> StillPixels:
+        """The pixel path for every ``step``-th pixel."""
+        return StillPixels(self._params, self._stills, self._shapes, gain, self._masks.of, self._bragg_masks, step)
 
     def uses(self, number: int) -> bool:
         """Whether still ``number`` is measured: of several lattices on an image only the first."""
@@ -180,17 +186,23 @@ class Measurement:
         """What masks a still besides its own values, True = use, shape (slow, fast) per panel; do not change it."""
         return self._masks.of(self._stills.experiments[number])
 
-    def measure(self, number: int) -> StillMeasurement:
+    def thinned(self, step: int) -> Callable[[int], StillMeasurement]:
+        """``measure`` for every ``step``-th pixel along both directions, in place of extraction.pixel_step."""
+        pixels = self._looking_at(step, self._pixels.gain)
+        return lambda number: self.measure(number, pixels)
+
+    def measure(self, number: int, pixels: StillPixels | None = None) -> StillMeasurement:
         """Measure one still, pixel by pixel.
 
         Args:
             number: Its position in the experiment list.
+            pixels: Which pixels; None: by extraction.pixel_step.
 
         Raises:
             ValueError: If its image cannot be read, or no pixel is left.
         """
         exposure = self._exposures.of(self._stills.experiments[number], self._stills.keys[number])
-        measured = self._pixels.measure(number, exposure, self._noise, self._background)
+        measured = (pixels or self._pixels).measure(number, exposure, self._noise, self._background)
         self._refuse_empty(number, measured.n_accepted)
         return measured
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from dataclasses import asdict, dataclass
 
 import libtbx.phil
 import numpy as np
-import psutil
 
 from diffuse_dials.algorithms.inputs import Stills
 
@@ -24,14 +24,13 @@ quality {
   sample_stills = 3
     .type = int(value_min=0, value_max=20)
     .help = "Stills that are looked at once more, pixel by pixel, for diffuse.report: histograms, coverage, what the"
-            "masks leave. Large detectors need 200 bytes a pixel; there it may be fewer. 0: none."
+            "masks leave. Of large detectors, every n-th pixel, about a million. 0: none."
     .expert_level = 1
 }
 """
 )
 
-_BYTES_PER_PIXEL = 200  # of a still that is measured as arrays
-_MEMORY_FRACTION = 0.5
+_MOST_PIXELS = 1.5e6  # of a still, which is measured as arrays: 0.3 GB
 _MOST_BINS = 80
 _ALONG = 90  # cells of a picture of the detector along its longer side
 _POINTS = 1500  # of a still in the plot of reciprocal space
@@ -43,7 +42,7 @@ class StillSample:
 
     Attributes:
         label: Its name.
-        n_pixels: Of the detector (of those read, with a pixel_step).
+        n_pixels: Of those looked at, every n-th of the detector.
         n_in_mask: That pass the mask of all stills.
         n_good: That also lie in the trusted range, with a background that is known.
         n_in_resolution: That also lie within the resolution limits.
@@ -119,23 +118,22 @@ def pixel_statistics(measurement, stills: Stills, n_wanted: int, skip_failed: bo
         skip_failed: Whether a still that cannot be measured is passed over.
 
     Returns:
-        ``stills`` (StillSample), ``detector`` (DetectorMaps) and ``not_looked_at``, why there are fewer stills.
+        ``stills`` (StillSample), ``detector`` (DetectorMaps) and ``pixel_step``, of the pixels that were looked at.
 
     Raises:
         ValueError: If a still cannot be measured, unless ``skip_failed``.
     """
     detector = stills.experiments[0].detector
     n_pixels = sum(int(np.prod(panel.get_image_size())) for panel in detector)
-    needed, free = _BYTES_PER_PIXEL * n_pixels, psutil.virtual_memory().available
-    reason, samples = "", []
-    if needed > _MEMORY_FRACTION * free:
-        reason = f"a detector of {n_pixels} pixels needs {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free"
-    elif n_wanted:
+    step = max(measurement.record["masks"]["pixel_step"], math.ceil(math.sqrt(n_pixels / _MOST_PIXELS)))
+    samples = []
+    if n_wanted:
+        measure = measurement.thinned(step)
         used = [number for number in range(len(stills)) if measurement.uses(number)]
         used.sort(key=lambda i: hashlib.sha256(stills.keys[i].label.encode()).digest())
         for number in used:
             try:
-                samples.append(sample_still(measurement, stills, number))
+                samples.append(sample_still(measure(number), stills, number, measurement.mask_of(number), step))
             except ValueError as error:
                 if not skip_failed:
                     raise
@@ -145,24 +143,22 @@ def pixel_statistics(measurement, stills: Stills, n_wanted: int, skip_failed: bo
     return {
         "stills": [sample.to_dict() for sample in samples],
         "detector": detector_maps(measurement.factor_maps, detector).to_dict(),
-        "not_looked_at": reason,
+        "pixel_step": step,
     }
 
 
-def sample_still(measurement, stills: Stills, number: int) -> StillSample:
+def sample_still(measured, stills: Stills, number: int, masks, step: int) -> StillSample:
     """Look at one still.
 
     Args:
-        measurement: Set up for the stills.
+        measured: Its StillMeasurement.
         stills: The stills.
         number: Its position in the experiment list.
-
-    Raises:
-        ValueError: If it cannot be measured.
+        masks: What masks every still, bool, shape (slow, fast) per panel.
+        step: Of the pixels that were measured.
     """
-    experiment, measured = stills.experiments[number], measurement.measure(number)
-    step = measurement.record["masks"]["pixel_step"]
-    masks = [mask[step // 2 :: step, step // 2 :: step] for mask in measurement.mask_of(number)]
+    experiment = stills.experiments[number]
+    masks = [mask[step // 2 :: step, step // 2 :: step] for mask in masks]
     kept = [~panel.bragg for panel in measured.pixels]
     counts, background, response, s = (
         np.concatenate([getattr(panel, name)[keep] for panel, keep in zip(measured.pixels, kept)])

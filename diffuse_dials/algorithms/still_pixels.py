@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diffuse_dials.adapters import images
-from diffuse_dials.adapters.panels import beam_direction, fingerprint, pixel_geometry
+from diffuse_dials.adapters.panels import beam_direction, fingerprint, panel_plane, pixel_geometry
 from diffuse_dials.algorithms.background.base import PanelSample
 from diffuse_dials.algorithms.corrections import choose_corrections, total_response
 from diffuse_dials.algorithms.inputs import Stills
+from diffuse_dials.algorithms.masking.bragg import LatticeMask
 from diffuse_dials.kernels.sums import in_units, transform
 from diffuse_dials.models.exposure import Exposure
 from diffuse_dials.models.geometry import PixelGeometry
@@ -80,9 +81,10 @@ class StillPixels:
 
     Attributes:
         gain: Detector units per photon for all panels; None: the panel's or the gain map's.
+        step: Of the pixels.
     """
 
-    def __init__(self, params, stills: Stills, shapes, gain: float | None, mask_of, bragg_masks):
+    def __init__(self, params, stills: Stills, shapes, gain: float | None, mask_of, bragg_masks, step: int):
         """Nothing is computed before the first still.
 
         Args:
@@ -92,7 +94,9 @@ class StillPixels:
             gain: See above.
             mask_of: Function of an experiment: what masks every still, one bool array (slow, fast) per panel.
             bragg_masks: BraggMasks.
+            step: Look at every so-many-th pixel along both directions; the others cost nothing.
         """
+        self.step, self._window = step, np.s_[step // 2 :: step, step // 2 :: step]
         self._params, self._stills, self._shapes, self.gain = params, stills, shapes, gain
         self._mask_of, self._bragg_masks = mask_of, bragg_masks
         self._last_detector = (None, None)
@@ -115,14 +119,17 @@ class StillPixels:
         samples, totals = [], []
         for panel, mask in enumerate(self._mask_of(experiment)):
             shared = self._panel(experiment, panel)
-            photons = self.photons(raw[panel], experiment, panel)
-            good, overloaded = self._good(raw[panel], experiment.detector[panel], mask)
+            photons = self.photons(raw[panel], experiment, panel, self._window)
+            trusted, overloaded = self._trusted(raw[panel][self._window], experiment.detector[panel])
+            mask = self._sampled(mask, panel)
+            good, overloaded = trusted.ravel() & mask, overloaded.ravel() & mask
             if self._params.extraction.photons_range:
                 low, high = self._params.extraction.photons_range
                 good &= (photons >= low) & (photons <= high)
-            photons_of_background, variance, known = background.at(panel, exposure)
+            photons_of_background, variance, known = (self._sampled(v, panel) for v in background.at(panel, exposure))
             if known is not None:
                 good &= known
+                overloaded &= known
             sample = PanelSample(
                 s_length=shared.s_length,
                 counts=photons,
@@ -132,7 +139,6 @@ class StillPixels:
                 use=good,
             )
             samples.append(sample)
-            overloaded &= mask.ravel() if known is None else mask.ravel() & known
             totals.append(_radial_totals(number, panel, shared.s_bin, sample, overloaded))
         passes = self._passes(number, raw)
         if background.per_still:
@@ -146,7 +152,7 @@ class StillPixels:
             columns = (sample.counts, sample.background, sample.response, sample.variance)
             pixels.append(
                 PanelPixels(
-                    panel, _centres(selected, self._shapes[panel][1]),
+                    panel, self._centres(selected, shared.geometry.shape[1]),
                     shared.geometry.s_vectors(shared.wavelength, selected),
                     *(column[selected] for column in columns), ~passes[panel][selected],
                 )
@@ -155,7 +161,10 @@ class StillPixels:
         return StillMeasurement(tuple(pixels), RadialTotals.concatenate(totals), exposure, n_accepted)
 
     def sample(self, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Photons by the known gain, and which pixels pass every mask, of each panel of a still, shape (slow, fast)."""
+        """Photons by the known gain, and which pixels pass every mask, of each panel of a still, shape (slow, fast).
+
+        For a ``step`` of 1.
+        """
         experiment = self._stills.experiments[number]
         raw = images.read_raw(experiment)
         passes, panels = self._passes(number, raw), []
@@ -164,6 +173,17 @@ class StillPixels:
             use = trusted & mask & passes[panel].reshape(mask.shape)
             panels.append((self.photons(raw[panel], experiment, panel).reshape(mask.shape), use))
         return panels
+
+    def _sampled(self, values, panel: int):
+        """The pixels that are looked at of an array over a panel, shape (n,); numbers and None come back as they are."""
+        if values is None or np.ndim(values) == 0:
+            return values
+        return np.asarray(values).reshape(self._shapes[panel])[self._window].ravel()
+
+    def _centres(self, pixel: np.ndarray, n_fast: int) -> np.ndarray:
+        """Fast and slow coordinate of the centres of pixels that are looked at, shape (n, 2)."""
+        slow, fast = np.divmod(pixel, n_fast)
+        return np.stack([fast, slow], axis=1) * self.step + (self.step // 2 + 0.5)
 
     def _passes(self, number: int, raw) -> list[np.ndarray]:
         """Pixels of each panel that pass all Bragg masks of the image, shape (n,), bool."""
@@ -175,34 +195,36 @@ class StillPixels:
             s = shared.geometry.s_vectors(shared.wavelength)
             kept = np.ones(len(s), dtype=bool)
             for mask, setting in masks:
-                kept &= mask.keep(panel, shape, s, transform(np.linalg.inv(setting), s))
+                if isinstance(mask, LatticeMask):
+                    kept &= mask.keep(panel, shape, s, transform(np.linalg.inv(setting), s))
+                else:
+                    kept &= self._sampled(self._keep(mask, setting, experiment, panel), panel)
             passes.append(kept)
         return passes
 
-    def photons(self, raw, experiment, panel: int) -> np.ndarray:
-        """Photons of the raw values of a panel, shape (n,)."""
+    def _keep(self, mask, setting, experiment, panel: int) -> np.ndarray:
+        """Pixels of a panel, all of them, that pass a Bragg mask of another kind than by distance."""
+        s = hkl = None
+        if getattr(mask, "needs_positions", True):
+            s0, wavelength = beam_direction(experiment.beam), experiment.beam.get_wavelength()
+            s = pixel_geometry(experiment.detector[panel], s0).s_vectors(wavelength)
+            hkl = transform(np.linalg.inv(setting), s)
+        return mask.keep(panel, self._shapes[panel], s, hkl)
+
+    def photons(self, raw, experiment, panel: int, window=np.s_[:, :]) -> np.ndarray:
+        """Photons of the raw values of a panel, shape (n,), or of the ``window`` (slices) of them."""
         gain_map, pedestal_map = images.lookup_maps(experiment)
-        pedestal = 0.0 if pedestal_map is None else pedestal_map[panel]
+        pedestal = 0.0 if pedestal_map is None else pedestal_map[panel][window]
+        raw, model = raw[window], experiment.detector[panel]
         if self.gain is None and gain_map is not None:
-            return (images.to_photons(raw, experiment.detector[panel], 1.0, pedestal) / gain_map[panel]).ravel()
-        return images.to_photons(raw, experiment.detector[panel], self.gain, pedestal).ravel()
+            return (images.to_photons(raw, model, 1.0, pedestal) / gain_map[panel][window]).ravel()
+        return images.to_photons(raw, model, self.gain, pedestal).ravel()
 
     def _trusted(self, raw, panel) -> tuple[np.ndarray, np.ndarray]:
         """(trusted, overloaded) pixels of a panel in one still, shape (slow, fast)."""
         if self._params.masking.trusted_range in (None, "none"):  # PHIL reads a typed none as None
             return np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
         return images.in_trusted_range(raw, panel)
-
-    def _good(self, raw, panel, mask) -> tuple[np.ndarray, np.ndarray]:
-        step = self._params.extraction.pixel_step
-        trusted, overloaded = self._trusted(raw, panel)
-        good = trusted & mask
-        if step > 1:
-            sampled = np.zeros(raw.shape, dtype=bool)
-            sampled[step // 2 :: step, step // 2 :: step] = True
-            good &= sampled
-            overloaded = overloaded & sampled
-        return good.ravel(), overloaded.ravel()
 
     def _panel(self, experiment, panel: int) -> _Panel:
         """Geometry and response of a panel, made again only when the models or the wavelength change."""
@@ -215,7 +237,9 @@ class StillPixels:
         wavelength = experiment.beam.get_wavelength()
         shared = self._panels.get(key)
         if shared is None or shared.wavelength != wavelength:
-            geometry = pixel_geometry(detector[panel], s0) if shared is None else shared.geometry
+            geometry = None if shared is None else shared.geometry
+            if geometry is None:
+                geometry = panel_plane(detector[panel], self.step, self.step // 2).geometry(s0)
             corrections, _ = choose_corrections(self._params.corrections, experiment)
             s_length = geometry.s_lengths(wavelength)
             response, unit = in_units(total_response(corrections, panel, geometry, wavelength))
@@ -247,12 +271,6 @@ def _with_background_of_still(background, samples: list[PanelSample], passes) ->
         replace(sample, background=sample.background + photons, variance=sample.variance + variance)
         for sample, (photons, variance) in zip(samples, background.of_still(diffuse))
     ]
-
-
-def _centres(pixel: np.ndarray, n_fast: int) -> np.ndarray:
-    """Fast and slow coordinate of pixel centres, shape (n, 2)."""
-    slow, fast = np.divmod(pixel, n_fast)
-    return np.stack([fast + 0.5, slow + 0.5], axis=1)
 
 
 def _radial_totals(number, panel, s_bin, sample: PanelSample, overloaded) -> RadialTotals:

@@ -33,10 +33,11 @@ class Pixels(Page):
             raise Missing("nothing of diffuse.make_mask, diffuse.extract or diffuse.grid was found")
         self.record = read_json(record, "diffuse.grid") if record else None
         self.mask = read_json(mask, "diffuse.make_mask") if mask else None
-        content = read_json(statistics, "diffuse.grid") if statistics else {"stills": [], "not_looked_at": ""}
+        content = read_json(statistics, "diffuse.grid") if statistics else {"stills": [], "pixel_step": 1}
         self.samples = [StillSample.from_dict(still) for still in content["stills"]]
         self.maps = DetectorMaps.from_dict(content["detector"]) if statistics else None
-        self.not_looked_at = content["not_looked_at"] if statistics else "there is no pixel_statistics.json"
+        self.step = content.get("pixel_step", 1)
+        self.not_looked_at = "not wanted" if statistics else "there is no pixel_statistics.json"
         path = sources.beside("stills.csv")
         rows = StillsTable.read(path).rows.values() if path else ()
         self.stills = [(row["image"], int(row["n_accepted"])) for row in rows if row.get("n_accepted")]
@@ -52,7 +53,7 @@ class Pixels(Page):
             text = "Each factor of the response over the detector, along the beam; smooth, or a correction is wrong."
             yield Section("Corrections over the detector", text, figure=figures)
         if self.samples:
-            yield filters_section(self.samples)
+            yield filters_section(self.samples, self.step)
             text = (
                 "Pixels that are used, by their photons and by (photons - background) x mean response / response: less "
                 "by the background, and narrower where a correction or the background varies over the detector. A heap "
@@ -66,7 +67,7 @@ class Pixels(Page):
             )
             yield Section("Coverage of reciprocal space", text, figure=tuple(coverage(self.samples)))
         else:
-            yield Section("Single stills", f"None was looked at pixel by pixel: {self.not_looked_at or 'not wanted'}.")
+            yield Section("Single stills", f"None was looked at pixel by pixel: {self.not_looked_at}.")
         if self.stills:
             yield Section("Pixels of each still", "", figure=accepted(self.stills))
 
@@ -120,14 +121,16 @@ def factor_map(name: str, maps: DetectorMaps) -> ColourMap:
     return ColourMap(WHAT.get(name, name), "x (mm)", "y (mm)", label, maps.x, maps.y, maps.factors[name], equal=True)
 
 
-def filters_section(samples: list[StillSample]) -> Section:
-    """How many pixels pass which filter."""
+def filters_section(samples: list[StillSample], step: int) -> Section:
+    """How many pixels pass which filter, of every ``step``-th along both directions of the detector."""
     rows = []
     for name, text in _FILTERS:
         numbers = [getattr(sample, name) for sample in samples]
         rows.append((text, *(f"{n} ({100 * n / s.n_pixels:.1f} %)" for n, s in zip(numbers, samples))))
     rows.append(("overloaded", *(str(sample.n_overloaded) for sample in samples)))
     text = "Each line counts those that pass the lines above it too; overloaded pixels are lost in the third."
+    if step > 1:
+        text += f" Of the detector, one pixel in {step**2} was looked at."
     return Section("Pixels that pass", text, ("filter", *(sample.label for sample in samples)), tuple(rows))
 
 
