@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image  # matplotlib brings it
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "images"
-# Width of each picture that a command of the demo wrote, number of colours, and how they are chosen: a photograph's greys
+# Width of each picture that a command of the demo wrote, number of colours, and how they are chosen: greys of an image
 # by their frequency, a graph's lines so that no colour is lost.
 PICTURES = {
     "diffuse.make_mask.png": (420, 28, Image.Quantize.MEDIANCUT),
