@@ -16,6 +16,7 @@ DIVERGING = [[0, "#053061"], [0.25, "#4393c3"], [0.5, "#f7f7f7"], [0.75, "#d6604
 SEQUENTIAL = "Viridis"
 MISSING = "#c8c8c8"  # what was not measured: no colour of either scale
 _MANY = 5000  # points beyond which the browser's graphics hardware draws
+_MOST = 8000  # points of a series in a page: of more stills only every second, third ... is drawn
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ class Graph:
     def plotly(self) -> dict:
         """data and layout of a plotly figure; numbers with five digits."""
         data = [_trace(one, _COLOURS[i % len(_COLOURS)]) for i, one in enumerate(self.series)]
-        layout = _layout(self.title, self.x_label, self.y_label)
+        every = max((_every(one) for one in self.series), default=1)
+        title = self.title if every == 1 else f"{self.title} (one point in {every} is drawn)"
+        layout = _layout(title, self.x_label, self.y_label)
         layout["showlegend"] = any(one.label for one in self.series)
         if self.equal:
             _equal(layout)
@@ -271,17 +274,23 @@ def plotly_library() -> str:
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), compresslevel=5, mtime=0)).decode()
 
 
+def _every(one: Series) -> int:
+    return max(1, -(-len(one.x) // _MOST))
+
+
 def _trace(one: Series, colour: str) -> dict:
+    part = slice(None, None, _every(one))
+    x, y = finite(one.x[part]), finite(one.y[part])
     trace = {
-        "type": "scatter" if len(one.x) <= _MANY else "scattergl",
-        "mode": "+".join(["lines"] * one.lines + ["markers"] * one.marks), "x": finite(one.x), "y": finite(one.y),
+        "type": "scatter" if len(x) <= _MANY else "scattergl",
+        "mode": "+".join(["lines"] * one.lines + ["markers"] * one.marks), "x": x, "y": y,
         "name": _text(one.label), "line": {"color": colour, "width": 1.5},
         "marker": {"color": colour, "size": one.size},
     }  # fmt: skip
     if one.error is not None:
-        trace["error_y"] = {"type": "data", "array": finite(one.error), "thickness": 1, "width": 2}
+        trace["error_y"] = {"type": "data", "array": finite(one.error[part]), "thickness": 1, "width": 2}
     if one.names:
-        trace["text"] = [_text(name) for name in one.names]
+        trace["text"] = [_text(name) for name in one.names[part]]
         trace["hovertemplate"] = "%{text}<br>%{x}, %{y}<extra></extra>"
     return trace
 

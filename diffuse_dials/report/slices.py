@@ -19,7 +19,7 @@ from diffuse_dials.report.plots import PLANES, VoxelFrame
 _LEVELS = 254  # of a byte; 0 is "not measured"
 _CUT = 0.001  # part of the values at either end that the byte does not tell apart
 _CURVE = 300  # points of the isotropic part
-_MOST_VOXELS = 2_500_000  # of the asymmetric unit: a byte each and quantity, hardly compressed
+_MOST_VOXELS = 1_800_000  # of the asymmetric unit: a byte each and quantity, hardly compressed
 _MOST_IN_BOX = 20_000_000  # with symmetry mates, 4 bytes each in the browser
 
 
@@ -247,10 +247,10 @@ def fitting(index: np.ndarray, s: np.ndarray, frame: VoxelFrame) -> np.ndarray:
         Mask, shape (n,).
     """
     box = float(np.prod(2.0 * box_size(index, frame) + 1))
-    share = min(1.0, _MOST_VOXELS / len(s), _MOST_IN_BOX / box)
-    if share == 1.0:
-        return np.ones(len(s), dtype=bool)
-    return s <= s.max() * np.cbrt(share)
+    limit = s.max() * np.cbrt(min(1.0, _MOST_IN_BOX / box))
+    if len(s) > _MOST_VOXELS:
+        limit = min(limit, np.partition(s, _MOST_VOXELS)[_MOST_VOXELS] * (1 - 1e-9))
+    return s <= limit
 
 
 def _packed(values: np.ndarray) -> str:

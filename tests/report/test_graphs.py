@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from diffuse_dials.report.graphs import ColourMap, Graph, Series, plotly_library
 from diffuse_dials.report.html import Section, write_report
+from diffuse_dials.report.plots import VoxelFrame
+from diffuse_dials.report.slices import Quantity, Slices, fitting, quantised
 
 GRAPH = Graph(
     "Scales", "still", "b",
@@ -68,3 +70,36 @@ def test_without_plotly_the_message_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(ValueError, match="output.html=None"):
         plotly_library()
+
+
+def test_of_very_many_points_a_page_draws_a_part_and_says_so():
+    """A hundred thousand stills; names and errors stay with their points."""
+    n = 100_000
+    x, names = np.arange(n), tuple(map(str, range(n)))
+    content = Graph("Scales", "still", "b", (Series(x, x / n, "", x / 1e6, names),)).plotly()
+    (trace,) = content["data"]
+    assert len(trace["x"]) <= 8000 and "one point in 13" in content["layout"]["title"]["text"]
+    assert trace["text"] == [f"{value:.0f}" for value in trace["x"]]
+    assert trace["error_y"]["array"] == pytest.approx(np.array(trace["x"]) / 1e6, rel=1e-3)
+
+
+def test_a_map_too_large_for_a_page_is_cut_to_a_resolution(rng):
+    """3 million voxels of P-1: what is left is whole to a lower |s|, below 10 MB with three quantities of noise."""
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in (145, 145, 145)), indexing="ij"), axis=-1).reshape(-1, 3)
+    frame = VoxelFrame((1, 1, 1), 0.004 * np.eye(3), np.array([np.eye(3), -np.eye(3)], dtype=int))
+    s = 0.004 * np.linalg.norm(index, axis=1)
+    shown = fitting(index, s, frame)
+    assert s[shown].max() < s[~shown].min() and 0.5e6 < shown.sum() <= 1.8e6
+    noise = (Quantity(str(i), "", rng.random(shown.sum()), (0.0, 1.0)) for i in range(3))
+    assert len(Slices("", index[shown], frame, tuple(noise)).html()) < 7.3e6
+
+
+def test_a_byte_keeps_whole_numbers_and_the_rest_to_a_step(rng):
+    stills = np.array([0, 1, 7, 254])
+    low, high, codes = quantised(stills)
+    assert np.array_equal(low + (codes.astype(float) - 1) * (high - low) / 254, stills)
+    values = rng.normal(size=10_000)
+    low, high, codes = quantised(values)
+    inside = (values > low) & (values < high)
+    back = low + (codes.astype(float) - 1) * (high - low) / 254
+    assert np.abs(back - values)[inside].max() <= 0.5001 * (high - low) / 254 and codes.min() == 1
