@@ -75,7 +75,7 @@ class IntegratedStatistics:
         """Rows of the table of cells: name, mean, standard deviation, smallest, largest, number."""
         spread = self.cells.std(axis=0, ddof=1) if len(self.cells) > 1 else np.full(6, np.nan)
         return [
-            (name, f"{v.mean():.4f}", f"{sd:.4f}" if np.isfinite(sd) else "", f"{v.min():.4f}", f"{v.max():.4f}", len(v))
+            (name, *("" if np.isnan(x) else f"{x:.4f}" for x in (v.mean(), sd, v.min(), v.max())), len(v))
             for name, v, sd in zip(CELL, self.cells.T, spread)
         ]
 

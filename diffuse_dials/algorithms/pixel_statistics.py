@@ -197,7 +197,8 @@ def detector_maps(factor_maps, detector) -> DetectorMaps:
     places, spacing = [], 0.0
     for panel, values in zip(detector, factor_maps[0].panels):
         origin, along_fast, along_slow = (
-            np.array(panel.get_pixel_lab_coord(pixel))[:2] for pixel in ((0.5, 0.5), (step + 0.5, 0.5), (0.5, step + 0.5))
+            np.array(panel.get_pixel_lab_coord((fast + 0.5, slow + 0.5)))[:2]
+            for fast, slow in ((0, 0), (step, 0), (0, step))
         )
         slow, fast = np.indices(values.shape)
         place = origin + fast[..., None] * (along_fast - origin) + slow[..., None] * (along_slow - origin)

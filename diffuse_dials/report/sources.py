@@ -78,7 +78,8 @@ class Sources:
                 integrated.append(name)
             pages |= set(_PAGES.get(stage, ()))
         if not pages:
-            raise ValueError(f"{', '.join(names)}: no page draws on this alone. Give the files of a stage, or a folder.")
+            given = ", ".join(names)
+            raise ValueError(f"{given}: no page draws on this alone. Give the files of a stage, or a folder.")
         rest = [name for name in names if name not in integrated] or list(names)
         folders = {Path(name).resolve().parent for name in rest}
         if len(folders) > 1:

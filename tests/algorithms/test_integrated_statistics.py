@@ -59,7 +59,8 @@ def stills(run_in_tmp_path):
     images = [str((run_in_tmp_path / f"{i}.cbf").resolve()) for i in range(3)]
     with open("stills.csv", "w", newline="", encoding="utf-8") as handle:
         rows = csv.writer(handle)
-        rows.writerow(("identifier", "image", "index", "lattice", "reason", "n_spots", "n_indexed", "n_integrated", "rmsd"))
+        names = ("identifier", "image", "index", "lattice", "reason", "n_spots", "n_indexed", "n_integrated", "rmsd")
+        rows.writerow(names)
         rows.writerow(("a", images[0], 0, 0, "", 90, 50, 60, 0.3))
         rows.writerow(("b", images[0], 0, 1, "", 90, 30, 35, 0.4))
         rows.writerow(("c", images[1], 0, 0, "", 80, 70, 75, 0.5))

@@ -19,9 +19,9 @@ from diffuse_dials.report.pages.base import Missing, Page
 from diffuse_dials.report.slices import Quantity, Slices, fitting
 
 _TEXT = (
-    "Symmetry mates are filled in; what no still measured, and voxels with a lattice point where they are left out, are "
-    "grey. Colours are the same for all sections: they end at the 1 and 99 % quantiles of the map, without the isotropic "
-    "part at its 98 % quantile. A pointer over a voxel says which it is. Values beyond a thousandth at either end are "
+    "Symmetry mates are filled in; what no still measured, and voxels with a lattice point where they are left out, "
+    "are grey. Colours are the same for all sections: they end at the 1 and 99 % quantiles of the map, without the "
+    "isotropic part at its 98 % quantile. A pointer over a voxel says which it is. Values beyond a thousandth at either end are "
     "cut off here (not in the .refl file)."
 )
 
@@ -75,8 +75,8 @@ class Map(Page):
         numbers = self.numbers()
         low, middle, high = numbers["quantiles"].values()
         yield (
-            f"{numbers['voxels_of_asymmetric_unit']} voxels of the asymmetric unit ({numbers['laue_group']}); intensity "
-            f"{middle:.4g} (median), {low:.4g} to {high:.4g} (1 to 99 %), {numbers['units']}"
+            f"{numbers['voxels_of_asymmetric_unit']} voxels of the asymmetric unit ({numbers['laue_group']}); "
+            f"intensity {middle:.4g} (median), {low:.4g} to {high:.4g} (1 to 99 %), {numbers['units']}"
         )
 
 

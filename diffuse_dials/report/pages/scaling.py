@@ -57,7 +57,8 @@ class Scaling(Page):
             known = ", ".join(rows[0])
             raise ValueError(f"report.order={self.order} is no column of stills.csv with values; it has {known}.")
         x, scales, esds, chi_square = (
-            np.array([_number(row.get(name)) for row in rows]) for name in (self.order, "scale", "scale_esd", "chi_square")
+            np.array([_number(row.get(name)) for row in rows])
+            for name in (self.order, "scale", "scale_esd", "chi_square")
         )
         labels = tuple(f"{row['image'].rpartition('/')[2]}:{row['index']}:{row['lattice']}" for row in rows)
         return scale.scales_section(labels, scales, esds, chi_square, x, self.order)
@@ -68,7 +69,8 @@ class Scaling(Page):
         found = {name: self.record[name] for name in names}
         scales = np.array([still["scale"] for still in self.record["stills"].values()])
         found["scale_mean"], found["scale_sd"] = float(scales.mean()), float(scales.std())
-        found["residuals_rms"] = {trend.name: None if np.isnan(trend.rms) else trend.rms for trend in self.quality.trends}
+        rms = {trend.name: trend.rms for trend in self.quality.trends}
+        found["residuals_rms"] = {name: None if np.isnan(value) else value for name, value in rms.items()}
         if self.multiplicity is not None:
             found["multiplicity_median"] = float(np.median(self.multiplicity))
             found["voxels_not_measured"] = int((self.multiplicity == 0).sum())
@@ -104,8 +106,8 @@ def multiplicity(values: np.ndarray) -> Bars:
 def _multiplicity_text(values: np.ndarray) -> str:
     return (
         f"Stills that measured each of {len(values)} voxels of the asymmetric unit that any pixel fell into; "
-        f"{int((values == 0).sum())} have pixels under the Bragg mask only (0: not measured). Dotted: median. The map of "
-        "the multiplicity is with the sections of the map."
+        f"{int((values == 0).sum())} have pixels under the Bragg mask only (0: not measured). Dotted: median. The map "
+        "of the multiplicity is with the sections of the map."
     )
 
 
