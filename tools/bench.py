@@ -1,6 +1,6 @@
 """CPU time of diffuse.grid's work on a still, held against what others need for the same images.
 
-    tools/bench.py [--quick] [--case NAME ...] [--json FILE] [--folder FOLDER]
+    tools/bench.py [--quick] [--case NAME ...] [--json FILE] [--folder FOLDER] [--mdx2 PYTHON]
 
 Makes its own images: a 6M CBF, a 16M NXmx (bitshuffle/lz4) and 64 tilted panels. What is compared takes turns in
 one process, and the smallest CPU time of several rounds counts: ratios change little with the machine and its load,
@@ -28,6 +28,7 @@ import libtbx.phil
 import numpy as np
 from dxtbx.model import ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
+from numba import njit
 
 from diffuse_dials.adapters import images
 from diffuse_dials.adapters.direct import DirectReader
@@ -81,7 +82,7 @@ def best(rounds: int, works: dict) -> dict[str, float]:
     return {name: min(values) for name, values in times.items()}
 
 
-def bench_case(case: bench_data.Case, folder: Path, quick: bool) -> dict:
+def bench_case(case: bench_data.Case, folder: Path, quick: bool, mdx2_python: str) -> dict:
     """Times of one detector, s per still, and what follows from them."""
     names = bench_data.write_images(case, folder, 2)
     general = Job(bench_data.write_stills(names, 4, folder / "stills"))
@@ -104,25 +105,48 @@ def bench_case(case: bench_data.Case, folder: Path, quick: bool) -> dict:
     times.update(best(1 if quick else 2, slow))
     for name in [name for name in times if name.endswith(bench_peers.PART)]:
         times[name.removesuffix(bench_peers.PART)] = times.pop(name) * bench_peers.TENTHS
+    times.update(bench_peers.mdx2(planar, mdx2_python, folder))
     return {
         "megapixels": sum(panel.size for panel in general.raw) / 1e6, "voxels": len(planar.kernel().voxels),
         "seconds": times, "first_call": first, "set_up": {"planar": planar.set_up, "parallax": general.set_up},
-        "two_processes": processes(planar, 2 if quick else 6),
     }  # fmt: skip
 
 
-def processes(job: Job, n_stills: int) -> float:
-    """CPU time a still of one process over that of two at once: 1 is perfect."""
+def two_at_once(work, n: int) -> float:
+    """CPU time of a call in one forked process over that in two at once: 1 is perfect. Each warms up first."""
 
     def many(_=None):
-        return seconds(lambda: [job.kernel(number % 4) for number in range(n_stills)])
+        work(0)  # memory of its own for the sums, once a process
+        return seconds(lambda: [work(number % 4) for number in range(n)])
 
     global _many
     _many = many
-    alone = many()
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        together = pool.map(_call, range(2), chunksize=1)
-    return alone / float(np.mean(together))
+    times = {}
+    for n_processes in (1, 2):
+        with multiprocessing.get_context("fork").Pool(n_processes) as pool:
+            times[n_processes] = float(np.mean(pool.map(_call, range(n_processes), chunksize=1)))
+    return times[1] / times[2]
+
+
+@njit(error_model="numpy")
+def _arithmetic(n: int) -> int:
+    """Work in registers alone: two processes at once can only lose by sharing a core, or its clock."""
+    a, b, c = 1, 2, 3
+    for i in range(n):
+        a, b, c = a * 6364136223846793005 + i, b * 6364136223846793005 + a, c * 6364136223846793005 + b
+    return a + b + c
+
+
+def efficiency(job: Job, quick: bool) -> dict[str, float]:
+    """Of two processes: the kernel's, and what this machine allows for copying memory and for arithmetic."""
+    _arithmetic(10)
+    source = np.ones(1 << 23)  # beyond the cache of a core
+    target = np.empty_like(source)
+    return {
+        "kernel": two_at_once(job.kernel, 4 if quick else 12),
+        "copying memory": two_at_once(lambda _: [np.copyto(target, source) for _ in range(8)], 4),
+        "arithmetic": two_at_once(lambda _: _arithmetic(50_000_000), 4),
+    }
 
 
 _many = None
@@ -160,17 +184,18 @@ def _growth(job) -> float:
 
 
 def command(expt: str, n_stills: int, read: float, *parameters: str) -> dict:
-    """CPU time of diffuse.grid as a command, over get_raw_data of the same images."""
+    """CPU time of diffuse.grid as a command, over get_raw_data of the same images, and where it goes."""
+    script = Path(__file__).parent / "bench_command.py"
     with tempfile.TemporaryDirectory() as scratch:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [str(Path(sys.executable).parent / "diffuse.grid"), expt, *PARAMETERS, *parameters],
-            cwd=scratch, check=True,
-            stdout=subprocess.DEVNULL,
+        done = subprocess.run(
+            [sys.executable, str(script), expt, *PARAMETERS, *parameters], cwd=scratch, check=True,
+            capture_output=True, text=True,
         )  # fmt: skip
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"cpu_s": used, "over_get_raw_data": used / (n_stills * read)}
+    split = json.loads(done.stdout.splitlines()[-1])
+    return {"cpu_s": used, "over_get_raw_data": used / (n_stills * read), "split": split}
 
 
 def table(name: str, result: dict) -> None:
@@ -182,7 +207,7 @@ def table(name: str, result: dict) -> None:
     for label, value in times.items():
         speed = result["megapixels"] / value
         print(f"{label:42}{value:9.3f}{speed:9.1f}{value / read:16.2f}{value / kernel:10.1f}")
-    print(f"set-up {result['set_up']}, first call {result['first_call']}, two processes {result['two_processes']:.2f}")
+    print(f"set-up {result['set_up']}, first call {result['first_call']}")
 
 
 def main() -> None:
@@ -190,6 +215,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--case", action="append", choices=list(bench_data.CASES))
     parser.add_argument("--json", default="bench.json")
+    parser.add_argument("--mdx2", default=sys.executable, metavar="PYTHON", help="interpreter that has mdx2")
     parser.add_argument("--folder", help="where to leave the images; default: a temporary folder")
     options = parser.parse_args()
     result = {"heap_kept": False}
@@ -198,7 +224,7 @@ def main() -> None:
         for name in options.case or bench_data.CASES:
             own = folder / name.replace(" ", "_")
             own.mkdir(parents=True, exist_ok=True)
-            result[name] = bench_case(bench_data.CASES[name], own, options.quick)
+            result[name] = bench_case(bench_data.CASES[name], own, options.quick, options.mdx2)
             table(name, result[name])
             if name == "16M NXmx":
                 _commands(own, result, options.quick)
@@ -211,6 +237,9 @@ def _commands(folder: Path, result: dict, quick: bool) -> None:
     names = sorted(str(path) for path in folder.glob("image_*"))
     result["worker_megabytes"] = memory(folder, names)
     print(f"a worker needs {result['worker_megabytes']:.0f} MB beyond images and shared arrays (180 Å, ndiv 2)")
+    job = Job(bench_data.write_stills(names, 4, folder / "planar", planar=True))
+    result["two_processes"] = efficiency(job, quick)
+    print(f"efficiency of two processes at once: {result['two_processes']}")
     n_stills = 20 if quick else 200
     expt = bench_data.write_stills(names, n_stills, folder / "many", planar=False)
     read = result["16M NXmx"]["seconds"]["get_raw_data"]
@@ -218,7 +247,7 @@ def _commands(folder: Path, result: dict, quick: bool) -> None:
         used = command(expt, n_stills, read, f"grid.reader={reader}")
         result[f"command, {reader}"] = used
         print(f"diffuse.grid, {n_stills} stills, {reader}: {used['cpu_s']:.1f} s, "
-              f"{used['over_get_raw_data']:.2f} x get_raw_data")  # fmt: skip
+              f"{used['over_get_raw_data']:.2f} x get_raw_data; {used['split']}")  # fmt: skip
     result["heap_kept"] = keep_heap()
     job = Job(expt)
     kept = best(3, {"get_raw_data": (job.imageset, lambda i: i.get_raw_data(0)), "kernel": (None, job.kernel)})

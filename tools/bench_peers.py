@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+from pathlib import Path
 
 import numpy as np
 from dials.algorithms import rs_mapper
@@ -11,7 +14,7 @@ from dxtbx import flumpy
 
 from diffuse_dials.adapters import symmetry
 from diffuse_dials.adapters.panels import beam_direction, pixel_geometry
-from diffuse_dials.kernels.sums import transform
+from diffuse_dials.kernels.sums import pack, transform
 from diffuse_dials.models.grid import voxel_index
 
 PART = " (a tenth)"  # of the pixels, whose time counts ten times: it is proportional to their number
@@ -40,9 +43,34 @@ class Naive:
     def __call__(self):
         index = voxel_index(transform(self._to_hkl, self._s), self._grid.ndiv)
         asu = symmetry.map_to_asu(index, self._grid.symmetry_group)
-        voxels, inverse = np.unique(asu, axis=0, return_inverse=True)
+        voxels, inverse = np.unique(pack(asu), return_inverse=True)
         counts = np.bincount(inverse, self._counts, len(voxels))
         return voxels, counts, np.bincount(inverse, minlength=len(voxels)), np.bincount(inverse, self._counts**0)
+
+
+def mdx2(job, python: str, folder) -> dict[str, float]:
+    """CPU time of mdx2 for an image (see bench_mdx2.py), in an environment of its own; empty where it is not there."""
+    if len(job.raw) > 1:
+        return {}
+    found = subprocess.run([python, "-c", "import mdx2.data"], capture_output=True, check=False)
+    if found.returncode:
+        print(f"mdx2 is not installed in {python}")
+        return {}
+    experiment = job.stills.experiments[0]
+    slow, fast = job.raw[0].shape
+    geometry = pixel_geometry(experiment.detector[0], beam_direction(experiment.beam))
+    ix, iy = (np.unique(np.r_[0:n:10, n - 1]) for n in (fast, slow))
+    pixels = (iy[:, None] * fast + ix).ravel()
+    hkl = transform(job.grid.to_hkl(experiment), geometry.s_vectors(experiment.beam.get_wavelength(), pixels))
+    file = Path(folder) / "mdx2.npz"
+    np.savez(
+        file, counts=job.raw[0], ix=ix.astype(float), iy=iy.astype(float), hkl=hkl.reshape(len(iy), len(ix), 3),
+        ndiv=job.grid.ndiv,
+    )  # fmt: skip
+    script = Path(__file__).parent / "bench_mdx2.py"
+    done = subprocess.run([python, str(script), str(file)], capture_output=True, check=True, text=True)
+    times = json.loads(done.stdout.splitlines()[-1])
+    return {"mdx2 index and bin, its chunks": times["chunks"], "mdx2 index and bin, a frame": times["frame"]}
 
 
 class Mapper:
