@@ -112,3 +112,21 @@ def simulated(simulate_stills):
 def work(simulated, run_in_tmp_path) -> Path:
     """The folder of the simulated stills, for a test that runs in a folder of its own."""
     return simulated
+
+
+@pytest.fixture(scope="session")
+def assert_same_sums():
+    """Function (name, other): two tables have equal counts, numbers of pixels and places, the rest to rounding."""
+    from diffuse_dials.io.tables import load_table
+
+    def check(name, other):
+        one, two = load_table(name), load_table(other)
+        assert set(one.columns) == set(two.columns)
+        for column in one.columns:
+            whole = not np.any(one[column] % 1) if column == "counts" else False
+            if column in ("counts", "response", "variance", "background", "xyzobs.px.value") and not whole:
+                assert two[column] == pytest.approx(one[column], rel=1e-12)
+            else:
+                assert np.array_equal(one[column], two[column]), column
+
+    return check

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dials.util import Sorry
+from dxtbx import flumpy
 from dxtbx.model import Beam, Crystal, Detector, Experiment, ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 
@@ -18,6 +19,7 @@ from diffuse_dials.adapters.experiments import load_experiments, name_stills, sa
 from diffuse_dials.adapters.scattering import air_attenuation
 from diffuse_dials.algorithms import pixel_files
 from diffuse_dials.cli import extract, grid
+from diffuse_dials.io.masks import save_pickle
 from diffuse_dials.io.tables import load_table
 from diffuse_dials.kernels import physics
 
@@ -143,6 +145,24 @@ def test_each_still_has_its_own_wavelength_and_detector(work):
             assert table["rlp"][row] == pytest.approx(s, abs=1e-10)
     with open("stills.csv") as handle:
         assert [float(line["wavelength"]) for line in csv.DictReader(handle)] == pytest.approx([0.98, 0.99, 1.0])
+
+
+def test_maps_of_gain_and_pedestal_and_a_range_of_photons_are_the_kernels_too(work, rng, assert_same_sums):
+    """A gain and a pedestal for each pixel, so that a number of photons is another value in each."""
+    shape = load_experiments(work / "truth_stills.expt")[0].detector[0].get_image_size()[::-1]
+    for name, values in (("gain.pickle", rng.uniform(0.5, 2, shape)), ("pedestal.pickle", rng.uniform(-1, 1, shape))):
+        save_pickle((flumpy.from_numpy(values),), name)
+
+    def change(number, experiment):
+        lookup = experiment.imageset.external_lookup
+        lookup.gain.filename, lookup.pedestal.filename = "gain.pickle", "pedestal.pickle"
+
+    expt = changed(work, change)
+    for engine in ("numba", "numpy"):
+        outputs = [f"output.{name}={engine}_{name}.refl" for name in ("reflections", "radial_totals")]
+        grid.run([expt, "d_min=2.5", "radius=0.004", "photons_range=0.5,6", f"engine={engine}", *outputs])
+    for name in ("reflections", "radial_totals"):
+        assert_same_sums(f"numpy_{name}.refl", f"numba_{name}.refl")
 
 
 def test_one_file_with_all_stills_and_a_file_for_each_give_the_same_sums(work):

@@ -202,6 +202,47 @@ def to_photons(raw: np.ndarray, panel, gain: float | None, pedestal: np.ndarray 
     return (raw - (panel.get_pedestal() + pedestal)) / gain_of(panel, gain)
 
 
+def values_of_photons(dtype, photons, pedestal: float, gain: float) -> tuple:
+    """Lowest and highest whole number, of a type, that is so many photons; the former is larger if there is none.
+
+    Args:
+        dtype: Of whole numbers.
+        photons: Least and most.
+        pedestal, gain: As in ``to_photons``.
+    """
+    limits = np.iinfo(dtype)
+
+    def first(wanted, passes):
+        """The lowest value that passes; rounding moves it by one from where algebra has it."""
+        value = int(np.clip(np.floor(wanted * gain + pedestal) - 2, limits.min, limits.max + 1))
+        while value <= limits.max and not passes((value - pedestal) / gain, wanted):
+            value += 1
+        return value
+
+    low, beyond = first(photons[0], np.greater_equal), first(photons[1], np.greater)
+    if low >= beyond:
+        return dtype.type(1), dtype.type(0)
+    return dtype.type(low), dtype.type(beyond - 1)
+
+
+def within_photons(raw: np.ndarray, photons, trusted, pedestal: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Values as float64, NaN where a trusted one is not so many photons.
+
+    Args:
+        raw: Shape (slow, fast).
+        photons: Least and most.
+        trusted: Lowest and highest trusted value; others stay as they are.
+        pedestal, gain: Arrays that broadcast to raw's shape.
+    """
+    pedestal, gain = (np.broadcast_to(values, raw.shape) for values in (pedestal, gain))
+    values = raw.astype(np.float64)
+    for row, offset, divisor in zip(values, pedestal, gain):  # so that no other array of the image's size is made
+        of_row = (row - offset) / divisor
+        good = (of_row >= photons[0]) & (of_row <= photons[1])
+        row[~good & (row >= trusted[0]) & (row <= trusted[1])] = np.nan
+    return values
+
+
 def gain_of(panel, gain: float | None = None) -> float:
     """Detector units per photon: what is given, else the panel's.
 

@@ -209,7 +209,7 @@ class Measurement:
     def sums(self, number: int, grid: Grid) -> StillSums:
         """Measure one still and sum its pixels per voxel: by the kernel in one pass, or by ``measure`` and NumPy.
 
-        A background that is estimated on each still needs all its pixels first, and so NumPy; so does a photons_range.
+        A background that is estimated on each still needs all its pixels first, and so NumPy.
 
         Args:
             number: Position of the still in the experiment list.
@@ -262,7 +262,7 @@ class Measurement:
         self._kernel().prepare(experiment, self._masks.of(experiment), exposure, share)
 
     def _by_numpy(self, grid: Grid) -> bool:
-        return grid.engine == "numpy" or self._background.per_still or bool(self._params.extraction.photons_range)
+        return grid.engine == "numpy" or self._background.per_still
 
     def _read(self, experiment):
         """Raw values of an image, and the largest that is no sentinel (None: sentinels are negative)."""

@@ -161,13 +161,8 @@ class Fused:
         crystal, keep = self._crystal(panel, experiment, bragg_masks, settings, to_voxel, n_bricks)
         pedestal, gain = self._calibration(experiment, model, panel, raw)
         raw = self._sampled(raw)
-        low, high = images.trusted_bounds(model)
-        if self._params.masking.trusted_range in (None, "none"):
-            low, high = -np.inf, np.inf
-        highest = np.inf if highest is None else highest
-        low, high = images.bounds_as(raw.dtype, low, min(high, highest))
-        limits = (low, high, images.bounds_as(raw.dtype, -np.inf, highest)[1])
-        if gain is None and low < 0:
+        raw, limits = self._limits(model, raw, highest, pedestal, gain)
+        if gain is None and limits[0] < 0:
             pedestal, gain = np.zeros((1, 1)), np.ones((1, 1))  # negative values: their variance is not their sum
         result = self._accumulator.sum_panel(
             raw, limits, shared.shared, shared.bins, shared.pieces, plane.vectors, plane.shift, crystal, keep, pedestal,
@@ -226,6 +221,30 @@ class Fused:
         if np.issubdtype(raw.dtype, np.integer) and gain.size == 1 and gain[0, 0] == 1 and not pedestal.any():
             return None, None
         return pedestal, gain
+
+    def _limits(self, model, raw, highest, pedestal, gain):
+        """The image as the kernel gets it, and the limits of still.sum_rows.
+
+        A photons_range becomes limits of the values where one pedestal and gain hold for all of them; where not, values
+        outside it become NaN, which is within no limits.
+        """
+        low, high = images.trusted_bounds(model)
+        if self._params.masking.trusted_range in (None, "none"):
+            low, high = -np.inf, np.inf
+        highest = np.inf if highest is None else highest
+        wanted = self._params.extraction.photons_range
+        one = gain is None or (gain.size == 1 and pedestal.size == 1)
+        if wanted and not (one and np.issubdtype(raw.dtype, np.integer)):
+            raw, wanted = images.within_photons(raw, wanted, (low, high), pedestal, gain), None
+        low, trusted = images.bounds_as(raw.dtype, low, min(high, highest))
+        top = images.bounds_as(raw.dtype, -np.inf, highest)[1]
+        high = trusted
+        if wanted:
+            first, last = images.values_of_photons(
+                raw.dtype, wanted, *((0.0, 1.0) if gain is None else (pedestal[0, 0], gain[0, 0]))
+            )
+            low, high = max(low, first), min(high, last)
+        return raw, (low, high, trusted, top)
 
     def _crystal(self, panel, experiment, bragg_masks, settings, to_voxel, n_bricks):
         """The kernel's Crystal, and the Bragg masks that are not by distance as one bool array or None."""

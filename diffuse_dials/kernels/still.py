@@ -118,7 +118,7 @@ def _running_good(values, bad, counts):
 def _screen(
     row, first, values, limits, state, response, segment, segment_stop, segment_bin, bad, skip, words, bin_whole
 ):
-    """Tell which pixels of a piece are no measurement, and take the untrusted ones out of the bins' static sums.
+    """Tell which pixels of a piece are no measurement, and take the refused ones out of the bins' static sums.
 
     Args:
         segment: Number of the piece's first segment.
@@ -126,7 +126,7 @@ def _screen(
         skip: Result: not for the map.
         words: Bits of the pixels where ``skip`` changes; added to.
     """
-    low, high, top = limits
+    low, high, trusted, top = limits
     before = np.uint8(0)
     for i in range(len(values)):
         value = values[i]
@@ -139,7 +139,7 @@ def _screen(
             s = segment_bin[segment]
             bin_whole[s, N_PIXELS] -= 1
             bin_whole[s, RESPONSE] -= np.int64(np.uint32(response[row, first + i + 1] - response[row, first + i]))
-            bin_whole[s, N_OVERLOADED] += high < value <= top
+            bin_whole[s, N_OVERLOADED] += trusted < value <= top
         skip[i] = bad[i] or state[row, first + i] == BEYOND
         if skip[i] != before:
             words[i >> 6] |= np.uint64(1) << np.uint64(i & 63)
@@ -219,7 +219,8 @@ def sum_rows(
     Args:
         first_row: Where to start.
         raw: Values as stored, shape (slow, fast), whole or real numbers.
-        limits: Lowest and highest trusted value and the highest that is no sentinel, of raw's type.
+        limits: Lowest and highest value to use, the highest trusted one and the highest that is no sentinel, of raw's
+            type.
         shared: pieces.Shared of the panel; the bins' numbers of pixels and responses are in the sums already.
         pieces: pieces.Pieces of the panel.
         plane: Position of the centre of the first pixel, steps to the next one along fast and slow, unit vectors along
@@ -235,7 +236,7 @@ def sum_rows(
         The row to go on with after making room; the number of rows when all are done.
     """
     n_rows, n_fast = raw.shape
-    low, high, _ = limits
+    low, high, _, _ = limits
     response, state, kinds, first_segment, segment_stop, segment_bin = shared
     edges, polynomials, bounds = pieces
     matrices, sizes, n_bricks, beam, wavelength, lattices, centring, sigmas_squared, s_step = crystal

@@ -119,7 +119,7 @@ class Case:
         self.raw = rng.poisson(3, shape).astype(kind) if whole else rng.normal(3, 2, shape).astype(kind)
         self.raw[rng.random(shape) < 0.001] = 65535 if whole else 500
         self.raw[rng.random(shape) < 0.001] = 5000
-        self.limits = tuple(np.dtype(kind).type(x) for x in ((0, 100, 65533) if whole else (-50, 100, 1e9)))
+        self.limits = tuple(np.dtype(kind).type(x) for x in ((0, 90, 100, 65533) if whole else (-50, 90, 100, 1e9)))
         self.geometry = self.plane.geometry(BEAM)
         self.s = self.geometry.s_vectors(wavelength)
         length = self.geometry.s_lengths(wavelength).reshape(shape)
@@ -209,7 +209,7 @@ def test_sums_of_a_panel_are_those_of_numpy_for_every_pixel(kind, rng):
     assert np.array_equal(of_bins[:, still.N_PIXELS], np.bincount(bin_of[good.ravel()], minlength=400))
     response = np.bincount(bin_of[good.ravel()], case.units.ravel()[good.ravel()], 400)
     assert np.array_equal(of_bins[:, still.RESPONSE], response.astype(np.int64))
-    above = ((case.state != pieces.MASKED) & (case.raw > case.limits[1]) & (case.raw <= case.limits[2])).ravel()
+    above = ((case.state != pieces.MASKED) & (case.raw > case.limits[2]) & (case.raw <= case.limits[3])).ravel()
     assert np.array_equal(of_bins[:, still.N_OVERLOADED], np.bincount(bin_of[above], minlength=400))
 
 
