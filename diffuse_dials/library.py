@@ -34,7 +34,7 @@ from diffuse_dials.algorithms.export.content import map_content
 from diffuse_dials.algorithms.in_memory import extract_stills, grid_stills
 from diffuse_dials.algorithms.inputs import Stills
 from diffuse_dials.algorithms.masking.pixels import PixelMask, make_pixel_mask
-from diffuse_dials.algorithms.parallel import n_processes
+from diffuse_dials.algorithms.running.parallel import n_processes
 from diffuse_dials.algorithms.scaling.inputs import Gridded, load_gridded
 from diffuse_dials.algorithms.scaling.quality import Quality, counted_voxels
 from diffuse_dials.algorithms.scaling.scaled_map import ScaledMap, judge, scale_and_merge

@@ -15,7 +15,7 @@ import diffuse_dials  # noqa: F401  (first: it prepares the environment of DIALS
 # isort: split
 from diffuse_dials.algorithms import pipeline
 from diffuse_dials.algorithms.extraction import Measurement
-from diffuse_dials.algorithms.parts import PartedSums
+from diffuse_dials.algorithms.running.parts import PartedSums
 from diffuse_dials.cli import grid
 from diffuse_dials.io import store_parts
 from diffuse_dials.kernels.accumulator import Accumulator

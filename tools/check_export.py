@@ -18,10 +18,10 @@ from iotbx import mtz as iotbx_mtz
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from diffuse_dials.algorithms.scaling.symmetry import laue_operators, reciprocal_vectors  # noqa: E402
-from diffuse_dials.io.records import load_grid_record  # noqa: E402
-from diffuse_dials.io.tables import load_table  # noqa: E402
-from diffuse_dials.models.grid import holds_lattice_point  # noqa: E402
+from diffuse_dials.algorithms.scaling.symmetry import laue_operators, reciprocal_vectors
+from diffuse_dials.io.records import load_grid_record
+from diffuse_dials.io.tables import load_table
+from diffuse_dials.models.grid import holds_lattice_point
 
 
 class Expected:

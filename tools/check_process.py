@@ -36,7 +36,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import diffuse_dials  # noqa: E402, F401  (prepares the environment before dxtbx is imported)
+import diffuse_dials  # noqa: F401  (prepares the environment before dxtbx is imported)
 
 BIN = Path(sys.executable).parent
 PHIL = Path(__file__).resolve().parent.parent / "phil"

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import diffuse_dials  # noqa: E402, F401  (prepares the environment)
+import diffuse_dials  # noqa: E402  (prepares the environment)
 from diffuse_dials.adapters import generate_mask  # noqa: E402
 
 FOLDER = ROOT / "docs" / "commands"

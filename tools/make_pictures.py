@@ -1,7 +1,7 @@
 """Make the pictures of docs/tutorial.md from the output of the demo: smaller, with few colours.
 
-    make demo
-    python tools/make_pictures.py demo_output
+make demo
+python tools/make_pictures.py demo_output
 """
 
 from __future__ import annotations

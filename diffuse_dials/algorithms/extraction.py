@@ -16,13 +16,13 @@ from diffuse_dials.algorithms.background import choose_background
 from diffuse_dials.algorithms.background.blanks import Blanks
 from diffuse_dials.algorithms.corrections import choose_corrections, log_corrections
 from diffuse_dials.algorithms.corrections.maps import factor_maps
-from diffuse_dials.algorithms.exposure import Exposures
 from diffuse_dials.algorithms.gridding import Grid, voxel_sums, with_asu_index, without_origin
 from diffuse_dials.algorithms.inputs import Stills, check_photons_range, check_together
 from diffuse_dials.algorithms.masking.chosen import choose_bragg_masks
 from diffuse_dials.algorithms.masking.static import StaticMasks
-from diffuse_dials.algorithms.noise import choose_noise
-from diffuse_dials.algorithms.still_pixels import S_BIN_WIDTH, StillMeasurement, StillPixels
+from diffuse_dials.algorithms.stills.exposure import Exposures
+from diffuse_dials.algorithms.stills.noise import choose_noise
+from diffuse_dials.algorithms.stills.still_pixels import S_BIN_WIDTH, StillMeasurement, StillPixels
 from diffuse_dials.models.sums import StillSums
 
 logger = logging.getLogger(f"dials.{__name__}")
@@ -71,9 +71,9 @@ extraction {
 include scope diffuse_dials.algorithms.masking.extraction_phil_scope
 include scope diffuse_dials.algorithms.corrections.phil_scope
 include scope diffuse_dials.algorithms.background.phil_scope
-include scope diffuse_dials.algorithms.exposure.phil_scope
-include scope diffuse_dials.algorithms.noise.phil_scope
-include scope diffuse_dials.algorithms.pixel_statistics.phil_scope
+include scope diffuse_dials.algorithms.stills.exposure.phil_scope
+include scope diffuse_dials.algorithms.stills.noise.phil_scope
+include scope diffuse_dials.algorithms.stills.pixel_statistics.phil_scope
 """,
     process_includes=True,
 )
@@ -270,9 +270,11 @@ class Measurement:
 
     def _kernel(self):
         if self._fused is None:
-            from diffuse_dials.algorithms.fused import Fused  # needs numba, which diffuse.extract does not
+            from diffuse_dials.algorithms.stills.fused import Fused  # needs numba, which diffuse.extract does not
 
-            self._fused = Fused(self._params, self._shapes, S_BIN_WIDTH, self._pixels.gain, self._noise, self._background)
+            self._fused = Fused(
+                self._params, self._shapes, S_BIN_WIDTH, self._pixels.gain, self._noise, self._background
+            )
         return self._fused
 
     def _refuse_empty(self, number: int, n_accepted: int) -> None:

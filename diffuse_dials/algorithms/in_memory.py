@@ -13,9 +13,9 @@ from diffuse_dials.algorithms.extraction import Measurement
 from diffuse_dials.algorithms.gridding import define_grid
 from diffuse_dials.algorithms.inputs import Stills
 from diffuse_dials.algorithms.limits import corner_resolution
-from diffuse_dials.algorithms.parallel import each, n_processes
+from diffuse_dials.algorithms.running.parallel import each, n_processes
 from diffuse_dials.algorithms.scaling.inputs import Gridded
-from diffuse_dials.algorithms.still_pixels import StillMeasurement
+from diffuse_dials.algorithms.stills.still_pixels import StillMeasurement
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.models.sums import RadialTotals, VoxelSums
 

@@ -30,9 +30,9 @@ from libtbx import Auto
 
 from diffuse_dials.adapters.experiments import load_experiments, name_stills, still_keys
 from diffuse_dials.adapters.stills_processor import Block, Outcome, check, dials_log, images_in
-from diffuse_dials.algorithms.forked import WorkerDied
-from diffuse_dials.algorithms.mpi import Communicator
-from diffuse_dials.algorithms.parallel import each, working_on
+from diffuse_dials.algorithms.running.forked import WorkerDied
+from diffuse_dials.algorithms.running.mpi import Communicator
+from diffuse_dials.algorithms.running.parallel import each, working_on
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.io.tables import load_flex

@@ -10,12 +10,12 @@ import numpy as np
 from diffuse_dials.adapters.experiments import StillKey
 from diffuse_dials.adapters.images import panel_shapes
 from diffuse_dials.algorithms.extraction import Measurement
-from diffuse_dials.algorithms.forecast import forecast
 from diffuse_dials.algorithms.gridding import Grid, voxel_sums, with_asu_index, without_origin
 from diffuse_dials.algorithms.inputs import Stills
 from diffuse_dials.algorithms.limits import asu_box, largest_s
-from diffuse_dials.algorithms.parallel import working_on
-from diffuse_dials.algorithms.parts import (
+from diffuse_dials.algorithms.running.forecast import forecast
+from diffuse_dials.algorithms.running.parallel import working_on
+from diffuse_dials.algorithms.running.parts import (
     Job,
     Outcome,
     PartedSums,
@@ -25,8 +25,8 @@ from diffuse_dials.algorithms.parts import (
     split,
     still_names,
 )  # fmt: skip
-from diffuse_dials.algorithms.run_folder import images_mark
-from diffuse_dials.algorithms.still_pixels import S_BIN_WIDTH, StillMeasurement
+from diffuse_dials.algorithms.running.run_folder import images_mark
+from diffuse_dials.algorithms.stills.still_pixels import S_BIN_WIDTH, StillMeasurement
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.io.store_parts import writing_part
 from diffuse_dials.models.sums import StillSums, VoxelSums
@@ -42,7 +42,7 @@ grid {
             "the table would take more than 30 % of the available memory, or have more than 1.5e8 rows."
     .expert_level = 1
 }
-include scope diffuse_dials.algorithms.run_folder.phil_scope
+include scope diffuse_dials.algorithms.running.run_folder.phil_scope
 """,
     process_includes=True,
 )

@@ -10,15 +10,15 @@ import numpy as np
 
 from diffuse_dials.adapters.images import panel_shapes
 from diffuse_dials.algorithms.extraction import Measurement
-from diffuse_dials.algorithms.forecast import forecast
 from diffuse_dials.algorithms.gridding import Grid
 from diffuse_dials.algorithms.inputs import Stills
 from diffuse_dials.algorithms.limits import asu_box, largest_s
-from diffuse_dials.algorithms.parallel import working_on
-from diffuse_dials.algorithms.parts import Job, PartedSums, log_forecast, make_parts, open_run, still_names
 from diffuse_dials.algorithms.pipeline import measure_still, sums_of
-from diffuse_dials.algorithms.run_folder import images_mark
-from diffuse_dials.algorithms.still_pixels import PanelPixels
+from diffuse_dials.algorithms.running.forecast import forecast
+from diffuse_dials.algorithms.running.parallel import working_on
+from diffuse_dials.algorithms.running.parts import Job, PartedSums, log_forecast, make_parts, open_run, still_names
+from diffuse_dials.algorithms.running.run_folder import images_mark
+from diffuse_dials.algorithms.stills.still_pixels import PanelPixels
 from diffuse_dials.io.atomic import place
 from diffuse_dials.io.columns import EXTRACTED
 from diffuse_dials.io.store_parts import writing_part
@@ -145,6 +145,7 @@ def grid_files(names, stills: Stills, grid: Grid, params, job: Job) -> PartedSum
 
     def plan():
         most = max(Path(name).stat().st_size for name in names) // _BYTES_PER_PIXEL
+
         def count(name):
             return sum(len(sums) for _, sums in read(name))
 

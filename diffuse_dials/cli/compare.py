@@ -20,7 +20,7 @@ import libtbx.phil
 from dials.util import show_mail_handle_errors, tabulate
 
 from diffuse_dials.adapters.symmetry import fractionalization
-from diffuse_dials.algorithms.comparison import Comparison, compare_maps
+from diffuse_dials.algorithms.quality.comparison import Comparison, compare_maps
 from diffuse_dials.algorithms.scaling.agreement import compare_scales
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators
 from diffuse_dials.cli.startup import start, user_errors
@@ -34,7 +34,7 @@ logger = logging.getLogger(f"dials.{__name__}")
 
 phil_scope = libtbx.phil.parse(
     """
-include scope diffuse_dials.algorithms.comparison.phil_scope
+include scope diffuse_dials.algorithms.quality.comparison.phil_scope
 output {
   json = diffuse.compare.json
     .type = path

@@ -25,11 +25,11 @@ from diffuse_dials.adapters.experiments import save_experiments
 from diffuse_dials.algorithms import pipeline
 from diffuse_dials.algorithms.extraction import Measurement
 from diffuse_dials.algorithms.inputs import Stills, load_stills
-from diffuse_dials.algorithms.parallel import n_processes
-from diffuse_dials.algorithms.parts import Job
 from diffuse_dials.algorithms.pixel_files import extract_to_files, place_files
-from diffuse_dials.algorithms.pixel_statistics import pixel_statistics
-from diffuse_dials.algorithms.run_folder import is_complete, parts_key, result_key, run_key
+from diffuse_dials.algorithms.running.parallel import n_processes
+from diffuse_dials.algorithms.running.parts import Job
+from diffuse_dials.algorithms.running.run_folder import is_complete, parts_key, result_key, run_key
+from diffuse_dials.algorithms.stills.pixel_statistics import pixel_statistics
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.stills import StillsTable
@@ -42,8 +42,8 @@ logger = logging.getLogger(f"dials.{__name__}")
 phil_scope = libtbx.phil.parse(
     """
 include scope diffuse_dials.algorithms.extraction.phil_scope
-include scope diffuse_dials.algorithms.run_folder.phil_scope
-include scope diffuse_dials.algorithms.parallel.mpi_phil_scope
+include scope diffuse_dials.algorithms.running.run_folder.phil_scope
+include scope diffuse_dials.algorithms.running.parallel.mpi_phil_scope
 output {
   experiments = extracted.expt
     .type = path

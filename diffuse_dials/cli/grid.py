@@ -27,11 +27,11 @@ from diffuse_dials.algorithms.extraction import Measurement
 from diffuse_dials.algorithms.gridding import define_grid
 from diffuse_dials.algorithms.inputs import Stills, load_stills
 from diffuse_dials.algorithms.limits import corner_resolution
-from diffuse_dials.algorithms.parallel import n_processes
-from diffuse_dials.algorithms.parts import Job, PartedSums
 from diffuse_dials.algorithms.pixel_files import grid_files, is_block
-from diffuse_dials.algorithms.pixel_statistics import pixel_statistics
-from diffuse_dials.algorithms.run_folder import is_complete, parts_key, result_key, run_key
+from diffuse_dials.algorithms.running.parallel import n_processes
+from diffuse_dials.algorithms.running.parts import Job, PartedSums
+from diffuse_dials.algorithms.running.run_folder import is_complete, parts_key, result_key, run_key
+from diffuse_dials.algorithms.stills.pixel_statistics import pixel_statistics
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.records import save_grid_record
@@ -44,7 +44,7 @@ phil_scope = libtbx.phil.parse(
 include scope diffuse_dials.algorithms.gridding.phil_scope
 include scope diffuse_dials.algorithms.extraction.phil_scope
 include scope diffuse_dials.algorithms.pipeline.phil_scope
-include scope diffuse_dials.algorithms.parallel.mpi_phil_scope
+include scope diffuse_dials.algorithms.running.parallel.mpi_phil_scope
 output {
   experiments = gridded.expt
     .type = path

@@ -23,7 +23,7 @@ import libtbx.phil
 from dials.util import show_mail_handle_errors, tabulate
 
 from diffuse_dials.algorithms.integration import check_any, counts, find_images, integrate, update_stills
-from diffuse_dials.algorithms.parallel import n_processes
+from diffuse_dials.algorithms.running.parallel import n_processes
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.stills import StillsTable
 
@@ -32,8 +32,8 @@ logger = logging.getLogger(f"dials.{__name__}")
 phil_scope = libtbx.phil.parse(
     """
 include scope diffuse_dials.algorithms.integration.phil_scope
-include scope diffuse_dials.algorithms.parallel.mpi_phil_scope
-include scope diffuse_dials.algorithms.run_folder.phil_scope
+include scope diffuse_dials.algorithms.running.parallel.mpi_phil_scope
+include scope diffuse_dials.algorithms.running.run_folder.phil_scope
 output {
   folder = integrated
     .type = path

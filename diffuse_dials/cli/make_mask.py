@@ -44,7 +44,7 @@ from diffuse_dials.algorithms.masking.bragg_profile import R_STEP, SHELL, X_STEP
 from diffuse_dials.algorithms.masking.chosen import BraggMasks, log_profile
 from diffuse_dials.algorithms.masking.pixels import make_pixel_mask
 from diffuse_dials.algorithms.masking.stills import bragg_mask, bragg_masks
-from diffuse_dials.algorithms.parallel import n_processes
+from diffuse_dials.algorithms.running.parallel import n_processes
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.masks import save_mask, save_pickle, to_flex
@@ -72,7 +72,7 @@ input {
     .help = "Mask of pixels (dials.generate_mask, diffuse.make_mask), True = use. Several are combined by AND."
 }
 include scope diffuse_dials.algorithms.masking.phil_scope
-include scope diffuse_dials.algorithms.parallel.phil_scope
+include scope diffuse_dials.algorithms.running.parallel.phil_scope
 output {
   pixel_mask = pixels.mask
     .type = path

@@ -31,6 +31,7 @@ from dxtbx.model import ExperimentList
 from diffuse_dials.adapters.experiments import save_experiments
 from diffuse_dials.adapters.symmetry import fractionalization
 from diffuse_dials.algorithms.merging import DiffuseMap
+from diffuse_dials.algorithms.quality.statistics import isotropic_part
 from diffuse_dials.algorithms.scaling import symmetry
 from diffuse_dials.algorithms.scaling.inputs import Gridded, load_gridded
 from diffuse_dials.algorithms.scaling.output import scaled_columns, scaling_record, still_columns
@@ -40,7 +41,6 @@ from diffuse_dials.algorithms.scaling.rows import scaled_rows
 from diffuse_dials.algorithms.scaling.scaled_map import ScaledMap, judge, scale_and_merge
 from diffuse_dials.algorithms.scaling.trends import TREND_HEADERS, trend_rows
 from diffuse_dials.algorithms.scaling.validation import HEADERS
-from diffuse_dials.algorithms.statistics import isotropic_part
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.records import save_grid_record
@@ -55,8 +55,8 @@ phil_scope = libtbx.phil.parse(
     """
 include scope diffuse_dials.algorithms.scaling.options.phil_scope
 include scope diffuse_dials.algorithms.merging.phil_scope
-include scope diffuse_dials.algorithms.statistics.phil_scope
-include scope diffuse_dials.algorithms.bragg_statistics.phil_scope
+include scope diffuse_dials.algorithms.quality.statistics.phil_scope
+include scope diffuse_dials.algorithms.quality.bragg_statistics.phil_scope
 output {
   experiments = scaled.expt
     .type = path

@@ -29,7 +29,7 @@ import logging
 import iotbx.phil
 from dials.util import show_mail_handle_errors, tabulate
 
-from diffuse_dials.algorithms.parallel import n_processes
+from diffuse_dials.algorithms.running.parallel import n_processes
 from diffuse_dials.algorithms.simulation.model import prepare_model
 from diffuse_dials.algorithms.simulation.output import (
     prepare_folder,
@@ -52,7 +52,7 @@ include scope diffuse_dials.algorithms.simulation.llm.phil_scope
 include scope diffuse_dials.algorithms.simulation.bragg.phil_scope
 include scope diffuse_dials.algorithms.simulation.detector.phil_scope
 include scope diffuse_dials.algorithms.simulation.truth.phil_scope
-include scope diffuse_dials.algorithms.parallel.phil_scope
+include scope diffuse_dials.algorithms.running.parallel.phil_scope
 include scope diffuse_dials.algorithms.simulation.output.phil_scope
 seed = 0
   .type = int(value_min=0)

@@ -14,7 +14,7 @@ from dials.util.options import ArgumentParser
 from dials.util.version import dials_version
 
 from diffuse_dials import __version__
-from diffuse_dials.algorithms.mpi import Communicator
+from diffuse_dials.algorithms.running.mpi import Communicator
 
 logger = logging.getLogger(f"dials.{__name__}")
 

@@ -6,7 +6,7 @@ it. The sums of a run are differences of running sums, added to its voxel, and t
 their bins. The running sums are whole numbers, so that no rounding enters: the response comes as multiples of a small
 unit. Pieces with untrusted, masked or unwanted pixels take a few more steps.
 
-The NumPy code of algorithms.still_pixels and algorithms.gridding does the same step by step; it is the reference.
+The NumPy code of algorithms.stills.still_pixels and algorithms.gridding does the same step by step: the reference.
 """
 
 from __future__ import annotations

@@ -334,7 +334,7 @@ def sheet(plots) -> Figure:
     places = figure.subplots(n_rows, 2, squeeze=False).ravel()
     for plot, axes in zip(plots, places):
         plot.draw(axes)
-    for axes in places[len(plots):]:
+    for axes in places[len(plots) :]:
         axes.set_axis_off()
     return figure
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from diffuse_dials.algorithms.bragg_statistics import BraggStatistics
-from diffuse_dials.algorithms.equivalents import SymmetryStatistics
+from diffuse_dials.algorithms.quality.bragg_statistics import BraggStatistics
+from diffuse_dials.algorithms.quality.equivalents import SymmetryStatistics
+from diffuse_dials.algorithms.quality.statistics import MapStatistics
 from diffuse_dials.algorithms.scaling.quality import Quality
 from diffuse_dials.algorithms.scaling.trends import TREND_HEADERS, Trend, trend_rows
-from diffuse_dials.algorithms.statistics import MapStatistics
 from diffuse_dials.report.graphs import ColourMap, Graph, Series
 from diffuse_dials.report.html import Section
 

@@ -11,7 +11,7 @@ from diffuse_dials.algorithms.background.base import PanelSample
 from diffuse_dials.algorithms.background.blanks import Blanks
 from diffuse_dials.algorithms.background.image import ImageBackground
 from diffuse_dials.algorithms.background.radial import RadialBackground
-from diffuse_dials.algorithms.noise import NoiseModel
+from diffuse_dials.algorithms.stills.noise import NoiseModel
 from diffuse_dials.models.exposure import Exposure
 
 

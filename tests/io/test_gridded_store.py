@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 import pytest
 
-from diffuse_dials.algorithms import parts
 from diffuse_dials.algorithms.absolute.inputs import _joined
-from diffuse_dials.algorithms.parts import PartedSums
+from diffuse_dials.algorithms.running import parts
+from diffuse_dials.algorithms.running.parts import PartedSums
 from diffuse_dials.io.gridded_store import GriddedStore, write_index
 from diffuse_dials.io.store_parts import Part, writing_part
 from diffuse_dials.io.tables import load_table

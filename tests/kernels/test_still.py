@@ -9,8 +9,8 @@ import pytest
 from dxtbx.model import Detector, ParallaxCorrectedPxMmStrategy
 
 from diffuse_dials.adapters.panels import panel_plane
-from diffuse_dials.algorithms.fused import lattice_parameters
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
+from diffuse_dials.algorithms.stills.fused import lattice_parameters
 from diffuse_dials.kernels import crossings, pieces, spots, still
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
@@ -144,7 +144,7 @@ class Case:
             matrices.append(np.column_stack([inverse, -inverse @ BEAM]) / self.wavelength)
         lattices = np.array([lattice_parameters(mask, 0, self.wavelength) for mask in masks])
         matrices = np.array(matrices)
-        widths = np.ones(1) if not masks or masks[0].radius is not None else masks[0].sigmas**2
+        widths = np.ones(1) if not masks or masks[0].radius is not None else masks[0].sigmas ** 2
         crystal = still.Crystal(
             matrices, np.abs(matrices[..., :3]).sum(axis=2), (2 * reach + 4) // 4, BEAM, self.wavelength,
             lattices.reshape(-1, spots.N_LATTICE),

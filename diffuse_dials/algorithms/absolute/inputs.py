@@ -117,7 +117,7 @@ def _only(first, second, what):
 
 
 def _joined(first: Table, second: Table) -> Table:
-    """Radial totals of one run that are in several files (radial_totals_00001.refl ...), each with stills of its own."""
+    """Radial totals of one run in several files (radial_totals_00001.refl ...), each with stills of its own."""
     if first.identifiers != second.identifiers or np.intersect1d(first["id"], second["id"]).size:
         raise ValueError(
             f"{first.path} and {second.path} are both a set of radial totals, and not the blocks of one run. Give one."

@@ -13,8 +13,8 @@ from libtbx import Auto
 from diffuse_dials.adapters.symmetry import fractionalization, map_to_asu, parse_space_group
 from diffuse_dials.algorithms.export.volume import Region, Volume, expand
 from diffuse_dials.algorithms.merging import excludes_lattice_points
+from diffuse_dials.algorithms.quality.statistics import isotropic_part
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators, orbit_sizes, reciprocal_vectors
-from diffuse_dials.algorithms.statistics import isotropic_part
 from diffuse_dials.io.tables import Table
 from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.grid import GridRecord, holds_lattice_point

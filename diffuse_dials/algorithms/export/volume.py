@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import libtbx.phil
 import numpy as np
 
-from diffuse_dials.algorithms.forecast import available_memory
+from diffuse_dials.algorithms.running.forecast import available_memory
 from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors
 from diffuse_dials.models.grid import GridRecord
 

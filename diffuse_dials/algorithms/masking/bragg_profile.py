@@ -23,12 +23,12 @@ from libtbx import Auto
 from scipy.ndimage import median_filter
 
 from diffuse_dials.adapters import images
-from diffuse_dials.algorithms import parallel
 from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask, distances_in_a_cell
 from diffuse_dials.algorithms.masking.dynamic import block_levels, spread_out
 from diffuse_dials.algorithms.masking.geometry import Geometries, in_parts
 from diffuse_dials.algorithms.masking.survey import trusted_values
+from diffuse_dials.algorithms.running import parallel
 from diffuse_dials.kernels.sums import transform
 
 SHELL = 0.05  # 1/Å, width of a shell of |s|

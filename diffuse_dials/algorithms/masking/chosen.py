@@ -12,7 +12,7 @@ from diffuse_dials.algorithms.masking import BRAGG_MASKS, bragg_profile, found_s
 from diffuse_dials.algorithms.masking.bragg import LatticeMask
 from diffuse_dials.algorithms.masking.given_masks import GivenMasks
 from diffuse_dials.algorithms.masking.survey import trusted_values
-from diffuse_dials.algorithms.parallel import n_processes
+from diffuse_dials.algorithms.running.parallel import n_processes
 
 logger = logging.getLogger(f"dials.{__name__}")
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from diffuse_dials.adapters import images
 from diffuse_dials.adapters.panels import beam_direction, pixel_geometry
-from diffuse_dials.algorithms import parallel
 from diffuse_dials.algorithms.masking.chosen import BraggMasks
+from diffuse_dials.algorithms.running import parallel
 from diffuse_dials.kernels.sums import transform
 
 

@@ -10,12 +10,12 @@ from libtbx import Auto
 
 from diffuse_dials.adapters import images
 from diffuse_dials.adapters.experiments import still_keys
-from diffuse_dials.algorithms import parallel
 from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.masking.bragg import LatticeMask
 from diffuse_dials.algorithms.masking.dynamic import Deviations
 from diffuse_dials.algorithms.masking.geometry import Geometries, in_parts
 from diffuse_dials.algorithms.masking.shadows import SummedImage
+from diffuse_dials.algorithms.running import parallel
 from diffuse_dials.kernels.sums import transform
 
 logger = logging.getLogger(f"dials.{__name__}")

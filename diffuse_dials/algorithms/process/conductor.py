@@ -15,7 +15,7 @@ from dials.util.version import dials_version
 from diffuse_dials.algorithms.process import STEPS, Run, Step
 from diffuse_dials.algorithms.process.child import run_module
 from diffuse_dials.algorithms.process.state import State, key_of, mark
-from diffuse_dials.algorithms.run_folder import code_hash
+from diffuse_dials.algorithms.running.run_folder import code_hash
 from diffuse_dials.io.atomic import write_text
 from diffuse_dials.io.tables import load_table
 

@@ -47,7 +47,7 @@ class Integrate(Step):
     resumes = True
     phil = """
         include scope diffuse_dials.algorithms.integration.phil_scope
-        include scope diffuse_dials.algorithms.parallel.mpi_phil_scope
+        include scope diffuse_dials.algorithms.running.parallel.mpi_phil_scope
         """
 
     def why_not(self, run: Run) -> str | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffuse_dials.algorithms.bragg_statistics import REQUIRED
 from diffuse_dials.algorithms.masking.chosen import needs_profile
 from diffuse_dials.algorithms.process.base import Run, Step, existing
 from diffuse_dials.algorithms.process.integrating import blank_images, integrated
+from diffuse_dials.algorithms.quality.bragg_statistics import REQUIRED
 from diffuse_dials.io.atomic import write_text
 from diffuse_dials.io.records import load_grid_record
 from diffuse_dials.io.tables import load_table
@@ -48,7 +48,7 @@ class MakeMask(Step):
             .multiple = True
         }
         include scope diffuse_dials.algorithms.masking.phil_scope
-        include scope diffuse_dials.algorithms.parallel.phil_scope
+        include scope diffuse_dials.algorithms.running.parallel.phil_scope
         """
 
     def why_not(self, run: Run) -> str | None:
@@ -79,7 +79,7 @@ class Grid(Step):
         include scope diffuse_dials.algorithms.gridding.phil_scope
         include scope diffuse_dials.algorithms.extraction.phil_scope
         include scope diffuse_dials.algorithms.pipeline.phil_scope
-        include scope diffuse_dials.algorithms.parallel.mpi_phil_scope
+        include scope diffuse_dials.algorithms.running.parallel.mpi_phil_scope
         """
 
     def why_not(self, run: Run) -> str | None:
@@ -123,8 +123,8 @@ class Scale(Step):
     phil = """
         include scope diffuse_dials.algorithms.scaling.options.phil_scope
         include scope diffuse_dials.algorithms.merging.phil_scope
-        include scope diffuse_dials.algorithms.statistics.phil_scope
-        include scope diffuse_dials.algorithms.bragg_statistics.phil_scope
+        include scope diffuse_dials.algorithms.quality.statistics.phil_scope
+        include scope diffuse_dials.algorithms.quality.bragg_statistics.phil_scope
         """
 
     def why_not(self, run: Run) -> str | None:

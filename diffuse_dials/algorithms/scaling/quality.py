@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffuse_dials.algorithms.bragg_statistics import BraggStatistics
-from diffuse_dials.algorithms.equivalents import Equivalents, SymmetryStatistics
 from diffuse_dials.algorithms.merging import DiffuseMap, merge
+from diffuse_dials.algorithms.quality.bragg_statistics import BraggStatistics
+from diffuse_dials.algorithms.quality.equivalents import Equivalents, SymmetryStatistics
+from diffuse_dials.algorithms.quality.statistics import MapStatistics, equal_volume_edges, map_statistics, shell_of
 from diffuse_dials.algorithms.scaling.residuals import Grouping, Misfits
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators, orbit_sizes, reciprocal_vectors, unique_voxels
 from diffuse_dials.algorithms.scaling.trends import Trend, TrendAxes
-from diffuse_dials.algorithms.statistics import MapStatistics, equal_volume_edges, map_statistics, shell_of
 from diffuse_dials.models.grid import GridRecord, holds_lattice_point
 from diffuse_dials.models.scaled import ScaledRows
 

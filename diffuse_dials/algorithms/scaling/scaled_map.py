@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from dxtbx.model import Experiment, ExperimentList
 
-from diffuse_dials.algorithms.bragg_statistics import bragg_statistics, load_spots
 from diffuse_dials.algorithms.merging import DiffuseMap, excludes_lattice_points, half_sets, merge
-from diffuse_dials.algorithms.random_orientations import RandomOrientations
+from diffuse_dials.algorithms.quality.bragg_statistics import bragg_statistics, load_spots
+from diffuse_dials.algorithms.quality.random_orientations import RandomOrientations
 from diffuse_dials.algorithms.scaling.indexing import agree_on_indexing
 from diffuse_dials.algorithms.scaling.inputs import Gridded
 from diffuse_dials.algorithms.scaling.model import check_registered

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffuse_dials.algorithms.quality.statistics import shell_of
 from diffuse_dials.algorithms.scaling.residuals import Grouping, Misfit, Misfits
-from diffuse_dials.algorithms.statistics import shell_of
 
 _BINS = 30
 _SCALE_BINS = 10

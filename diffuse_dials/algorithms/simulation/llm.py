@@ -21,7 +21,7 @@ import scipy.fft
 from libtbx import Auto
 from scipy.ndimage import map_coordinates
 
-from diffuse_dials.algorithms.forecast import available_memory
+from diffuse_dials.algorithms.running.forecast import available_memory
 
 logger = logging.getLogger(f"dials.{__name__}")
 

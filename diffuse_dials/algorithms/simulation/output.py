@@ -17,7 +17,7 @@ from dxtbx.model.experiment_list import ExperimentListFactory
 
 from diffuse_dials.adapters.experiments import name_stills, save_experiments, still_keys
 from diffuse_dials.adapters.symmetry import supercell_crystal, symbol
-from diffuse_dials.algorithms.parallel import each
+from diffuse_dials.algorithms.running.parallel import each
 from diffuse_dials.algorithms.simulation.images import encode
 from diffuse_dials.algorithms.simulation.stills import Scene
 from diffuse_dials.algorithms.simulation.truth import true_map

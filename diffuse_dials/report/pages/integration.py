@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffuse_dials.algorithms.integrated_statistics import (
+from diffuse_dials.algorithms.quality.integrated_statistics import (
     CELL,
     PARTIALITY_EDGES,
     IntegratedStatistics,

@@ -6,11 +6,11 @@ import libtbx.phil
 import numpy as np
 
 from diffuse_dials.adapters.symmetry import fractionalization
-from diffuse_dials.algorithms.export.content import phil_scope as content_scope
 from diffuse_dials.algorithms.export.content import map_content
+from diffuse_dials.algorithms.export.content import phil_scope as content_scope
 from diffuse_dials.algorithms.export.volume import phil_scope as region_scope
+from diffuse_dials.algorithms.quality.statistics import isotropic_part
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators, orbit_sizes, reciprocal_vectors
-from diffuse_dials.algorithms.statistics import isotropic_part
 from diffuse_dials.io.records import load_grid_record
 from diffuse_dials.io.tables import load_table
 from diffuse_dials.report import plots
@@ -21,8 +21,8 @@ from diffuse_dials.report.slices import Quantity, Slices, fitting
 _TEXT = (
     "Symmetry mates are filled in; what no still measured, and voxels with a lattice point where they are left out, "
     "are grey. Colours are the same for all sections: they end at the 1 and 99 % quantiles of the map, without the "
-    "isotropic part at its 98 % quantile. A pointer over a voxel says which it is. Values beyond a thousandth at either end are "
-    "cut off here (not in the .refl file)."
+    "isotropic part at its 98 % quantile. A pointer over a voxel says which it is. Values beyond a thousandth at "
+    "either end are cut off here (not in the .refl file)."
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffuse_dials.algorithms.pixel_statistics import DetectorMaps, StillSample
+from diffuse_dials.algorithms.stills.pixel_statistics import DetectorMaps, StillSample
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.report.corrections import WHAT, described
 from diffuse_dials.report.graphs import Bars, ColourMap, Graph, Series

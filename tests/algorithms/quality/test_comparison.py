@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from libtbx.phil import parse
 
-from diffuse_dials.algorithms.comparison import compare_maps, phil_scope
+from diffuse_dials.algorithms.quality.comparison import compare_maps, phil_scope
 from diffuse_dials.algorithms.scaling.agreement import compare_scales
 from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors, unique_voxels
 from diffuse_dials.io.tables import Table

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from diffuse_dials.algorithms.noise import NoiseModel, choose_noise, measure_noise
+from diffuse_dials.algorithms.stills.noise import NoiseModel, choose_noise, measure_noise
 
 SHAPE = (512, 512)
 

@@ -11,7 +11,7 @@ from dxtbx.model import Beam, Crystal, ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 
 from diffuse_dials.adapters.experiments import load_experiments, save_experiments
-from diffuse_dials.algorithms.integrated_statistics import integrated_statistics
+from diffuse_dials.algorithms.quality.integrated_statistics import integrated_statistics
 
 
 def test_numbers_of_real_stills_are_those_of_the_reflection_table(shared_data):

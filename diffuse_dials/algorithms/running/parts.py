@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diffuse_dials.algorithms.forecast import Forecast
 from diffuse_dials.algorithms.inputs import Stills
-from diffuse_dials.algorithms.mpi import Communicator
-from diffuse_dials.algorithms.parallel import each
-from diffuse_dials.algorithms.run_folder import RunFolder
+from diffuse_dials.algorithms.running.forecast import Forecast
+from diffuse_dials.algorithms.running.mpi import Communicator
+from diffuse_dials.algorithms.running.parallel import each
+from diffuse_dials.algorithms.running.run_folder import RunFolder
 from diffuse_dials.io.gridded_store import write_index
 from diffuse_dials.io.store_parts import Part
 from diffuse_dials.io.table_stream import write_table

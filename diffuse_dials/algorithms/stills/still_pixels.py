@@ -1,6 +1,6 @@
 """The pixels of one still, step by step as arrays: counts, background, response, scattering vectors, radial totals.
 
-What diffuse.extract writes, and the reference of the kernel (``algorithms.fused``), which does the same in one pass.
+What diffuse.extract writes, and the reference of the kernel (``algorithms.stills.fused``), which does it in one pass.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class StillPixels:
         return panels
 
     def _sampled(self, values, panel: int):
-        """The pixels that are looked at of an array over a panel, shape (n,); numbers and None come back as they are."""
+        """The pixels of an array over a panel that are looked at, shape (n,); numbers and None come back unchanged."""
         if values is None or np.ndim(values) == 0:
             return values
         return np.asarray(values).reshape(self._shapes[panel])[self._window].ravel()

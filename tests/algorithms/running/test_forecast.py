@@ -6,8 +6,8 @@ from collections import namedtuple
 
 import pytest
 
-from diffuse_dials.algorithms import forecast as module
-from diffuse_dials.algorithms.forecast import Forecast, available_memory, forecast
+from diffuse_dials.algorithms.running import forecast as module
+from diffuse_dials.algorithms.running.forecast import Forecast, available_memory, forecast
 from diffuse_dials.cli import grid
 from diffuse_dials.io.gridded_store import GriddedStore
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import poisson
 
-from diffuse_dials.algorithms import statistics
 from diffuse_dials.algorithms.merging import DiffuseMap, Intensities
+from diffuse_dials.algorithms.quality import statistics
 
 
 @pytest.fixture

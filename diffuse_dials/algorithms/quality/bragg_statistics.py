@@ -16,7 +16,7 @@ import numpy as np
 from diffuse_dials.adapters.scattering import sum_f0_squared
 from diffuse_dials.adapters.symmetry import count_unique, fractionalization, map_to_asu, parse_space_group
 from diffuse_dials.algorithms.inputs import setting_matrix
-from diffuse_dials.algorithms.statistics import correlation, equal_volume_edges, shell_of
+from diffuse_dials.algorithms.quality.statistics import correlation, equal_volume_edges, shell_of
 from diffuse_dials.io.tables import load_table
 from diffuse_dials.kernels.physics import polarization
 from diffuse_dials.kernels.sums import pack

@@ -169,7 +169,7 @@ def forecast(count_rows, numbers: list[int], most_rows: int, output: str) -> For
 
 
 def free_disk(output: str) -> int | None:
-    """Bytes that may still be written beside a file, in the nearest folder that exists; None if the system won't say."""
+    """Bytes that may still be written beside a file, in the nearest folder that exists; None if unknown."""
     folder = Path(output).absolute().parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent

@@ -11,7 +11,7 @@ from diffuse_dials.adapters.experiments import StillKey
 from diffuse_dials.adapters.panels import lab_coordinates
 from diffuse_dials.adapters.symmetry import map_to_asu, parse_space_group
 from diffuse_dials.algorithms.merging import half_sets, merge
-from diffuse_dials.algorithms.random_orientations import RandomOrientations, random_rotation
+from diffuse_dials.algorithms.quality.random_orientations import RandomOrientations, random_rotation
 from diffuse_dials.algorithms.scaling.quality import null_correlations, quality, shell_edges
 from diffuse_dials.algorithms.scaling.trends import PanelPlane, TrendAxes
 from diffuse_dials.kernels.sums import group_sums, pack, transform, unpack

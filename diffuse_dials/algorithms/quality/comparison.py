@@ -8,8 +8,8 @@ import libtbx.phil
 import numpy as np
 
 from diffuse_dials.algorithms.merging import excludes_lattice_points
+from diffuse_dials.algorithms.quality.statistics import correlation, equal_volume_edges, isotropic_part, shell_of
 from diffuse_dials.algorithms.scaling.symmetry import orbit_sizes, reciprocal_vectors
-from diffuse_dials.algorithms.statistics import correlation, equal_volume_edges, isotropic_part, shell_of
 from diffuse_dials.io.tables import Table
 from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.grid import GridRecord, holds_lattice_point

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffuse_dials.algorithms.merging import DiffuseMap
-from diffuse_dials.algorithms.statistics import correlation, isotropic_part, shell_of
+from diffuse_dials.algorithms.quality.statistics import correlation, isotropic_part, shell_of
 from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.scaled import ScaledRows
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import libtbx.phil
 from libtbx import Auto
 
-from diffuse_dials.algorithms import forked, mpi
+from diffuse_dials.algorithms.running import forked, mpi
 
 logger = logging.getLogger(f"dials.{__name__}")
 

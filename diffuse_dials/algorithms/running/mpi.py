@@ -87,7 +87,7 @@ class Communicator:
         return slice(ends[self.rank], ends[self.rank + 1])
 
     def shared(self, make):
-        """What ``make()`` returns, made by one rank of each machine; its arrays are in memory that the ranks there share.
+        """What ``make()`` returns, made by one rank of each machine; its arrays are in memory that its ranks share.
 
         Args:
             make: Function without arguments; what it returns can be pickled. Nobody may change the arrays.

@@ -11,7 +11,7 @@ from dxtbx import flumpy
 from dxtbx.model import BeamFactory, Crystal, Experiment, ExperimentList
 
 from diffuse_dials.adapters.symmetry import count_unique, fractionalization, parse_space_group
-from diffuse_dials.algorithms.bragg_statistics import bragg_statistics, load_spots
+from diffuse_dials.algorithms.quality.bragg_statistics import bragg_statistics, load_spots
 from diffuse_dials.models.grid import GridRecord
 
 N_STILLS = 20

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from diffuse_dials.adapters.experiments import load_experiments, save_experiments
-from diffuse_dials.algorithms import forked
-from diffuse_dials.algorithms.mpi import Communicator
-from diffuse_dials.algorithms.parallel import each, working_on
-from diffuse_dials.algorithms.parts import split
+from diffuse_dials.algorithms.running import forked
+from diffuse_dials.algorithms.running.mpi import Communicator
+from diffuse_dials.algorithms.running.parallel import each, working_on
+from diffuse_dials.algorithms.running.parts import split
 from diffuse_dials.cli import grid, scale
 from diffuse_dials.io.gridded_store import GriddedStore
 from diffuse_dials.io.tables import load_table
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def arguments(folder, *more):
@@ -144,14 +144,15 @@ def test_two_ranks_of_mpi_write_the_same_bytes_as_one_process(work):
 SHARED = """
 import numpy as np
 from mpi4py import MPI
-from diffuse_dials.algorithms.mpi import Communicator
+from diffuse_dials.algorithms.running.mpi import Communicator
 
 comm, made = Communicator(MPI.COMM_WORLD), []
 
 def make():
     made.append(1)
     turned = np.arange(12.0).reshape(3, 4).T
-    return {"a": np.arange(5, dtype=np.int16), "b": (turned, None, np.zeros((0, 2))), "c": np.ones(3, bool), "d": "text"}
+    given = turned, None, np.zeros((0, 2))
+    return {"a": np.arange(5, dtype=np.int16), "b": given, "c": np.ones(3, bool), "d": "text"}
 
 found = comm.shared(make)
 assert np.array_equal(found["a"], np.arange(5)) and found["d"] == "text" and found["c"].all()

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from diffuse_dials.adapters.symmetry import map_to_asu, parse_space_group
-from diffuse_dials.algorithms.equivalents import Equivalents
 from diffuse_dials.algorithms.merging import merge
+from diffuse_dials.algorithms.quality.equivalents import Equivalents
+from diffuse_dials.algorithms.quality.statistics import equal_volume_edges
 from diffuse_dials.algorithms.scaling import symmetry
-from diffuse_dials.algorithms.statistics import equal_volume_edges
 from diffuse_dials.kernels.sums import pack, unpack
 from diffuse_dials.models.grid import GridRecord
 from diffuse_dials.models.scaled import ScaledRows
@@ -93,7 +93,7 @@ def test_correlations_are_those_of_pairs_found_one_by_one(rng):
     equivalents.add(rows)
     found = equivalents.statistics(merged, equal_volume_edges(merged.s.min(), merged.s.max(), 1))
     (friedel,) = found.operators
-    from diffuse_dials.algorithms.statistics import isotropic_part
+    from diffuse_dials.algorithms.quality.statistics import isotropic_part
 
     s = np.linalg.norm(symmetry.reciprocal_vectors(rows.index, record), axis=1)
     order = np.argsort(pack(rows.index))
