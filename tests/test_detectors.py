@@ -6,6 +6,7 @@ import bz2
 import csv
 import gzip
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -121,18 +122,22 @@ def test_tilted_and_barrel_panels_have_the_directions_and_angles_of_dxtbx(work):
         assert table["response"][row] == pytest.approx(omega * p * efficiency * air * 0.1, rel=1e-7)
 
 
+def own_wavelength(number, experiment):
+    experiment.beam = Beam((0, 0, 1), 0.98 + 0.01 * number)
+
+
+def own_models(number, experiment):
+    own_wavelength(number, experiment)
+    detector = Detector()
+    panel = detector.add_panel(experiment.detector[0])
+    origin = np.array(panel.get_origin()) - (0, 0, 0.5 * number)
+    panel.set_frame(panel.get_fast_axis(), panel.get_slow_axis(), origin)
+    experiment.detector = detector
+
+
 def test_each_still_has_its_own_wavelength_and_detector(work):
     """As on an XFEL and after refinement: three wavelengths, three detector positions, by dxtbx's own numbers."""
-
-    def change(number, experiment):
-        experiment.beam = Beam((0, 0, 1), 0.98 + 0.01 * number)
-        detector = Detector()
-        panel = detector.add_panel(experiment.detector[0])
-        origin = np.array(panel.get_origin()) - (0, 0, 0.5 * number)
-        panel.set_frame(panel.get_fast_axis(), panel.get_slow_axis(), origin)
-        experiment.detector = detector
-
-    expt = changed(work, change)
+    expt = changed(work, own_models)
     run_extract(expt, "pixel_step=5")
     table, experiments = rows(), load_experiments(expt)
     for number, experiment in enumerate(experiments):
@@ -145,6 +150,20 @@ def test_each_still_has_its_own_wavelength_and_detector(work):
             assert table["rlp"][row] == pytest.approx(s, abs=1e-10)
     with open("stills.csv") as handle:
         assert [float(line["wavelength"]) for line in csv.DictReader(handle)] == pytest.approx([0.98, 0.99, 1.0])
+
+
+@pytest.mark.parametrize("change", [own_wavelength, own_models])
+@pytest.mark.parametrize("options", [
+    "d_max=9", "sensor_efficiency.material=Si thickness=0.3", "path=helium air.length=40 window='kapton 0.1'",
+])  # fmt: skip
+def test_a_still_of_another_wavelength_has_the_sums_of_numpy(work, change, options, assert_same_sums):
+    """The kernel keeps the positions of the pixels and works out the rest; NumPy is the reference."""
+    expt = changed(work, change)
+    for engine in ("numba", "numpy"):
+        outputs = [f"output.{name}={engine}_{name}.refl" for name in ("reflections", "radial_totals")]
+        grid.run([expt, "d_min=2.5", "radius=0.004", f"engine={engine}", *shlex.split(options), *outputs])
+    for name in ("reflections", "radial_totals"):
+        assert_same_sums(f"numpy_{name}.refl", f"numba_{name}.refl")
 
 
 def test_maps_of_gain_and_pedestal_and_a_range_of_photons_are_the_kernels_too(work, rng, assert_same_sums):

@@ -75,7 +75,7 @@ def group_sums(code: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, np.n
     return runs[firsts], total(lengths), sums
 
 
-_UNIT_BITS = 25  # so that a run of 128 pixels sums up to less than 2³²
+UNIT_BITS = 25  # so that a run of 128 pixels sums up to less than 2³²
 
 
 def in_units(values: np.ndarray) -> tuple[np.ndarray, float]:
@@ -94,10 +94,10 @@ def in_units(values: np.ndarray) -> tuple[np.ndarray, float]:
     largest = float(values.max(initial=0.0))
     if not (np.isfinite(largest) and values.min(initial=0.0) >= 0):
         raise ValueError(f"Responses must be finite and not negative, found {values.min()} to {largest}.")
-    unit = 2.0 ** (np.frexp(largest)[1] - _UNIT_BITS) if largest else 1.0
+    unit = 2.0 ** (np.frexp(largest)[1] - UNIT_BITS) if largest else 1.0
     multiples = np.empty(values.shape, dtype=np.uint32)
     source, target = values.reshape(-1), multiples.reshape(-1)
     for start in range(0, len(source), _AT_A_TIME):
         piece = np.rint(source[start : start + _AT_A_TIME] / unit)
-        target[start : start + _AT_A_TIME] = np.minimum(piece, 2**_UNIT_BITS - 1)
+        target[start : start + _AT_A_TIME] = np.minimum(piece, 2**UNIT_BITS - 1)
     return multiples, unit

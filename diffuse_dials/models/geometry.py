@@ -84,5 +84,6 @@ class PixelGeometry:
 
     def s_lengths(self, wavelength: float) -> np.ndarray:
         """|s| = 2 sin(θ)/λ of the pixel centres, shape (n,), 1/Å."""
-        cos_two_theta = self.direction @ self.beam_direction
+        (x, y, z), beam = self.direction.T, self.beam_direction
+        cos_two_theta = x * beam[0] + y * beam[1] + z * beam[2]  # in this order, as kernels.shared has it
         return np.sqrt(np.maximum(2 - 2 * cos_two_theta, 0)) / wavelength

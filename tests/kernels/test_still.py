@@ -14,6 +14,7 @@ from diffuse_dials.algorithms.stills.fused import lattice_parameters
 from diffuse_dials.kernels import crossings, pieces, spots, still
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
+from diffuse_dials.kernels.shared import ClosedForm, make_shared
 from diffuse_dials.kernels.sums import pack, transform, unpack
 from diffuse_dials.models.grid import voxel_index
 
@@ -126,12 +127,15 @@ class Case:
         self.bins = np.floor(length / WIDTH).astype(np.uint16)
         self.units = rng.integers(2**20, 2**25, shape).astype(np.uint32)
         self.state = np.where(length > limit, pieces.BEYOND, pieces.USED).astype(np.uint8)
-        self.state[rng.random(shape) < n_masked] = pieces.MASKED
-        self.state[:, 200:230] = pieces.MASKED
+        use = rng.random(shape) >= n_masked
+        use[:, 200:230] = False
+        self.state[~use] = pieces.MASKED
         self.pieces = make_pieces(shape, self.plane.vectors, self.plane.shift, BEAM)
-        maker = pieces.SharedMaker(shape, 400)
-        maker.add(slice(None), self.units, self.bins, self.state)
-        self.shared, self.static = maker.finish(), maker.bins
+        unit = 2.0**-25
+        self.shared, self.static, _ = make_shared(
+            shape, self.plane.vectors, self.plane.shift, BEAM, self.plane.normal, self.pieces.bounds, ClosedForm(1.0),
+            self.units * unit, use, wavelength, WIDTH, 400, 0.0, limit, unit,
+        )  # fmt: skip
 
     def by_kernel(self, a_matrix, ndiv, masks=(), settings=(), keep=None, calibration=(None, None), background=None):
         """Rows by the kernel, twice: the second time in memory that was used."""

@@ -2,7 +2,8 @@
 
 A correction is a class with ``name``, ``phil`` (its parameters), ``from_phil(params, experiment)``,
 ``response(panel, pixels, wavelength)`` and ``describe()``. Its switch, its parameters and its row in the log
-follow from the class.
+follow from the class. One with ``closed_form(panel, wavelength)``, parameters of kernels.shared.ClosedForm, is worked
+out in the compiled pass of diffuse.grid; others by ``response``.
 """
 
 from __future__ import annotations
@@ -84,6 +85,22 @@ def total_response(corrections, panel: int, pixels, wavelength: float) -> np.nda
     for correction in corrections:
         product *= checked_factor(correction, panel, pixels, wavelength)
     return product
+
+
+def closed_form(corrections, panel: int, wavelength: float) -> tuple[dict, list]:
+    """What the compiled pass needs to know of corrections.
+
+    Returns:
+        (parameters of kernels.shared.ClosedForm, the corrections that it does not know).
+    """
+    values, others = {}, []
+    for correction in corrections:
+        given = correction.closed_form(panel, wavelength) if hasattr(correction, "closed_form") else {}
+        if given and not values.keys() & given.keys():
+            values.update(given)
+        else:
+            others.append(correction)
+    return values, others
 
 
 def log_corrections(record: dict, ranges: dict) -> None:

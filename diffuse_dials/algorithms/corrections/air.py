@@ -134,14 +134,35 @@ class Air:
         inside = np.zeros(len(pixels.distance))  # helium or vacuum
         if self.path != "air":
             inside = pixels.distance if self.length is None else np.minimum(self.length, pixels.distance)
-        mu_air = scattering.air_attenuation(wavelength, self.temperature, self.pressure)
+        mu_air, mu_inside = self._mu(wavelength)
         transmitted = physics.transmission(pixels.distance - inside, mu_air)
         if self.path == "helium":
-            density = physics.helium_density(self.temperature, self.pressure)
-            transmitted *= physics.transmission(inside, scattering.attenuation("He", wavelength, density=density))
+            transmitted *= physics.transmission(inside, mu_inside)
         for window in self.windows:
             transmitted *= window.transmission(pixels, wavelength)
         return transmitted
+
+    def closed_form(self, panel: int, wavelength: float) -> dict:
+        """For kernels.shared."""
+        mu_air, mu_inside = self._mu(wavelength)
+        if self.path != "air" and self.length is None:
+            values = {"way": mu_inside}
+        else:
+            values = {"way": mu_air}
+            if self.path != "air":
+                values |= {"inside": mu_inside - mu_air, "length": self.length}
+        for window in self.windows:
+            name = window.parallel_to
+            values[name] = values.get(name, 0.0) + window.attenuation(wavelength) * window.thickness
+        return values
+
+    def _mu(self, wavelength):
+        """Of air and of what is in place of it, 1/mm."""
+        mu_inside = 0.0
+        if self.path == "helium":
+            density = physics.helium_density(self.temperature, self.pressure)
+            mu_inside = scattering.attenuation("He", wavelength, density=density)
+        return scattering.air_attenuation(wavelength, self.temperature, self.pressure), mu_inside
 
     def describe(self) -> dict:
         """For the log and grid.json."""

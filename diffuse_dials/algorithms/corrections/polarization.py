@@ -60,6 +60,10 @@ class Polarization:
         """P of all pixels of a panel, shape (n,)."""
         return physics.polarization(pixels.direction, pixels.beam_direction, np.array(self.normal), self.fraction)
 
+    def closed_form(self, panel: int, wavelength: float) -> dict:
+        """For kernels.shared."""
+        return {"polarization": (1 - 2 * self.fraction, self.fraction), "polarization_normal": self.normal}
+
     def describe(self) -> dict:
         """For the log and grid.json."""
         return {"fraction": self.fraction, "normal": list(self.normal), "source": self.source}

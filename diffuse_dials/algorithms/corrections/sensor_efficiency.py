@@ -61,8 +61,14 @@ class SensorEfficiency:
 
     def response(self, panel: int, pixels, wavelength: float) -> np.ndarray:
         """ε of all pixels of a panel, shape (n,)."""
-        mu = self.mu[panel] if self.mu is not None else scattering.attenuation(self.material, wavelength)
-        return physics.sensor_efficiency(pixels.cos_obliquity, mu, self.thickness[panel])
+        return physics.sensor_efficiency(pixels.cos_obliquity, self._mu(panel, wavelength), self.thickness[panel])
+
+    def closed_form(self, panel: int, wavelength: float) -> dict:
+        """For kernels.shared."""
+        return {"sensor": self._mu(panel, wavelength) * self.thickness[panel]}
+
+    def _mu(self, panel, wavelength):
+        return self.mu[panel] if self.mu is not None else scattering.attenuation(self.material, wavelength)
 
     def describe(self) -> dict:
         """For the log and grid.json; one value where all panels agree."""

@@ -26,6 +26,10 @@ class SolidAngle:
         """Ω of all pixels of a panel, shape (n,), sr."""
         return physics.solid_angle(pixels.distance, pixels.cos_obliquity, pixels.pixel_area)
 
+    def closed_form(self, panel: int, wavelength: float) -> dict:
+        """For kernels.shared."""
+        return {"solid_angle": True}
+
     def describe(self) -> dict:
         """For the log and grid.json."""
         return {"unit": "sr"}

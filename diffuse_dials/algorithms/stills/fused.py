@@ -14,16 +14,18 @@ import numpy as np
 
 from diffuse_dials.adapters import images, symmetry
 from diffuse_dials.adapters.panels import beam_direction, fingerprint, panel_plane, pixel_geometry
-from diffuse_dials.algorithms.corrections import choose_corrections, total_response
+from diffuse_dials.algorithms.corrections import choose_corrections, closed_form, total_response
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
 from diffuse_dials.kernels import asymmetric_unit, pieces, spots, still
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
+from diffuse_dials.kernels.shared import LAST_BIN, ClosedForm, make_shared
 from diffuse_dials.kernels.sums import in_units, transform
 from diffuse_dials.models.geometry import PanelPlane
 from diffuse_dials.models.sums import RadialTotals, VoxelSums
 
 _ROWS_A_TIME = 64  # so that the directions of a big panel are never all in memory
+_SAMPLED_ROWS = 8  # of a panel, for a guess at its largest response
 
 
 @dataclass
@@ -304,44 +306,55 @@ class Fused:
             directions = make_pieces(plane.shape, plane.vectors, plane.shift, s0)
         else:
             plane, directions = shared.plane, shared.pieces
-        corrections, _ = choose_corrections(self._params.corrections, experiment)
+        unit = None if shared is None else shared.unit
+        self._panels.pop(key, None)
+        shared = None  # so that its memory can be used again
         use = self._sampled(mask if known is None else mask & known.reshape(mask.shape))
         s_max = float(directions.bounds[:, pieces.CHORD_HIGH].max()) / wavelength
-        response, s_bin, state = (np.empty(plane.shape, dtype) for dtype in (np.float64, np.uint16, np.uint8))
-        for rows, geometry in self._by_rows(plane, s0):
-            response[rows] = total_response(corrections, panel, geometry, wavelength).reshape(geometry.shape)
-            s = geometry.s_lengths(wavelength).reshape(geometry.shape)
-            s_bin[rows] = np.minimum(s / self._bin_width, np.iinfo(np.uint16).max)
-            state[rows] = self._states(s, use[rows])
-        units, unit = in_units(response)
-        del response
-        maker = pieces.SharedMaker(plane.shape, int(s_bin.max()) + 1)
-        for start in range(0, plane.shape[0], _ROWS_A_TIME):
-            rows = slice(start, start + _ROWS_A_TIME)
-            maker.add(rows, units[rows], s_bin[rows], state[rows])
-        shared = _Panel(plane, directions, wavelength, maker.finish(), unit, maker.bins, s_max, (mask, known))
+        made, bins, unit = self._share(experiment, panel, plane, directions.bounds, s0, use, unit)
+        shared = _Panel(plane, directions, wavelength, made, unit, bins, s_max, (mask, known))
         self._panels[key] = shared
         while len(self._panels) > 2 * len(self._shapes):  # stills with models of their own must not fill the memory
             self._panels.popitem(last=False)
         return shared
 
-    @staticmethod
-    def _by_rows(plane, s0):
-        for start in range(0, plane.shape[0], _ROWS_A_TIME):
-            rows = slice(start, min(start + _ROWS_A_TIME, plane.shape[0]))
-            yield rows, plane.geometry(s0, rows)
+    def _share(self, experiment, panel: int, plane, bounds, s0, use, unit: float | None):
+        """pieces.Shared of a panel, its bins and the unit of its response; ``unit`` is a guess of it."""
+        wavelength = experiment.beam.get_wavelength()
+        corrections, _ = choose_corrections(self._params.corrections, experiment)
+        values, others = closed_form(corrections, panel, wavelength)
+        form = ClosedForm(pixel_area=plane.pixel_area, **values)
 
-    def _states(self, s, use):
-        """The kernel's states of pixels."""
-        states = np.full(s.shape, pieces.USED, dtype=np.uint8)
-        outside = s <= 0
-        if self._params.d_min is not None:
-            outside |= s > 1 / self._params.d_min
-        if self._params.d_max is not None:
-            outside |= s < 1 / self._params.d_max
-        states[outside] = pieces.BEYOND
-        states[~use] = pieces.MASKED
-        return states
+        def by_numpy(chosen, rows):
+            geometry = plane.geometry(s0, rows)
+            return total_response(chosen, panel, geometry, wavelength).reshape(geometry.shape)
+
+        def by_rows(chosen):
+            for start in range(0, plane.shape[0], _ROWS_A_TIME):
+                rows = slice(start, min(start + _ROWS_A_TIME, plane.shape[0]))
+                yield rows, by_numpy(chosen, rows)
+
+        factor = None
+        if others:  # those of other packages
+            factor = np.empty(plane.shape)
+            for rows, values in by_rows(others):
+                factor[rows] = values
+        if unit is None:
+            unit = in_units(by_numpy(corrections, slice(None, None, -(-plane.shape[0] // _SAMPLED_ROWS))))[1]
+        d_min, d_max = self._params.d_min, self._params.d_max
+        s_range = (0.0 if d_max is None else 1 / d_max, np.inf if d_min is None else 1 / d_min)
+        s_max = bounds[:, pieces.CHORD_HIGH].max() / wavelength
+        n_bins = min(int(s_max / self._bin_width) + 2, LAST_BIN + 1)
+        for _ in range(2):
+            made = make_shared(
+                plane.shape, plane.vectors, plane.shift, s0, plane.normal, bounds, form, factor, use, wavelength,
+                self._bin_width, n_bins, *s_range, unit,
+            )  # fmt: skip
+            if made is not None:
+                return made
+            # a factor that is not positive, which this finds and names, or a unit far off
+            unit = in_units(np.array([values.max() for _, values in by_rows(corrections)]))[1]
+        raise RuntimeError(f"The response of panel {panel} could not be worked out.")
 
 
 def lattice_parameters(mask: LatticeMask, panel: int, wavelength: float):
