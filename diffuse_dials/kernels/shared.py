@@ -38,7 +38,7 @@ _C3, _C4, _C5, _C6, _C7, _C8, _C9, _C10 = (1.0 / math.factorial(n) for n in rang
 LAST_BIN = np.iinfo(np.uint16).max
 # Parts of the work on a piece, in one array, or the compiler could not tell that they are apart: number of the pixel,
 # |s| in bins, distance, response
-_NUMBER, _S, _DISTANCE, _RESPONSE, _LENGTH = (k * PIECE for k in range(5))
+_NUMBER, _S, DISTANCE, RESPONSE, LENGTH = (k * PIECE for k in range(5))
 
 
 class ClosedForm(NamedTuple):
@@ -164,9 +164,9 @@ def _geometry(n, row, first, plane, shift, beam, form, per_bin, height, work):
         chord = 2.0 - 2.0 * cosine
         chord = chord if chord > 0.0 else 0.0
         work[_S + i] = np.sqrt(chord) * per_bin
-        work[_DISTANCE + i] = distance
+        work[DISTANCE + i] = distance
         polarization = p + f * (1.0 - along_normal * along_normal) + g * (1.0 + cosine * cosine)
-        work[_RESPONSE + i] = polarization * (flat + cubed * v * v * v)
+        work[RESPONSE + i] = polarization * (flat + cubed * v * v * v)
 
 
 @njit(**OPTIONS)
@@ -186,48 +186,48 @@ def _by_all(x):
 
 
 @njit(**OPTIONS)
-def _multiply(n, k, spread, one, work):
+def multiply(n, k, spread, one, work):
     """Multiply responses of a piece with 1 - exp(-k r) (``one`` 0) or exp(-k r) (``one`` 1), r the distance.
 
     Args:
         spread: Bound of how far two distances in the piece are apart.
     """
-    middle = work[_DISTANCE + n // 2]
+    middle = work[DISTANCE + n // 2]
     whole = np.expm1(-k * middle)
     # exp(a + x) - 1 = (exp(a) - 1) + exp(a) (exp(x) - 1): x is small, and the last term a short series
     sign = 2.0 * one - 1.0
     constant, rest = one + sign * whole, sign * (1.0 + whole)
     if k * spread < _FEW:
         for i in range(n):
-            work[_RESPONSE + i] *= constant + rest * _by_few(k * (middle - work[_DISTANCE + i]))
+            work[RESPONSE + i] *= constant + rest * _by_few(k * (middle - work[DISTANCE + i]))
     elif k * spread < _ALL:
         for i in range(n):
-            work[_RESPONSE + i] *= constant + rest * _by_all(k * (middle - work[_DISTANCE + i]))
+            work[RESPONSE + i] *= constant + rest * _by_all(k * (middle - work[DISTANCE + i]))
     else:
         for i in range(n):
-            work[_RESPONSE + i] *= constant + rest * np.expm1(k * (middle - work[_DISTANCE + i]))
+            work[RESPONSE + i] *= constant + rest * np.expm1(k * (middle - work[DISTANCE + i]))
 
 
 @njit(**OPTIONS)
 def _attenuate(n, form, per_bin, height, spread, work):
     """Multiply the responses of a piece with the sensor's efficiency and with what gases and foils let through."""
     if form.sensor > 0.0:
-        _multiply(n, form.sensor / height, spread, 0.0, work)
+        multiply(n, form.sensor / height, spread, 0.0, work)
     k = form.way + form.detector / height
     if k != 0.0:
-        _multiply(n, k, spread, 1.0, work)
+        multiply(n, k, spread, 1.0, work)
     if form.inside != 0.0:
         for i in range(n):
-            distance = work[_DISTANCE + i]
-            work[_RESPONSE + i] *= np.exp(-form.inside * (distance if distance < form.length else form.length))
+            distance = work[DISTANCE + i]
+            work[RESPONSE + i] *= np.exp(-form.inside * (distance if distance < form.length else form.length))
     if form.beam_normal != 0.0:
         for i in range(n):
             chord = work[_S + i] / per_bin
-            work[_RESPONSE + i] *= np.exp(-form.beam_normal / abs(1.0 - 0.5 * chord * chord))
+            work[RESPONSE + i] *= np.exp(-form.beam_normal / abs(1.0 - 0.5 * chord * chord))
     if form.sphere != 0.0:
         through = np.exp(-form.sphere)
         for i in range(n):
-            work[_RESPONSE + i] *= through
+            work[RESPONSE + i] *= through
 
 
 @njit(**OPTIONS)
@@ -268,17 +268,17 @@ def _units(n, per_unit, largest, work, units):
     """Responses of a piece as multiples of the unit; returns whether one is refused, and the largest, rounded down."""
     refused = np.int32(0)
     for i in range(n):
-        value = work[_RESPONSE + i] * per_unit
+        value = work[RESPONSE + i] * per_unit
         refused = np.int32(refused | np.int32(not ((value > 0.0) & (value < 1073741824.0))))
-        work[_RESPONSE + i] = value
+        work[RESPONSE + i] = value
     if refused:
         return refused, largest
     for i in range(n):
-        value = np.int32(work[_RESPONSE + i])
+        value = np.int32(work[RESPONSE + i])
         largest = value if value > largest else largest
     top = np.int32((1 << UNIT_BITS) - 1)
     for i in range(n):
-        value = np.int32(np.rint(work[_RESPONSE + i]))
+        value = np.int32(np.rint(work[RESPONSE + i]))
         units[i] = value if value < top else top
     return refused, largest
 
@@ -293,7 +293,7 @@ def _share_rows(
     Returns:
         (number of segments, whether a response is not positive, largest response in units, rounded down).
     """
-    work, found = np.zeros(_LENGTH), 0
+    work, found = np.zeros(LENGTH), 0
     s_bins, units = np.empty(PIECE, np.int32), np.empty(PIECE, np.int32)
     for i in range(PIECE):
         work[_NUMBER + i] = i
@@ -311,7 +311,7 @@ def _share_rows(
             if factor is not None:
                 factors = factor[row, first : first + n]
                 for i in range(n):
-                    work[_RESPONSE + i] *= factors[i]
+                    work[RESPONSE + i] *= factors[i]
             refused, largest = _units(n, per_unit, largest, work, units)
             any_refused |= refused
             if _bins(n, _NEAR_BEAM * per_bin, work, s_bins):
