@@ -10,8 +10,10 @@ seconds do. --quick: fewer rounds and stills.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
+import os
 import resource
 import subprocess
 import sys
@@ -87,7 +89,14 @@ def bench_case(case: bench_data.Case, folder: Path, quick: bool, mdx2_python: st
     names = bench_data.write_images(case, folder, 2)
     general = Job(bench_data.write_stills(names, 4, folder / "stills"))
     planar = Job(bench_data.write_stills(names, 4, folder / "planar", planar=True))
-    first = {"general": seconds(general.kernel), "planar": seconds(planar.kernel)}
+    own = {
+        name: Job(bench_data.write_stills(names, 4, folder / f"own_{name}", own=name))
+        for name in ("wavelength", "detector")
+    }
+    for job in (general, planar, *own.values()):
+        job.kernel()  # compiled or loaded before it is timed
+    # the next still each time, so that nothing made for the one before is of use
+    next_still = {name: itertools.cycle((1, 2, 3, 0)).__next__ for name in own}
     works = {
         "get_raw_data": (general.imageset, lambda i: i.get_raw_data(0)),
         "with get_corrected_data and get_mask": (
@@ -95,6 +104,8 @@ def bench_case(case: bench_data.Case, folder: Path, quick: bool, mdx2_python: st
         ),
         "kernel, planar": (None, planar.kernel),
         "kernel, parallax": (None, general.kernel),
+        "kernel, each still its own wavelength": (next_still["wavelength"], own["wavelength"].kernel),
+        "kernel, each still its own detector": (next_still["detector"], own["detector"].kernel),
     }  # fmt: skip
     if not case.cbf:
         reader = DirectReader()
@@ -108,8 +119,21 @@ def bench_case(case: bench_data.Case, folder: Path, quick: bool, mdx2_python: st
     times.update(bench_peers.mdx2(planar, mdx2_python, folder))
     return {
         "megapixels": sum(panel.size for panel in general.raw) / 1e6, "voxels": len(planar.kernel().voxels),
-        "seconds": times, "first_call": first, "set_up": {"planar": planar.set_up, "parallax": general.set_up},
+        "seconds": times, "start": start(folder / "stills" / "stills.expt"),
     }  # fmt: skip
+
+
+def start(expt: Path) -> dict[str, dict]:
+    """bench_start.py with nothing compiled before, and with compiled code from the cache."""
+    script, found = Path(__file__).parent / "bench_start.py", {}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in ("cold", "from cache"):
+            done = subprocess.run(
+                [sys.executable, str(script), str(expt), *PARAMETERS], check=True, capture_output=True, text=True,
+                env={**os.environ, "NUMBA_CACHE_DIR": cache},
+            )  # fmt: skip
+            found[name] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def two_at_once(work, n: int) -> float:
@@ -207,7 +231,8 @@ def table(name: str, result: dict) -> None:
     for label, value in times.items():
         speed = result["megapixels"] / value
         print(f"{label:42}{value:9.3f}{speed:9.1f}{value / read:16.2f}{value / kernel:10.1f}")
-    print(f"set-up {result['set_up']}, first call {result['first_call']}")
+    for label, parts in result["start"].items():
+        print(f"{label}: {', '.join(f'{part} {value:.2f} s' for part, value in parts.items())}")
 
 
 def main() -> None:

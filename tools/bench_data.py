@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,7 @@ def _axis(group, name, value, vector, depends_on):
 
 
 def write_stills(
-    names: list[str], n_stills: int, folder: Path, planar: bool = False, cell=CELL, group=SPACE_GROUP
+    names: list[str], n_stills: int, folder: Path, planar: bool = False, cell=CELL, group=SPACE_GROUP, own: str = ""
 ) -> str:
     """An .expt of stills in random orientations on links to the images, and its name.
 
@@ -159,6 +160,7 @@ def write_stills(
         planar: Give the detector no thickness, so that DIALS corrects for no parallax.
         cell: a, b, c, Å.
         group: Space group.
+        own: What each still has of its own, "wavelength" or "detector" (its distance).
     """
     rng = np.random.default_rng(1)
     folder.mkdir(exist_ok=True)
@@ -178,6 +180,14 @@ def write_stills(
         real_space = np.array(cell)[:, None] * axes * np.sign(np.linalg.det(axes))
         crystal = Crystal(*real_space.tolist(), space_group_symbol=group)
         models = {"imageset": imageset, "beam": first.beam, "detector": detector, "crystal": crystal}
+        if own == "wavelength":
+            models["beam"] = copy.deepcopy(first.beam)
+            models["beam"].set_wavelength(first.beam.get_wavelength() * (1 + 1e-3 * number))
+        elif own == "detector":
+            models["detector"] = copy.deepcopy(detector)
+            for panel in models["detector"]:
+                origin = np.array(panel.get_origin()) + (0, 0, 0.05 * number)
+                panel.set_frame(panel.get_fast_axis(), panel.get_slow_axis(), origin)
         experiments.append(Experiment(**models, identifier=f"s{number}"))
     return _with_own_images(experiments, folder, Path(names[0]).suffix)
 
