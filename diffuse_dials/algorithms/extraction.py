@@ -11,7 +11,6 @@ import numpy as np
 from libtbx import Auto
 
 from diffuse_dials.adapters import images
-from diffuse_dials.adapters.direct import DirectReader
 from diffuse_dials.algorithms.background import choose_background
 from diffuse_dials.algorithms.background.blanks import Blanks
 from diffuse_dials.algorithms.corrections import choose_corrections, log_corrections
@@ -105,7 +104,11 @@ class Measurement:
         self._stills = stills
         self._fused = None
         direct = getattr(params, "grid", None) is not None and params.grid.reader == "hdf5"  # diffuse.extract: dxtbx
-        self._direct = DirectReader() if direct else None
+        self._direct = None
+        if direct:
+            from diffuse_dials.adapters.direct import DirectReader  # slow to import, see images._is_nexus
+
+            self._direct = DirectReader()
         first = stills.experiments[0]
         self._shapes = images.panel_shapes(first.detector)
         check_together(stills, self._shapes, params.extraction.lattices)
