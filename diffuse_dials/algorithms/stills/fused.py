@@ -76,7 +76,7 @@ class Fused:
         self._params, self._shapes, self._bin_width = params, shapes, bin_width
         self._gain, self._noise, self._background = gain, noise, background
         self._panels: OrderedDict = OrderedDict()
-        self._last_detector = (None, None)
+        self._last_detector = self._last_corrections = (None, None)
         self._accumulator = Accumulator()
         self._unit_of: dict = {}
 
@@ -311,17 +311,19 @@ class Fused:
         shared = None  # so that its memory can be used again
         use = self._sampled(mask if known is None else mask & known.reshape(mask.shape))
         s_max = float(directions.bounds[:, pieces.CHORD_HIGH].max()) / wavelength
-        made, bins, unit = self._share(experiment, panel, plane, directions.bounds, s0, use, unit)
+        models = (*key[:-1], wavelength)
+        if self._last_corrections[0] != models:  # they look at all panels
+            self._last_corrections = models, choose_corrections(self._params.corrections, experiment)[0]
+        corrections = self._last_corrections[1]
+        made, bins, unit = self._share(corrections, panel, wavelength, plane, directions.bounds, s0, use, unit)
         shared = _Panel(plane, directions, wavelength, made, unit, bins, s_max, (mask, known))
         self._panels[key] = shared
         while len(self._panels) > 2 * len(self._shapes):  # stills with models of their own must not fill the memory
             self._panels.popitem(last=False)
         return shared
 
-    def _share(self, experiment, panel: int, plane, bounds, s0, use, unit: float | None):
+    def _share(self, corrections, panel: int, wavelength, plane, bounds, s0, use, unit: float | None):
         """pieces.Shared of a panel, its bins and the unit of its response; ``unit`` is a guess of it."""
-        wavelength = experiment.beam.get_wavelength()
-        corrections, _ = choose_corrections(self._params.corrections, experiment)
         values, others = closed_form(corrections, panel, wavelength)
         form = ClosedForm(pixel_area=plane.pixel_area, **values)
 
