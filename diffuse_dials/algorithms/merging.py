@@ -22,6 +22,7 @@ import numpy as np
 from libtbx import Auto
 
 from diffuse_dials.adapters.experiments import StillKey
+from diffuse_dials.algorithms.running.mpi import ALONE, Communicator
 from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors
 from diffuse_dials.kernels.merging import FURTHER, HALF, WHOLE, WITH_BRAGG, add_stills
 from diffuse_dials.models.grid import GridRecord, holds_lattice_point
@@ -171,6 +172,12 @@ class Merger:
             *self._with_bragg.arrays, *self._half.arrays, *self._further.arrays, self._slot,
         )  # fmt: skip
 
+    def add_ranks(self, comm: Communicator) -> None:
+        """Add up on rank 0 what all ranks have; nothing is left on the others."""
+        self._whole, self._with_bragg = self._whole.on_first(comm), self._with_bragg.on_first(comm)
+        self._half, self._further = self._half.on_first(comm), self._further.on_first(comm)
+        self._n_pixels = comm.sum_on_first(self._n_pixels)
+
     def result(self, index: np.ndarray, record: GridRecord) -> DiffuseMap:
         """Divide. Lattice-point voxels are kept, with a flag; voxels without any pixel are left out.
 
@@ -211,6 +218,11 @@ class _Sums:
     def empty(cls, shape: tuple[int, ...], names: tuple[str, ...]) -> _Sums:
         """Zeros."""
         return cls(names, np.zeros((*shape, len(names))), np.zeros(shape, dtype=np.int32))
+
+    def on_first(self, comm: Communicator) -> _Sums | None:
+        """Sums over all ranks, on rank 0; None on the others."""
+        values, multiplicity = comm.sum_on_first(self.values), comm.sum_on_first(self.multiplicity)
+        return _Sums(self.names, values, multiplicity) if comm.rank == 0 else None
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -254,12 +266,23 @@ class _Sums:
         return np.divide(np.maximum(scatter, 0), free, out=np.full(len(free), NOT_MEASURED), where=several)
 
 
-def merge(blocks: Iterable[ScaledRows], index: np.ndarray, record: GridRecord, splits: np.ndarray) -> DiffuseMap:
-    """Merge all blocks of scaled sums; arguments as in :class:`Merger`."""
+def merge(
+    blocks: Iterable[ScaledRows], index: np.ndarray, record: GridRecord, splits: np.ndarray, comm: Communicator = ALONE
+) -> DiffuseMap | None:
+    """Merge all blocks of scaled sums; arguments as in :class:`Merger`.
+
+    Args:
+        comm: Ranks of which each merges the rows of its own stills; rank 0 is given the map, the others None.
+
+    Raises:
+        ValueError: What the blocks raise, on every rank.
+    """
     merger = Merger(len(index), splits)
-    for rows in blocks:
-        merger.add(rows)
-    return merger.result(index, record)
+    with comm.together():
+        for rows in blocks:
+            merger.add(rows)
+    merger.add_ranks(comm)
+    return merger.result(index, record) if comm.rank == 0 else None
 
 
 def half_sets(keys: list[StillKey], seed: int, n_splits: int) -> np.ndarray:

@@ -16,6 +16,8 @@ Examples:
   diffuse.scale gridded.expt gridded.refl assume_consistent_indexing=True
 
   diffuse.scale gridded.expt gridded.refl random_orientations=5 bragg=integrated.refl
+
+  mpirun -n 8 diffuse.scale gridded.expt gridded.h5 mp.method=mpi
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ include scope diffuse_dials.algorithms.scaling.options.phil_scope
 include scope diffuse_dials.algorithms.merging.phil_scope
 include scope diffuse_dials.algorithms.quality.statistics.phil_scope
 include scope diffuse_dials.algorithms.quality.bragg_statistics.phil_scope
+include scope diffuse_dials.algorithms.running.parallel.ranks_phil_scope
 output {
   experiments = scaled.expt
     .type = path
@@ -95,14 +98,18 @@ def run(args=None, phil=phil_scope):
         args, phil, __doc__, "diffuse.scale [options] gridded.expt gridded.refl|gridded.h5 [param=value] [file.phil]",
         takes_stores=True,
     )  # fmt: skip
-    params = call.params
-    with user_errors():
-        result = scale_and_merge(load_gridded(call.experiments, call.reflections), params)
-        counted = counted_voxels(result.map, result.excludes_lattice_points)
+    params, comm = call.params, call.comm
+    with user_errors(comm):
+        result = scale_and_merge(load_gridded(call.experiments, call.reflections, comm), params)
+        with comm.together():
+            counted = counted_voxels(result.map, result.excludes_lattice_points) if comm.rank == 0 else None
         found = judge(result, counted, params)
-        _log(found)
         from_store = any(name.endswith(".h5") for name in call.reflections)
-        _write_stills(result, found.still_chi_square, params.output, from_store)
+        columns = None if from_store else _scaled_columns(result)
+        if found is None:
+            return  # rank 0 writes
+        _log(found)
+        _write_stills(result, columns, found.still_chi_square, params.output)
         _write_map(result, params.output, call.reflections)
         _write_summary(result.gridded, result.scaled, counted, found, params)
         logger.info("Wrote %s%s", params.output.experiments, "" if from_store else f" and {params.output.reflections}")
@@ -131,20 +138,27 @@ def _log(found: Quality) -> None:
             )  # fmt: skip
 
 
-def _write_stills(result: ScaledMap, chi_square: np.ndarray, output, from_store: bool) -> None:
-    """scaled.expt, scaled.refl and stills.csv; stills without a scale appear in the last only."""
+def _scaled_columns(result: ScaledMap) -> dict[str, np.ndarray]:
+    """The columns of scaled.refl, of the rows of all ranks, on rank 0; none on the others."""
     gridded, scaled = result.gridded, result.scaled
     order = sorted(scaled.models)
-    experiments = result.experiments()
     place = np.full(len(gridded.keys), -1, dtype=np.int32)
     place[order] = np.arange(len(order))
-    if from_store:
+    with gridded.comm.together():
+        rows = gridded.comm.in_order(scaled_rows(gridded, scaled))
+        return scaled_columns(rows, scaled.observations.index, place)
+
+
+def _write_stills(result: ScaledMap, columns: dict | None, chi_square: np.ndarray, output) -> None:
+    """scaled.expt, scaled.refl (from its columns) and stills.csv; stills without a scale appear in the last only."""
+    gridded, scaled = result.gridded, result.scaled
+    experiments = result.experiments()
+    if columns is None:
         logger.info(
             "The sums come from a store and are not written again as %s: %s holds their factors.",
             output.reflections, output.experiments,
         )  # fmt: skip
     else:
-        columns = scaled_columns(scaled_rows(gridded, scaled), scaled.observations.index, place)
         save_table(columns, output.reflections, dict(enumerate(experiments.identifiers())))
     save_experiments(experiments, output.experiments)
     for i, (identifier, key) in enumerate(zip(gridded.experiments.identifiers(), gridded.keys)):

@@ -14,6 +14,7 @@ import numpy as np
 
 from diffuse_dials.algorithms.merging import DiffuseMap
 from diffuse_dials.algorithms.quality.statistics import correlation, isotropic_part, shell_of
+from diffuse_dials.algorithms.running.mpi import Communicator
 from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.scaled import ScaledRows
 
@@ -131,6 +132,10 @@ class Equivalents:
         u = rows.weight
         for sums, values in zip(self._sums, (u * rows.signal, u * rows.expected, u**2 * rows.variance)):
             sums += np.bincount(place, values, len(sums))
+
+    def add_ranks(self, comm: Communicator) -> None:
+        """Add up what all ranks have."""
+        self._sums = comm.sum(self._sums)
 
     def statistics(self, counted: DiffuseMap, edges: np.ndarray) -> SymmetryStatistics:
         """The correlations.

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import numpy as np
 
 _ALIGNED = 64  # bytes: where an array may begin in shared memory
-_ASK, _DONE, _FAILED, _TASK, _STOP = range(1, 6)
+_ASK, _DONE, _FAILED, _TASK, _STOP, _ITEM = range(1, 7)
 
 
 class Communicator:
@@ -61,8 +61,9 @@ class Communicator:
         """
         if self.size == 1:
             return array
+        array = np.asarray(array, order="C")
         total = np.empty_like(array)
-        self._comm.Allreduce(np.ascontiguousarray(array), total)
+        self._comm.Allreduce(array, total)
         return total
 
     def sum_on_first(self, array: np.ndarray) -> np.ndarray | None:
@@ -73,6 +74,24 @@ class Communicator:
         self._comm.Reduce(np.ascontiguousarray(array), total)
         return total
 
+    def least(self, array: np.ndarray) -> np.ndarray:
+        """The smallest value of each element over all ranks, on every rank."""
+        if self.size == 1:
+            return array
+        from mpi4py import MPI
+
+        least = np.empty_like(array)
+        self._comm.Allreduce(np.ascontiguousarray(array), least, MPI.MIN)
+        return least
+
+    def union(self, values: np.ndarray) -> np.ndarray:
+        """The distinct values of all ranks in ascending order, on every rank; each gives its own, such already."""
+        return values if self.size == 1 else self._comm.allreduce(values, np.union1d)
+
+    def everywhere(self, value) -> list:
+        """The values of all ranks in their order, on every rank (picklable)."""
+        return [value] if self.size == 1 else self._comm.allgather(value)
+
     def from_first(self, value):
         """Rank 0's value, on every rank (picklable)."""
         return value if self.size == 1 else self._comm.bcast(value)
@@ -81,10 +100,55 @@ class Communicator:
         """The values of all ranks in their order, on rank 0 (picklable); None on the others."""
         return [value] if self.size == 1 else self._comm.gather(value)
 
+    def deal(self, make):
+        """``make(rank)``, which only rank 0 calls, for each rank in turn, and which that rank is given (picklable)."""
+        if self.rank:
+            return self._comm.recv(source=0, tag=_ITEM)
+        for rank in range(1, self.size):
+            self._comm.send(make(rank), rank, _ITEM)
+        return make(0)
+
+    def in_order(self, items):
+        """The items of all ranks in the order of the ranks, one at a time, on rank 0; the others yield nothing.
+
+        Raises:
+            ValueError: What making an item raised, on that rank and on rank 0.
+        """
+        if self.rank:
+            try:
+                for item in items:
+                    self._comm.send((item, None), 0, _ITEM)
+            except ValueError as error:
+                self._comm.send((None, str(error)), 0, _ITEM)
+                raise
+            self._comm.send(None, 0, _ITEM)
+            return
+        failed = None
+        try:
+            yield from items
+        except ValueError as error:
+            failed = str(error)
+        for rank in range(1, self.size):
+            while (sent := self._comm.recv(source=rank, tag=_ITEM)) is not None:
+                item, error = sent
+                if error is not None:
+                    failed = failed or error
+                    break
+                if failed is None:
+                    yield item
+        if failed is not None:
+            raise ValueError(failed)
+
     def share(self, n: int) -> slice:
         """This rank's contiguous part of ``n`` things."""
-        ends = [n * k // self.size for k in range(self.size + 1)]
-        return slice(ends[self.rank], ends[self.rank + 1])
+        return self.shares(np.ones(n, dtype=np.int64))[self.rank]
+
+    def shares(self, weight: np.ndarray) -> list[slice]:
+        """Each rank's contiguous part of things of a weight (integers), about equal in their sums of weights."""
+        goals = weight.sum() * np.arange(1, self.size) // self.size
+        ends = np.minimum(np.searchsorted(np.cumsum(weight), goals) + 1, len(weight))
+        ends = [0, *ends.tolist(), len(weight)]
+        return [slice(first, last) for first, last in zip(ends, ends[1:])]
 
     def shared(self, make):
         """What ``make()`` returns, made by one rank of each machine; its arrays are in memory that its ranks share.
@@ -162,6 +226,9 @@ class Communicator:
         from mpi4py import MPI
 
         return self._comm.iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
+
+
+ALONE = Communicator()
 
 
 def spread(comm: Communicator, work, tasks: list, name):

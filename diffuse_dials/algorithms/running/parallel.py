@@ -36,6 +36,17 @@ mp {{{_NPROC}
 """
 )
 
+# For a command that is one process, or the ranks of MPI.
+ranks_phil_scope = libtbx.phil.parse(
+    """
+mp.method = *multiprocessing mpi
+  .type = choice
+  .help = "multiprocessing: one process. mpi: the ranks that mpirun or srun started, on one machine or many, share the"
+          "stills."
+  .expert_level = 1
+"""
+)
+
 mpi_phil_scope = libtbx.phil.parse(
     f"""
 mp {{{_NPROC}

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffuse_dials.algorithms.running.mpi import ALONE, Communicator
+
 
 @dataclass(frozen=True)
 class AnisotropicScales:
@@ -58,8 +60,9 @@ class NoAnisotropy(ValueError):
 
 
 def anisotropic_scales(
-    voxel, still, signal, response, variance, shell, n_stills: int, tolerance: float = 1e-6, max_cycles: int = 200
-) -> AnisotropicScales:
+    voxel, still, signal, response, variance, shell, n_stills: int, tolerance: float = 1e-6, max_cycles: int = 200,
+    comm: Communicator = ALONE,
+) -> AnisotropicScales:  # fmt: skip
     """One scale per still from signed sums.
 
     Args:
@@ -72,35 +75,36 @@ def anisotropic_scales(
         n_stills: Length of the experiment list.
         tolerance: Largest relative change of a scale in the last cycle.
         max_cycles: Cycles before giving up.
+        comm: Ranks of which each gives the observations of its own stills; all get the same scales.
 
     Raises:
         NoAnisotropy: If stills do not agree with the others.
         ValueError: If the scales do not converge.
     """
     n_voxels = len(shell)
-    factors = _noise_factors(variance, response, shell[voxel], still, (n_stills, int(shell.max()) + 1))
+    factors = _noise_factors(variance, response, shell[voxel], still, (n_stills, int(shell.max()) + 1), comm)
     noise = response * factors[still, shell[voxel]]
-    present = np.bincount(still, minlength=n_stills) > 0
+    present = comm.sum(np.bincount(still, minlength=n_stills)) > 0
     rings = _Rings(still * (int(shell.max()) + 1) + shell[voxel], response)
     signal = signal - response * rings.mean(signal / response)
     b, lost_mean = np.ones(n_stills), np.zeros(len(signal))
     change = np.inf
     for cycle in range(1, max_cycles + 1):
         predicted = b[still] * response
-        others, precision = _map_of_the_others(voxel, predicted, signal + predicted * lost_mean, noise, n_voxels)
+        others, precision = _map_of_the_others(voxel, predicted, signal + predicted * lost_mean, noise, n_voxels, comm)
         seen = precision > 0
         own = np.divide(1.0, precision, out=np.zeros_like(precision), where=seen)
         lost_mean = rings.mean(others, seen)
         pattern = np.where(seen, others - lost_mean, 0.0)
         weight = np.where(seen, 1 / (noise + predicted**2 * own), 0.0)
-        product = np.bincount(still, weight * response * pattern * signal, n_stills)
-        square = np.bincount(still, weight * response**2 * (pattern**2 - own), n_stills)
+        product = _sums(still, weight * response * pattern * signal, n_stills, comm)
+        square = _sums(still, weight * response**2 * (pattern**2 - own), n_stills, comm)
         lost = present & ((square <= 0) | (product <= 0))
         if lost.any():
             raise NoAnisotropy(np.flatnonzero(lost))
         new = np.where(present, product / np.where(present, square, 1), 1)
         new[present] /= new[present].mean()
-        change = float(np.max(np.abs(new / b - 1)))
+        change = comm.from_first(float(np.max(np.abs(new / b - 1))))
         b = new
         if change < tolerance:
             break
@@ -110,7 +114,7 @@ def anisotropic_scales(
             "scattering may be too weak: use larger voxels (grid.ndiv)."
         )
     # the noise of the map of the others adds to the spread of the products and not to their mean
-    spread = np.bincount(still, weight * response**2 * pattern**2, n_stills)
+    spread = _sums(still, weight * response**2 * pattern**2, n_stills, comm)
     esd = np.sqrt(spread) / np.where(present, square, 1)
     nan = np.where(present, 0.0, np.nan)
     return AnisotropicScales(b + nan, esd + nan, factors, cycle, change)
@@ -131,23 +135,29 @@ class _Rings:
         return np.divide(total, response, out=np.zeros_like(total), where=response > 0)[self._ring]
 
 
-def _map_of_the_others(voxel, predicted, signal, noise, n_voxels: int):
+def _sums(group, values, n_groups: int, comm: Communicator) -> np.ndarray:
+    """Sums of groups over all ranks, shape (n_groups,); NumPy's of no values are integers."""
+    return comm.sum(np.bincount(group, values, n_groups).astype(np.float64, copy=False))
+
+
+def _map_of_the_others(voxel, predicted, signal, noise, n_voxels: int, comm: Communicator):
     """(D, w) for each observation: the map that its own still did not help to make, and the inverse of its variance."""
     w, y = predicted**2 / noise, predicted * signal / noise
-    precision = np.bincount(voxel, w, n_voxels)[voxel] - w
-    total = np.bincount(voxel, y, n_voxels)[voxel] - y
+    precision = _sums(voxel, w, n_voxels, comm)[voxel] - w
+    total = _sums(voxel, y, n_voxels, comm)[voxel] - y
     precision[precision < 1e-9 * w] = 0  # nothing but rounding: the voxel was seen by no other still
     return np.divide(total, precision, out=np.zeros_like(total), where=precision > 0), precision
 
 
-def _noise_factors(variance, response, shell, still, shape) -> np.ndarray:
+def _noise_factors(variance, response, shell, still, shape, comm: Communicator) -> np.ndarray:
     """V/R as the product of a factor of the still and one of the shell, shape (n_stills, n_shells), positive."""
     n_stills, n_shells = shape
-    total = np.bincount(shell, response, n_shells)
-    overall = variance.sum() / response.sum()
-    of_shell = np.divide(np.bincount(shell, variance, n_shells), total, out=np.full(n_shells, overall), where=total > 0)
+    total = _sums(shell, response, n_shells, comm)
+    overall = comm.sum(variance.sum()) / comm.sum(response.sum())
+    of_shell = _sums(shell, variance, n_shells, comm)
+    of_shell = np.divide(of_shell, total, out=np.full(n_shells, overall), where=total > 0)
     of_shell = np.maximum(of_shell, 1e-6 * overall)
-    expected = np.bincount(still, response * of_shell[shell], n_stills)
-    measured = np.bincount(still, variance, n_stills)
+    expected = _sums(still, response * of_shell[shell], n_stills, comm)
+    measured = _sums(still, variance, n_stills, comm)
     of_still = np.divide(measured, expected, out=np.ones(n_stills), where=(expected > 0) & (measured > 0))
     return of_still[:, None] * of_shell[None, :]

@@ -3,6 +3,9 @@
 They take the place of DIALS's IhTable, which needs 270 bytes. An observation is one row of the gridded sums: symmetry
 mates and panels of a still stay apart, which changes no likelihood. Factors and expected noise are tables over stills
 and shells of |s|, or over cells of the detector.
+
+Under MPI every rank holds the observations of its own stills, the other stills' ranges of rows are empty, and whatever
+is summed over stills is summed over ranks; then all ranks go on with the same numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from diffuse_dials.algorithms.running.mpi import ALONE, Communicator
 from diffuse_dials.kernels.sums import pack, unpack
 from diffuse_dials.models.sums import VoxelSums
 
@@ -39,16 +43,17 @@ class VoxelNumbers:
             self._table[self._place(index)] = np.arange(len(index), dtype=np.int32)
 
     @classmethod
-    def of(cls, blocks: Iterable[VoxelSums]) -> VoxelNumbers:
-        """Number the voxels of gridded sums. (0, 0, 0) is left out: no program of DIALS takes it.
+    def of(cls, blocks: Iterable[VoxelSums], comm: Communicator = ALONE) -> VoxelNumbers:
+        """Number the voxels of gridded sums, of all ranks. (0, 0, 0) is left out: no program of DIALS takes it.
 
         Raises:
             ValueError: If nothing remains.
         """
         found = np.empty(0, dtype=np.int64)
-        for sums in blocks:
-            found = np.union1d(found, np.unique(pack(sums.asu_index)))
-        return cls.listed(unpack(found))
+        with comm.together():
+            for sums in blocks:
+                found = np.union1d(found, np.unique(pack(sums.asu_index)))
+        return cls.listed(unpack(comm.union(found)))
 
     @classmethod
     def listed(cls, index: np.ndarray) -> VoxelNumbers:
@@ -130,6 +135,7 @@ class ScaleBlocks:
         shells: Of the voxels.
         added: Variance from other sources than the crystal's photons, per response, by a smooth model: factor of the
             still × factor of the shell, shape (n_stills, n_shells); empty where there is none.
+        comm: The ranks that hold the observations of all stills.
     """
 
     starts: np.ndarray
@@ -139,6 +145,7 @@ class ScaleBlocks:
     cell: np.ndarray
     shells: Shells
     added: np.ndarray
+    comm: Communicator = ALONE
 
     def __len__(self) -> int:
         return len(self.voxel)
@@ -150,6 +157,16 @@ class ScaleBlocks:
     @property
     def n_voxels(self) -> int:
         return len(self.shells.of_voxel)
+
+    @property
+    def still_rows(self) -> np.ndarray:
+        """Rows of each still on whichever rank, shape (n_stills,), int64; every rank asks."""
+        return self.comm.sum(np.diff(self.starts))
+
+    @property
+    def n_rows(self) -> int:
+        """Rows on all ranks; every rank asks."""
+        return int(self.comm.sum(np.array(len(self))))
 
     @property
     def still(self) -> np.ndarray:
@@ -190,8 +207,9 @@ class Totals:
 
 
 def compact(
-    blocks: Iterable[VoxelSums], n_stills: int, numbers: VoxelNumbers, use: np.ndarray, shells: Shells, cells=None
-) -> tuple[ScaleBlocks, Totals]:
+    blocks: Iterable[VoxelSums], n_stills: int, numbers: VoxelNumbers, use: np.ndarray, shells: Shells, cells=None,
+    comm: Communicator = ALONE,
+) -> tuple[ScaleBlocks, Totals]:  # fmt: skip
     """Observations of the rows that pass the Bragg mask, in voxels that the scaling uses.
 
     Args:
@@ -201,37 +219,44 @@ def compact(
         use: Voxels that take part, shape (n_voxels,), bool.
         shells: Of the voxels.
         cells: Returns the cell of each row; None where no component asks.
+        comm: Ranks of which each gives the sums of its own stills.
 
     Returns:
-        (the observations, their totals).
+        (the observations, their totals over all ranks).
+
+    Raises:
+        ValueError: What the blocks raise, on every rank.
     """
-    parts = {"voxel": [], "signal": [], "response": [], "cell": []}
+    kinds = {"voxel": np.int32, "signal": np.float32, "response": np.float32, "cell": np.int32}
+    parts = {name: [] for name in kinds}
     counts = np.zeros(n_stills, dtype=np.int64)
     shape = (n_stills, len(shells))
     photons = np.zeros(n_stills)
     # added: the background's own Poisson noise, and what the variance holds beyond the counts, that is the noise of a
     # subtracted background and of the detector
     added, variance, response = np.zeros((3, *shape))
-    for sums in blocks:
-        voxel = numbers(sums.asu_index)
-        keep = ~sums.bragg & (voxel >= 0) & (sums.response > 0) & (sums.n_pixels > 0)
-        keep[keep] = use[voxel[keep]]
-        still, voxel = sums.still[keep], voxel[keep]
-        signal = sums.counts[keep] - sums.background[keep]
-        counts += np.bincount(still, minlength=n_stills)
-        photons += np.bincount(still, sums.counts[keep], n_stills)
-        parts["voxel"].append(voxel)
-        parts["signal"].append(signal.astype(np.float32))
-        parts["response"].append(sums.response[keep].astype(np.float32))
-        if cells is not None:
-            parts["cell"].append(cells(sums.select(keep)).astype(np.int32))
-        table = still.astype(np.int64) * len(shells) + shells.of_voxel[voxel]
-        beyond = sums.background + (sums.variance - sums.counts)
-        for total, values in ((added, beyond), (variance, sums.variance), (response, sums.response)):
-            total += np.bincount(table, values[keep], total.size).reshape(shape)
-    join = {name: np.concatenate(part) if part else np.empty(0, dtype=np.int32) for name, part in parts.items()}
+    with comm.together():
+        for sums in blocks:
+            voxel = numbers(sums.asu_index)
+            keep = ~sums.bragg & (voxel >= 0) & (sums.response > 0) & (sums.n_pixels > 0)
+            keep[keep] = use[voxel[keep]]
+            still, voxel = sums.still[keep], voxel[keep]
+            signal = sums.counts[keep] - sums.background[keep]
+            counts += np.bincount(still, minlength=n_stills)
+            photons += np.bincount(still, sums.counts[keep], n_stills)
+            parts["voxel"].append(voxel)
+            parts["signal"].append(signal.astype(np.float32))
+            parts["response"].append(sums.response[keep].astype(np.float32))
+            if cells is not None:
+                parts["cell"].append(cells(sums.select(keep)).astype(np.int32))
+            table = still.astype(np.int64) * len(shells) + shells.of_voxel[voxel]
+            beyond = sums.background + (sums.variance - sums.counts)
+            for total, values in ((added, beyond), (variance, sums.variance), (response, sums.response)):
+                total += np.bincount(table, values[keep], total.size).reshape(shape)
+    join = {name: np.concatenate(part) if part else np.empty(0, dtype=kinds[name]) for name, part in parts.items()}
     starts = np.concatenate(([0], np.cumsum(counts)))
-    observations = ScaleBlocks(starts, **join, shells=shells, added=_smooth(added, response))
+    added, variance, response, photons = (comm.sum(total) for total in (added, variance, response, photons))
+    observations = ScaleBlocks(starts, **join, shells=shells, added=_smooth(added, response), comm=comm)
     return observations, Totals(photons, variance, response)
 
 

@@ -54,7 +54,7 @@ def parameter_esds(problem: Problem) -> tuple[list[np.ndarray], str]:
 def _full(problem: Problem, merged: MergedSums, h, blocks, index) -> np.ndarray:
     b, k = problem.blocks, blocks.shape[1]
     still = b.still
-    multiplicity = np.bincount(b.voxel, minlength=b.n_voxels).astype(float)
+    multiplicity = problem.comm.sum(np.bincount(b.voxel, minlength=b.n_voxels)).astype(float)
     # Every step-th voxel: what the map takes from the scales is an average over voxels.
     step = max(1, int(np.ceil((multiplicity**2).sum() * k**2 / MAX_PRODUCTS)))
     part = np.flatnonzero(b.voxel % step == 0)
@@ -66,11 +66,23 @@ def _full(problem: Problem, merged: MergedSums, h, blocks, index) -> np.ndarray:
     if problem.a.size:
         width = problem.still_columns.shape[1]
         values[:, width:] /= (problem.t[still, shell] * h[voxel])[:, None]
+    # stills of different ranks meet in the product: rank 0 works it out from the rows of all
+    parts = problem.comm.gather((values, still, voxel))
+    variance = None
+    with problem.comm.together():
+        if parts is not None:
+            values, still, voxel = (np.concatenate(part) for part in zip(*parts))
+            variance = _schur(problem, merged, step * h, blocks, index, values, still, voxel)
+    return problem.comm.from_first(variance)
+
+
+def _schur(problem: Problem, merged: MergedSums, h, blocks, index, values, still, voxel) -> np.ndarray:
+    b, k = problem.blocks, blocks.shape[1]
     rows = still.astype(np.int64)[:, None] * k + np.arange(k)
     shape = (b.n_stills * k, b.n_voxels)
     g = sparse.csr_matrix((values.ravel(), (rows.ravel(), np.repeat(voxel, k))), shape)
     g = g[(index[:, None] * k + np.arange(k)).ravel()]
-    taken = (g @ sparse.diags(step * h / merged.denominator) @ g.T).toarray()
+    taken = (g @ sparse.diags(h / merged.denominator) @ g.T).toarray()
     information = -taken
     for place, i in enumerate(index):
         own = slice(place * k, place * k + k)

@@ -14,6 +14,7 @@ from diffuse_dials.algorithms.scaling.blocks import VoxelNumbers, compact, make_
 from diffuse_dials.algorithms.scaling.inputs import Gridded
 from diffuse_dials.algorithms.scaling.reindexing import AnisotropicSums, Assignment, assign, fewest_changes
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators, reciprocal_vectors
+from diffuse_dials.models.sums import VoxelSums
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -25,7 +26,7 @@ def agree_on_indexing(gridded: Gridded, params) -> Gridded:
     """The same stills, indexed alike.
 
     Args:
-        gridded: Stills and sums.
+        gridded: Stills and sums; under MPI every rank calls with its own.
         params: Extract of ``scale``.
 
     Raises:
@@ -67,13 +68,11 @@ def reindexed(gridded: Gridded, experiments_file=None) -> Gridded:
     matrices = [symmetry.index_matrix(name) for name in names]
     voxel_matrices = [_voxel_matrix(m, gridded.record.ndiv, name) for m, name in zip(matrices, names)]
     if experiments_file is not None:
-        operator = _from_experiments(gridded, experiments_file, matrices)
+        with gridded.comm.together():
+            operator = _from_experiments(gridded, experiments_file, matrices)
         logger.info("Indexing taken from %s", experiments_file)
     else:
-        products = _products(matrices, laue_operators(gridded.record))
-        found = fewest_changes(assign(_anisotropic(gridded, voxel_matrices)), products)
-        _log(gridded, names, found)
-        operator = found.operator
+        operator = _from_sums(gridded, names, matrices, voxel_matrices)
     for number, name in enumerate(names[1:], start=1):
         logger.info("%d of %d stills are re-indexed by %s", int((operator == number).sum()), len(operator), name)
     return _apply(gridded, operator, names, voxel_matrices)
@@ -90,16 +89,38 @@ def _voxel_matrix(matrix: np.ndarray, ndiv, name: str) -> np.ndarray:
     return np.rint(scaled).astype(np.int64)
 
 
-def _anisotropic(gridded: Gridded, matrices) -> AnisotropicSums:
-    """Relative excess of the observations over the isotropic part, for the assignment."""
-    n_stills, space_group = len(gridded.experiments), symmetry.parse_space_group(gridded.record.space_group)
+def _from_sums(gridded: Gridded, names, matrices, voxel_matrices) -> np.ndarray:
+    """Operator of each still from the sums; rank 0 decides, with the rows of all."""
+    comm = gridded.comm
+    parts = comm.gather(_chosen_rows(gridded))
+    operator = None
+    with comm.together():
+        if parts is not None:
+            products = _products(matrices, laue_operators(gridded.record))
+            sums = _anisotropic(gridded, VoxelSums.concatenate(parts), voxel_matrices)
+            found = fewest_changes(assign(sums), products)
+            _log(gridded, names, found)
+            operator = found.operator
+    return comm.from_first(operator)
+
+
+def _chosen_rows(gridded: Gridded) -> VoxelSums:
+    """This rank's part of the rows that the indexing is decided by, ordered by still."""
     keep = ~gridded.sums.bragg & np.any(gridded.sums.asu_index != 0, axis=1)
     sums = gridded.sums.select(keep)
     sums = sums.select(np.argsort(sums.still, kind="stable"))
-    if len(sums) > _MAX_ROWS:
-        # whole voxels of the lattice's own symmetry would be best; at random is good enough and as unbiased
-        chosen = np.random.default_rng(0).random(len(sums)) < _MAX_ROWS / len(sums)
-        sums = sums.select(chosen)
+    n_rows = gridded.comm.everywhere(len(sums))
+    if sum(n_rows) <= _MAX_ROWS:
+        return sums
+    # whole voxels of the lattice's own symmetry would be best; at random is good enough and as unbiased
+    rng = np.random.default_rng(0)
+    rng.bit_generator.advance(sum(n_rows[: gridded.comm.rank]))  # one number for each row of the ranks before
+    return sums.select(rng.random(len(sums)) < _MAX_ROWS / sum(n_rows))
+
+
+def _anisotropic(gridded: Gridded, sums: VoxelSums, matrices) -> AnisotropicSums:
+    """Relative excess of the observations over the isotropic part, for the assignment."""
+    n_stills, space_group = len(gridded.experiments), symmetry.parse_space_group(gridded.record.space_group)
     mapped = [sums.asu_index] + [
         symmetry.map_to_asu((sums.index @ m).astype(np.int32), space_group) for m in matrices[1:]
     ]

@@ -1,14 +1,18 @@
-"""What diffuse.grid wrote, read and held together: stills, sums and the record of the grid."""
+"""What diffuse.grid wrote, read and held together: stills, sums and the record of the grid.
+
+Under MPI every rank has all stills, and the sums of consecutive ones, about as many as every other rank.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from dxtbx.model import ExperimentList
 
 from diffuse_dials.adapters.experiments import StillKey, load_experiments, name_stills, still_keys
+from diffuse_dials.algorithms.running.mpi import ALONE, Communicator
 from diffuse_dials.io.columns import GRIDDED
 from diffuse_dials.io.gridded_store import GriddedStore
 from diffuse_dials.io.records import load_grid_record
@@ -29,16 +33,28 @@ class StoredSums:
     Attributes:
         store: The open gridded.h5.
         still: Position in the experiment list of each still of the store, shape (n_stills,); ascending where known.
+        keep: Stills of the store that are read, same shape, bool; None: all.
     """
 
     store: GriddedStore
     still: np.ndarray
+    keep: np.ndarray | None = None
+
+    def still_rows(self, n_stills: int) -> np.ndarray:
+        """Rows of each still of the experiment list in the whole store, shape (n_stills,), int64."""
+        rows, known = np.zeros(n_stills, dtype=np.int64), self.still >= 0
+        rows[self.still[known]] = self.store.still_rows[known]
+        return rows
+
+    def only(self, stills: slice) -> StoredSums:
+        """Those of some stills of the experiment list."""
+        return replace(self, keep=(self.still >= stills.start) & (self.still < stills.stop))
 
     def blocks(self, rows_per_block: int) -> Iterator[VoxelSums]:
         """Blocks of whole stills."""
         names = ("asu", "bragg", "counts", "background", "response", "variance", "n_pixels", "panel", "voxel")
         names += ("position",) * ("position" in self.store.columns)
-        for block in self.store.blocks(names, max_rows=rows_per_block):
+        for block in self.store.blocks(names, max_rows=rows_per_block, keep=self.keep):
             position = None if block.position is None else block.position.astype(np.float64)
             yield VoxelSums(
                 self.still[block.still], unpack(block.voxel), self.store.asu_index[block.asu],
@@ -48,7 +64,9 @@ class StoredSums:
 
     def read(self) -> VoxelSums:
         """All rows at once."""
-        sums = self.store.read_sums()
+        if self.keep is not None and not self.store.still_rows[self.keep].any():
+            return _nothing("position" in self.store.columns)
+        sums = self.store.read_sums(self.keep)
         return replace(sums, still=self.still[sums.still])
 
 
@@ -62,6 +80,8 @@ class Gridded:
         sums: Rows of all files; ``still`` is the position in ``experiments``. None: they stay in ``store``.
         record: The grid that all share.
         stills: What stills.csv holds of them.
+        store: Where the sums are, if they are not in memory.
+        comm: The ranks that share the sums; ``sums`` or ``store`` hold what this one has, and so does ``blocks``.
     """
 
     experiments: ExperimentList
@@ -70,6 +90,7 @@ class Gridded:
     record: GridRecord
     stills: StillsTable
     store: StoredSums | None = None
+    comm: Communicator = ALONE
 
     @property
     def has_positions(self) -> bool:
@@ -78,12 +99,16 @@ class Gridded:
 
     @property
     def n_rows(self) -> int:
-        """Rows of all stills."""
-        return self.store.store.n_rows if self.sums is None else len(self.sums)
+        """Rows of all stills on all ranks; every rank asks."""
+        return self.store.store.n_rows if self.sums is None else int(self.comm.sum(np.array(len(self.sums))))
 
     def in_memory(self) -> Gridded:
         """The same with all sums read."""
-        return self if self.sums is not None else replace(self, sums=self.store.read(), store=None)
+        if self.sums is not None:
+            return self
+        with self.comm.together():
+            sums = self.store.read()
+        return replace(self, sums=sums, store=None)
 
     def measured_voxels(self) -> np.ndarray | None:
         """Voxels of the asymmetric unit that a store lists, shape (n, 3), int32; None where nothing lists them."""
@@ -107,12 +132,13 @@ class Gridded:
                 start = end
 
 
-def load_gridded(experiment_files, reflection_files) -> Gridded:
+def load_gridded(experiment_files, reflection_files, comm: Communicator = ALONE) -> Gridded:
     """Read one or several pairs of files of diffuse.grid; rows and stills are linked by identifier.
 
     Args:
         experiment_files: Names of .expt files.
         reflection_files: Names of .refl files or stores (.h5), each with its grid.json beside it.
+        comm: Ranks that share the sums. Each reads its own of a store; a table rank 0 reads, and hands on.
 
     Raises:
         ValueError: If files are missing, do not belong together, lack columns, or were gridded differently.
@@ -120,33 +146,84 @@ def load_gridded(experiment_files, reflection_files) -> Gridded:
     if not experiment_files or not reflection_files:
         missing = ".refl" if experiment_files else ".expt"
         raise ValueError(f"No {missing} file was given. Give gridded.expt and gridded.refl of diffuse.grid.")
-    experiments = ExperimentList()
-    for name in experiment_files:
-        loaded = load_experiments(name)
-        if any(experiment.imageset is None for experiment in loaded):
-            raise ValueError(f"{name} has experiments without an image. Give the gridded.expt that diffuse.grid wrote.")
-        experiments.extend(loaded)
+    experiments, stills = ExperimentList(), StillsTable()
+    with comm.together():
+        for name in experiment_files:
+            loaded = load_experiments(name)
+            if any(experiment.imageset is None for experiment in loaded):
+                raise ValueError(
+                    f"{name} has experiments without an image. Give the gridded.expt that diffuse.grid wrote."
+                )
+            experiments.extend(loaded)
+        record = load_grid_record(reflection_files[0])
+        for name in reflection_files:
+            record = _common_record(record, load_grid_record(name), reflection_files[0], name)
+            stills.rows.update(StillsTable.beside(name).rows)
     keys = still_keys(experiments)
     name_stills(experiments, keys)
     number = {identifier: i for i, identifier in enumerate(experiments.identifiers())}
-    parts, owner, stills = [], {}, StillsTable()
-    record = load_grid_record(reflection_files[0])
+    parts, owner = [], {}
+    n_rows = np.zeros(len(experiments), dtype=np.int64)
     for name in reflection_files:
-        record = _common_record(record, load_grid_record(name), reflection_files[0], name)
-        stills.rows.update(StillsTable.beside(name).rows)
-        if name.endswith(".h5"):
-            stored = stored_sums(GriddedStore(name), number, ", ".join(experiment_files))
-            known = stored.still[stored.still >= 0]
-            if len(reflection_files) == 1 and np.all(np.diff(known) > 0):
-                return Gridded(experiments, tuple(keys), None, record, stills, stored)
-            sums = stored.read()
-        else:
-            sums = read_sums(load_table(name, GRIDDED, "diffuse.grid"), number, ", ".join(experiment_files))
-        for still in np.unique(sums.still):
+        part, rows = _open(name, number, ", ".join(experiment_files), comm)
+        for still in np.flatnonzero(rows):
             if owner.setdefault(still, name) != name:
                 raise ValueError(f"{keys[still].label} has rows in {owner[still]} and in {name}. Give each still once.")
-        parts.append(sums)
-    return Gridded(experiments, tuple(keys), _concatenate(parts), record, stills)
+        parts.append(part)
+        n_rows += rows
+    shares = comm.shares(n_rows)
+    found = Gridded(experiments, tuple(keys), None, record, stills, comm=comm)
+    if len(parts) == 1 and isinstance(parts[0], StoredSums):
+        stored = parts[0]
+        known = stored.still[stored.still >= 0]
+        if np.all(np.diff(known) > 0):
+            return replace(found, store=stored if comm.size == 1 else stored.only(shares[comm.rank]))
+    read = []
+    while parts:  # a table is let go as soon as it is cut
+        part = parts.pop(0)
+        if isinstance(part, StoredSums):
+            with comm.together():
+                part = (part if comm.size == 1 else part.only(shares[comm.rank])).read()
+        elif comm.size > 1:
+            part = _dealt(part, shares, comm)
+        read.append(part)
+    return replace(found, sums=_concatenate(read))
+
+
+def _open(name, number: dict[str, int], experiment_files: str, comm: Communicator):
+    """(the sums of a file, rows of each still): a store on every rank; a table on rank 0, and None on the others."""
+    if name.endswith(".h5"):
+        with comm.together():
+            stored = stored_sums(GriddedStore(name), number, experiment_files)
+        return stored, stored.still_rows(len(number))
+    sums = rows = None
+    with comm.together():
+        if comm.rank == 0:
+            sums = read_sums(load_table(name, GRIDDED, "diffuse.grid"), number, experiment_files)
+            rows = np.bincount(sums.still, minlength=len(number))
+    return sums, comm.from_first(rows)
+
+
+def _dealt(sums: VoxelSums | None, shares: list[slice], comm: Communicator) -> VoxelSums:
+    """This rank's rows of a table that rank 0 read; column by column, because a message is below 2 GiB."""
+    rows = None
+    if comm.rank == 0:
+        rows = [np.flatnonzero((sums.still >= share.start) & (sums.still < share.stop)) for share in shares]
+
+    def part(name, rank):
+        values = getattr(sums, name)
+        return None if values is None else values[rows[rank]]
+
+    names = [field.name for field in fields(VoxelSums)]
+    return VoxelSums(*(comm.deal(lambda rank, name=name: part(name, rank)) for name in names))
+
+
+def _nothing(positions: bool) -> VoxelSums:
+    """Sums without rows."""
+    whole, real = np.empty(0, dtype=np.int32), np.empty(0)
+    index = np.empty((0, 3), dtype=np.int32)
+    position = np.empty((0, 2)) if positions else None
+    return VoxelSums(whole, index, index, whole, np.empty(0, dtype=bool), real, real, real, real, whole, position)
 
 
 def read_sums(table: Table, number: dict[str, int], experiment_files: str) -> VoxelSums:

@@ -70,7 +70,8 @@ def maximise(problem: Problem, tolerance: float, max_cycles: int) -> Convergence
         else:
             _newton(problem, merged, score, first=cycle == 1)
         problem.normalise()
-        change = problem.change(before)
+        # whether to go on, rank 0 says: the last bit may differ between machines
+        change = problem.comm.from_first(problem.change(before))
         if change < tolerance:
             return Convergence(cycle, change)
         if sweeping and (change > _GOOD_SWEEP * previous or cycle >= _MAX_SWEEPS):
@@ -108,7 +109,8 @@ def _newton(problem: Problem, merged: MergedSums, score: Score, first: bool) -> 
         problem.vector = here + step
         merged = problem.merged()
         after = problem.score(merged, problem.positive(merged))
-        if _norm(after, problem, null) <= 2 * before + _ROUNDING * np.abs(score.signal).sum():
+        closer = _norm(after, problem, null) <= 2 * before + _ROUNDING * np.abs(score.signal).sum()
+        if problem.comm.from_first(bool(closer)):
             return
         step = step / 2
 
@@ -148,10 +150,10 @@ def solve(product, score: Score, problem: Problem, null: np.ndarray, relative: f
     direction, rho = z.copy(), residual @ z
     goal = max(rho * relative**2, np.abs(score.signal).sum() * _ROUNDING**2)
     for _ in range(max_steps):
-        if rho <= goal:
+        if problem.comm.from_first(bool(rho <= goal)):
             break
         image = product(direction)
-        bend = direction @ image
+        bend = problem.comm.from_first(direction @ image)
         if bend <= 0:
             break
         x += rho / bend * direction

@@ -86,6 +86,8 @@ def improbable(counts: np.ndarray, mean: np.ndarray, variance: np.ndarray, proba
 def find_outliers(problem: Problem, probability: float) -> np.ndarray:
     """Observations that the others of the voxel make improbable, the worst of each voxel, shape (n,), bool.
 
+    Those of this rank; the voxel's others may be on other ranks.
+
     One at a time, because an outlier makes the others of its voxel look improbable until it is gone.
 
     Args:
@@ -103,12 +105,21 @@ def find_outliers(problem: Problem, probability: float) -> np.ndarray:
         found[part.rows] = improbable(part.counts, expected, variance, probability)
         deviation[part.rows] = np.abs(part.counts - expected) / np.sqrt(variance)
     rows = np.flatnonzero(found & (problem.blocks.response > 0))
-    voxel = problem.blocks.voxel[rows]
-    order = np.lexsort((deviation[rows], voxel))
-    worst = order[np.append(np.diff(voxel[order]) > 0, True)] if len(rows) else order
+    rows = rows[_worst(problem.blocks.voxel[rows], deviation[rows])]
+    # the worst of this rank's stills, held against those of the others
+    comm = problem.comm
+    candidates = comm.everywhere((problem.blocks.voxel[rows], deviation[rows]))
+    worst = _worst(*(np.concatenate(values) for values in zip(*candidates)))
+    first = sum(len(voxel) for voxel, _ in candidates[: comm.rank])
     found[:] = False
-    found[rows[worst]] = True
+    found[rows[worst[(worst >= first) & (worst < first + len(rows))] - first]] = True
     return found
+
+
+def _worst(voxel: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Positions of the largest deviation of each voxel, the last of equal ones."""
+    order = np.lexsort((deviation, voxel))
+    return order[np.append(np.diff(voxel[order]) > 0, True)] if len(order) else order
 
 
 def improbable_rows(
@@ -167,6 +178,7 @@ def agreement(problem: Problem) -> StillAgreement:
         # the residual about the isotropic part, times its weight times the expected contrast
         cross += np.bincount(still, _isotropic_residual(problem, part, still, shell, reference) * contrast, n)
         square += np.bincount(still, part.crystal * reference * contrast**2, n)
+    cross, square = problem.comm.sum(cross), problem.comm.sum(square)
     known = square > 0
     slope = np.divide(cross, square, out=np.full(n, np.nan), where=known)
     esd = np.divide(1, np.sqrt(square), out=np.full(n, np.nan), where=known)

@@ -17,8 +17,13 @@ def scaled_columns(blocks: Iterable[ScaledRows], index: np.ndarray, place: np.nd
         blocks: The scaled sums.
         index: Voxels of the asymmetric unit that they number, shape (n_voxels, 3).
         place: ``id`` of each still in the file, shape (n_stills,), int.
+
+    Returns:
+        The columns; none if there are no blocks.
     """
     parts = [_columns(rows, index, place) for rows in blocks]
+    if not parts:
+        return {}
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -84,6 +84,9 @@ class Problem:
         components: Those refined, in the order of the parameters: stills, offsets, detector.
         present: Stills with observations, shape (n_stills,), bool.
         reference: I_ref of each shell, shape (n_shells,).
+
+    Under MPI every rank passes over its own observations and all get the sums over ranks; what follows from these,
+    every rank works out for itself. So every rank makes the same calls.
     """
 
     def __init__(self, blocks: ScaleBlocks, components: list[Stacked]):
@@ -91,7 +94,8 @@ class Problem:
         self.components = sorted(components, key=lambda c: order[c.kind])
         # Without a component of the detector all of it is one cell.
         self.blocks = blocks if self._of("detector") else replace(blocks, cell=np.empty(0, dtype=np.int32))
-        self.present = np.diff(blocks.starts) > 0
+        self.comm = blocks.comm
+        self.present = blocks.still_rows > 0
         self.reference = np.ones(len(blocks.shells))
         self._shell = blocks.shells.of_voxel
         self._alpha = self._beta = _EMPTY
@@ -202,6 +206,7 @@ class Problem:
             b.starts, b.voxel, b.signal, b.response, self._shell, b.cell, self.t, self.p, self.a, *self.weights,
             b.n_voxels,
         )  # fmt: skip
+        numerator, denominator = self.comm.sum(numerator), self.comm.sum(denominator)
         denominator[denominator <= 0] = 1
         return MergedSums(numerator, denominator, numerator / denominator)
 
@@ -233,11 +238,12 @@ class Problem:
         stills = st @ self.still_columns
         if self.a.size:
             stills = np.concatenate([stills, sa @ self.offset_columns], axis=1)
+        # a still is on one rank: these sums fill in the others' stills
+        stills, signal, score_t = (self.comm.sum(values) for values in (stills, total.sum(axis=1), st.sum(axis=1)))
+        sp, cp = self.comm.sum(sp), self.comm.sum(cp)
         detector = [d.T @ sp for d in self._p_derivatives]
         vector = np.concatenate([stills.ravel(), *detector]) - self._restraint(self.vector - self._null())
-        return Score(
-            vector, self._still_blocks(ct, cta, ca), self._detector_block(cp), total.sum(axis=1), st.sum(axis=1)
-        )
+        return Score(vector, self._still_blocks(ct, cta, ca), self._detector_block(cp), signal, score_t)
 
     def _still_blocks(self, ct, cta, ca) -> np.ndarray:
         bt, ba = self.still_columns, self.offset_columns
@@ -246,7 +252,7 @@ class Problem:
             cross = np.einsum("ik,kj,kl->ijl", cta, bt, ba)
             own = np.einsum("ik,kj,kl->ijl", ca, ba, ba)
             block = np.block([[block, cross], [cross.transpose(0, 2, 1), own]])
-        block += self._still_precision()
+        block = self.comm.sum(block) + self._still_precision()
         size = np.einsum("ijj->ij", block)
         size = np.where(size > 0, size, 1)
         # A trace of every diagonal keeps blocks of stills with hardly a photon invertible.
@@ -287,11 +293,12 @@ class Problem:
             dp += d @ detector[place : place + d.shape[1]]
             place += d.shape[1]
         tables = (b.starts, b.voxel, b.response, self._shell, b.cell, self.t, self.p, self.a, *self.weights, h)
-        mean = kernels.gather(*tables, dt, dp, da, b.n_voxels) / merged.denominator
+        mean = self.comm.sum(kernels.gather(*tables, dt, dp, da, b.n_voxels)) / merged.denominator
         out_t, out_p, out_a = kernels.scatter(*tables, dt, dp, da, mean, self._n_cells)
         out = out_t @ self.still_columns
         if self.a.size:
             out = np.concatenate([out, out_a @ self.offset_columns], axis=1)
+        out, out_p = self.comm.sum(out), self.comm.sum(out_p)
         out = np.concatenate([out.ravel(), *(d.T @ out_p for d in self._p_derivatives)])
         return out + self._restraint(vector)
 
@@ -323,7 +330,7 @@ class Problem:
             if component.kind == "detector":
                 # over the cells that were measured, each counted once
                 table = component.table()
-                seen = np.bincount(self.blocks.cell, minlength=len(table))[: len(table)] > 0
+                seen = self.comm.sum(np.bincount(self.blocks.cell, minlength=len(table))[: len(table)]) > 0
                 values /= table[seen].mean() if seen.any() else 1
             elif component.name == "scale":
                 values -= np.log(np.exp(values[self.present]).mean(axis=0))
@@ -362,9 +369,10 @@ class Problem:
             merged.intensity, np.ones(b.n_voxels), self._n_cells,
         )  # fmt: skip
         restraint = self.vector - self._null()
+        factors = np.sum(st[8] * np.log(self.t)), np.sum(st[7] * np.log(self.p) if len(b.cell) else 0.0)
+        of_stills, of_cells = self.comm.sum(np.array(factors))
         return float(
-            np.sum(merged.numerator[part] * np.log(merged.denominator[part]))
-            - np.sum(st[8] * np.log(self.t)) - np.sum(st[7] * np.log(self.p) if len(b.cell) else 0.0)
+            np.sum(merged.numerator[part] * np.log(merged.denominator[part])) - of_stills - of_cells
             + restraint @ self._restraint(restraint) / 2
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ from diffuse_dials.algorithms.merging import DiffuseMap, merge
 from diffuse_dials.algorithms.quality.bragg_statistics import BraggStatistics
 from diffuse_dials.algorithms.quality.equivalents import Equivalents, SymmetryStatistics
 from diffuse_dials.algorithms.quality.statistics import MapStatistics, equal_volume_edges, map_statistics, shell_of
+from diffuse_dials.algorithms.running.mpi import ALONE, Communicator
 from diffuse_dials.algorithms.scaling.residuals import Grouping, Misfits
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators, orbit_sizes, reciprocal_vectors, unique_voxels
 from diffuse_dials.algorithms.scaling.trends import Trend, TrendAxes
@@ -128,7 +129,8 @@ def quality(
     exclude_lattice_points: bool,
     n_shells: int,
     axes: TrendAxes,
-) -> Quality:
+    comm: Communicator = ALONE,
+) -> Quality | None:
     """Statistics by shell and overall, χ² of each still, equivalents, and residuals against what may need a correction.
 
     Args:
@@ -139,6 +141,10 @@ def quality(
         exclude_lattice_points: Whether lattice points are left out of what could have been measured.
         n_shells: Shells of equal volume, from the lowest to the highest |s| measured.
         axes: Stills and detector that the residuals are held against.
+        comm: Ranks of which each reads the rows of its own stills; rank 0 is given the statistics, the others None.
+
+    Raises:
+        ValueError: What the blocks raise, on every rank.
     """
     edges = shell_edges(counted, n_shells)
     groupings = {
@@ -149,10 +155,15 @@ def quality(
     }
     misfits = Misfits(counted, index, groupings)
     equivalents = Equivalents(index, laue_operators(record))
-    for block in blocks:
-        rows = block.diffuse
-        misfits.add(rows)
-        equivalents.add(rows)
+    with comm.together():
+        for block in blocks:
+            rows = block.diffuse
+            misfits.add(rows)
+            equivalents.add(rows)
+    misfits.add_ranks(comm)
+    equivalents.add_ranks(comm)
+    if comm.rank:
+        return None
     statistics = map_statistics(
         counted,
         orbit_sizes(counted.index, record),
@@ -173,7 +184,8 @@ def null_correlations(
     splits: np.ndarray,
     edges: np.ndarray,
     exclude_lattice_points: bool,
-) -> np.ndarray:
+    comm: Communicator = ALONE,
+) -> np.ndarray | None:
     """CC½ of the anisotropic part by shell and, last, of all, from rows of stills turned at random.
 
     Args:
@@ -183,8 +195,16 @@ def null_correlations(
         splits: As in :class:`~diffuse_dials.algorithms.merging.Merger`.
         edges: Of the shells, 1/Å.
         exclude_lattice_points: As for the map itself.
+        comm: Ranks of which each turns the rows of its own stills; rank 0 is given the result, the others None.
+
+    Raises:
+        ValueError: What turning them raises, on every rank, or if no voxel is counted.
     """
-    counted = counted_voxels(merge(turned, index, record, splits), exclude_lattice_points)
+    merged = merge(turned, index, record, splits, comm)
+    with comm.together():
+        counted = None if merged is None else counted_voxels(merged, exclude_lattice_points)
+    if counted is None:
+        return None
     n = len(edges) - 1
     statistics = map_statistics(counted, orbit_sizes(counted.index, record), edges, np.ones(n), np.full(n + 1, np.nan))
     return np.array([line.cc_half for line in (*statistics.shells, statistics.overall)])

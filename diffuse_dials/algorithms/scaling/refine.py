@@ -91,7 +91,7 @@ def scale_stills(gridded: Gridded, params) -> ScaledStills:
     """Refine the scaling model.
 
     Args:
-        gridded: Stills and sums, indexed alike.
+        gridded: Stills and sums, indexed alike; under MPI every rank calls with its own sums and gets the same scales.
         params: Extract of diffuse.scale: ``scale`` and ``merging``.
 
     Raises:
@@ -118,7 +118,7 @@ def scale_stills(gridded: Gridded, params) -> ScaledStills:
         )
     shells = ring_shells(s) if signed else make_shells(s, use)
     part = subsample(gridded, use)
-    blocks, totals = compact(gridded.blocks(), n_stills, numbers, part, shells, cells)
+    blocks, totals = compact(gridded.blocks(), n_stills, numbers, part, shells, cells, gridded.comm)
     failed = _without_photons(blocks, totals.photons, gridded)
     finish = None if options.engine == "newton" else partial(finish_with, options.engine)
     fitter = Fitter(cells, options, float(s[use].max()), finish)
@@ -153,7 +153,7 @@ def scale_stills(gridded: Gridded, params) -> ScaledStills:
 def _number_voxels(gridded: Gridded) -> VoxelNumbers:
     listed = gridded.measured_voxels()
     if listed is None:
-        return VoxelNumbers.of(gridded.blocks())
+        return VoxelNumbers.of(gridded.blocks(), gridded.comm)
     return VoxelNumbers.listed(listed)
 
 
@@ -208,11 +208,11 @@ class _Run:
         problem, n = self.problem, int(self.problem.present.sum())
         free = sum(c.n_params if c.kind == "detector" else c.values.shape[1] * n for c in problem.components)
         if self.options.experimental_scale_model:
-            logger.info("%d parameters for %d stills and %d observations", free, n, len(self.blocks))
-            if free > len(self.blocks) / 10:
+            n_rows = self.blocks.n_rows
+            logger.info("%d parameters for %d stills and %d observations", free, n, n_rows)
+            if free > n_rows / 10:
                 raise ValueError(
-                    f"The scaling model has {free} parameters for {len(self.blocks)} observations. Leave out "
-                    "components."
+                    f"The scaling model has {free} parameters for {n_rows} observations. Leave out components."
                 )
         else:
             check_parameter_count(free, n, len(MODELS[self.options.model]))
@@ -243,7 +243,7 @@ class _Run:
         total = 0
         for _ in range(_OUTLIER_ROUNDS):
             outliers = find_outliers(self.problem, self.options.outlier.probability)
-            n = int(outliers.sum())
+            n = int(self.blocks.comm.sum(outliers.sum()))
             if not n:
                 break
             total += n
@@ -251,7 +251,7 @@ class _Run:
             self.fit()
         if total:
             logger.info(
-                "%d of %d sums are improbable (below %g) and left out", total, total + len(self.blocks),
+                "%d of %d sums are improbable (below %g) and left out", total, total + self.blocks.n_rows,
                 self.options.outlier.probability,
             )  # fmt: skip
         return total
@@ -313,9 +313,9 @@ def order_of_stills(gridded: Gridded, name: str | None) -> np.ndarray | None:
 
 def _without_photons(blocks: ScaleBlocks, photons: np.ndarray, gridded: Gridded) -> dict[int, str]:
     """Stills that cannot have a scale, with the reason."""
-    failed = {}
+    failed, n_rows = {}, blocks.still_rows
     for i, identifier in enumerate(gridded.experiments.identifiers()):
-        if blocks.starts[i] == blocks.starts[i + 1]:
+        if not n_rows[i]:
             known = gridded.stills.rows.get(identifier, {})
             failed[i] = known.get("reason") or "no pixel of it fell into a voxel that is used"
         elif photons[i] <= 0:
@@ -325,11 +325,38 @@ def _without_photons(blocks: ScaleBlocks, photons: np.ndarray, gridded: Gridded)
 
 def unconnected_stills(blocks: ScaleBlocks) -> np.ndarray:
     """Stills that share no voxel with photons in it with the largest group of stills, positions."""
-    lit = np.bincount(blocks.voxel, blocks.signal, blocks.n_voxels) > 0
+    comm = blocks.comm
+    photons = np.bincount(blocks.voxel, blocks.signal, blocks.n_voxels)
+    lit = comm.sum(photons.astype(np.float64, copy=False)) > 0  # NumPy's sums of no values are integers
     group = group_of_stills(blocks.starts, blocks.voxel, lit)
-    present = np.flatnonzero(np.diff(blocks.starts) > 0)
+    if comm.size > 1:
+        group = _joined(blocks, lit, group)
+    present = np.flatnonzero(blocks.still_rows > 0)
     labels, sizes = np.unique(group[present], return_counts=True)
     return present[group[present] != labels[np.argmax(sizes)]]
+
+
+def _joined(blocks: ScaleBlocks, lit: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Groups over all ranks from those of each rank: its own are one where a voxel of another rank's group is in both.
+
+    Args:
+        blocks: The observations.
+        lit: Voxels that connect stills, shape (n_voxels,), bool.
+        group: Smallest still of the group of each of this rank's stills, shape (n_stills,).
+    """
+    comm, nobody = blocks.comm, blocks.n_stills
+    owner = np.full(blocks.n_voxels, nobody)  # the rank's group that holds the voxel: by construction there is one
+    owner[blocks.voxel] = np.repeat(group, np.diff(blocks.starts))
+    owner[~lit] = nobody
+    label = np.arange(nobody + 1)  # of each group; the smallest of those it hangs together with spreads
+    while True:
+        smaller = label.copy()
+        np.minimum.at(smaller, owner, comm.least(label[owner]))
+        smaller[nobody] = nobody
+        done = not comm.sum(np.count_nonzero(smaller != label))
+        label = smaller
+        if done:
+            return comm.sum(np.where(np.diff(blocks.starts) > 0, label[group], 0))
 
 
 def _check_overlap(blocks: ScaleBlocks, gridded: Gridded, n_scaled: int) -> None:

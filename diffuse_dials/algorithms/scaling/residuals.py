@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from diffuse_dials.algorithms.merging import DiffuseMap
+from diffuse_dials.algorithms.running.mpi import Communicator
 from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.scaled import ScaledRows
 
@@ -90,6 +91,10 @@ class Misfits:
             part = group >= 0
             for sums, values in zip(self._sums[name], terms):
                 sums += np.bincount(group[part], values[part], grouping.n_groups)
+
+    def add_ranks(self, comm: Communicator) -> None:
+        """Add up what all ranks have."""
+        self._sums = {name: comm.sum(sums) for name, sums in self._sums.items()}
 
     @property
     def names(self) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from dxtbx.model import Experiment, ExperimentList
@@ -10,6 +10,7 @@ from dxtbx.model import Experiment, ExperimentList
 from diffuse_dials.algorithms.merging import DiffuseMap, excludes_lattice_points, half_sets, merge
 from diffuse_dials.algorithms.quality.bragg_statistics import bragg_statistics, load_spots
 from diffuse_dials.algorithms.quality.random_orientations import RandomOrientations
+from diffuse_dials.algorithms.running.mpi import Communicator
 from diffuse_dials.algorithms.scaling.indexing import agree_on_indexing
 from diffuse_dials.algorithms.scaling.inputs import Gridded
 from diffuse_dials.algorithms.scaling.model import check_registered
@@ -28,7 +29,7 @@ class ScaledMap:
     Attributes:
         gridded: Stills and sums, indexed alike.
         scaled: The scaling: ``scaled.scales.scale`` is b of each still, shape (n_stills,).
-        map: The map.
+        map: The map; None on the ranks of MPI but the first.
         splits: Which stills are in the first half of each random split, shape (n_splits, n_stills), bool.
         excludes_lattice_points: Whether voxels with a lattice point stay out of scaling and statistics.
         integrated: The stills in the settings in which they came.
@@ -36,7 +37,7 @@ class ScaledMap:
 
     gridded: Gridded
     scaled: ScaledStills
-    map: DiffuseMap
+    map: DiffuseMap | None
     splits: np.ndarray
     excludes_lattice_points: bool
     integrated: ExperimentList
@@ -75,7 +76,7 @@ def scale_and_merge(gridded: Gridded, params) -> ScaledMap:
     """Make the stills agree on their indexing, refine their scales, and merge.
 
     Args:
-        gridded: Stills and sums.
+        gridded: Stills and sums. Under MPI every rank calls with its own sums.
         params: Extract of diffuse.scale: ``scale`` and ``merging``.
 
     Raises:
@@ -86,17 +87,17 @@ def scale_and_merge(gridded: Gridded, params) -> ScaledMap:
     gridded = agree_on_indexing(gridded, params.scale)
     scaled = scale_stills(gridded, params)
     splits = half_sets(list(gridded.keys), params.merging.seed, params.merging.n_splits)
-    merged = merge(scaled_rows(gridded, scaled), scaled.observations.index, gridded.record, splits)
+    merged = merge(scaled_rows(gridded, scaled), scaled.observations.index, gridded.record, splits, gridded.comm)
     excluded = excludes_lattice_points(params.merging.exclude_lattice_points, gridded.record.ndiv)
     return ScaledMap(gridded, scaled, merged, splits, excluded, integrated)
 
 
-def judge(result: ScaledMap, counted: DiffuseMap, params) -> Quality:
+def judge(result: ScaledMap, counted: DiffuseMap | None, params) -> Quality | None:
     """All statistics of the map, its stills and, on request, of random orientations and Bragg reflections.
 
     Args:
-        result: The map.
-        counted: The voxels of it that are diffuse scattering (``quality.counted_voxels``).
+        result: The map. Under MPI every rank calls, and the first is given the statistics, the others None.
+        counted: The voxels of it that are diffuse scattering (``quality.counted_voxels``); None where there is no map.
         params: Extract of diffuse.scale.
 
     Raises:
@@ -104,23 +105,37 @@ def judge(result: ScaledMap, counted: DiffuseMap, params) -> Quality:
     """
     gridded, scaled, splits, excluded = result.gridded, result.scaled, result.splits, result.excludes_lattice_points
     record, scale, n_shells = gridded.record, scaled.scales.scale, params.statistics.n_shells
+    comm = gridded.comm
+    if comm.size > 1:
+        counted = _on_all_ranks(counted, comm)
     name = params.scale.order or "file"
     axes = TrendAxes(
         scale, order_of_stills(gridded, name), "order of the stills in the files" if name == "file" else name,
         PanelPlane.of(gridded.experiments[0].detector), gridded.has_positions,
     )  # fmt: skip
     rows = scaled_rows(gridded, scaled)
-    found = quality(counted, rows, scaled.observations.index, record, excluded, n_shells, axes)
+    found = quality(counted, rows, scaled.observations.index, record, excluded, n_shells, axes, comm)
     if params.statistics.random_orientations:
         labels, d_min = [key.label for key in gridded.keys], 1 / counted.s.max()
         edges, draws = shell_edges(counted, n_shells), []
         for draw in range(params.statistics.random_orientations):
             null = RandomOrientations(gridded.experiments, labels, record, d_min, f"{params.merging.seed}:{draw}")
             turned = null.turn(scaled_rows(gridded, scaled))
-            draws.append(null_correlations(turned, null.index, record, splits, edges, excluded))
-        found = replace(found, null=np.array(draws))
+            draws.append(null_correlations(turned, null.index, record, splits, edges, excluded, comm))
+        found = None if found is None else replace(found, null=np.array(draws))
     if params.input.bragg:
-        spots = load_spots(params.input.bragg, gridded.experiments, scale, record, result.integrated)
-        bragg = bragg_statistics(spots, scale, splits, record, n_shells, params.scale.min_partiality)
-        found = replace(found, bragg=bragg)
+        with comm.together():
+            if comm.rank == 0:
+                spots = load_spots(params.input.bragg, gridded.experiments, scale, record, result.integrated)
+                bragg = bragg_statistics(spots, scale, splits, record, n_shells, params.scale.min_partiality)
+                found = replace(found, bragg=bragg)
     return found
+
+
+def _on_all_ranks(counted: DiffuseMap | None, comm: Communicator) -> DiffuseMap:
+    """Rank 0's map as it is there, on the others without half maps; column by column: a message is below 2 GiB."""
+    values = {
+        field.name: () if field.name == "halves" else comm.from_first(getattr(counted, field.name, None))
+        for field in fields(DiffuseMap)
+    }
+    return DiffuseMap(**values) if counted is None else counted

@@ -32,7 +32,7 @@ def fit_signed(
     """One scale per still, each against the map of the others.
 
     Args:
-        blocks: The observations, in ring shells.
+        blocks: The observations, in ring shells; each rank has its own, all get the same scales.
         totals: Variances and responses of stills and shells.
         layout: For the component.
         tolerance, max_cycles: As of the scaling of counts.
@@ -52,11 +52,12 @@ def fit_signed(
     code = blocks.voxel.astype(np.int64) * blocks.n_stills + blocks.still
     code, inverse = np.unique(code, return_inverse=True)
     voxel, still = np.divmod(code, blocks.n_stills)
-    signal, response = np.bincount(inverse, blocks.signal), np.bincount(inverse, blocks.response)
+    # NumPy's sums of no values are integers
+    signal, response = (np.bincount(inverse, of).astype(np.float64) for of in (blocks.signal, blocks.response))
     variance = response * per_response[still, blocks.shells.of_voxel[voxel]]
     found = anisotropic_scales(
         voxel, still, signal, response, variance, blocks.shells.of_voxel.astype(int), blocks.n_stills, tolerance,
-        max_cycles,
+        max_cycles, blocks.comm,
     )  # fmt: skip
     scale = np.nan_to_num(found.scale, nan=1.0)
     factors = np.ones((blocks.n_stills, n_shells))

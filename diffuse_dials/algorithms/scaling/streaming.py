@@ -39,7 +39,7 @@ def all_voxels(
 ) -> tuple[MergedSums, float]:
     """One sweep over all voxels: the map of the present components, then the scales from that map.
 
-    Observations are read twice, block by block; two numbers per voxel are kept.
+    Observations are read twice, block by block; two numbers per voxel are kept. Every rank reads its own.
 
     Args:
         problem: Refined on a part of the voxels; its scales are replaced.
@@ -51,7 +51,7 @@ def all_voxels(
     Returns:
         (the map, observations of the part over all observations).
     """
-    shells, n_stills = problem.blocks.shells, problem.blocks.n_stills
+    shells, n_stills, comm = problem.blocks.shells, problem.blocks.n_stills, problem.comm
     absent = np.flatnonzero(~problem.present)
 
     def blocks():
@@ -60,24 +60,28 @@ def all_voxels(
 
     numerator, denominator = np.zeros((2, len(numbers)))
     n_observations = 0
-    for part in blocks():
-        added = kernels.map_sums(
-            part.starts, part.voxel, part.signal, part.response, shells.of_voxel, part.cell, *problem.tables,
-            *problem.weights, len(numbers),
-        )  # fmt: skip
-        numerator += added[0]
-        denominator += added[1]
-        n_observations += len(part)
+    with comm.together():
+        for part in blocks():
+            added = kernels.map_sums(
+                part.starts, part.voxel, part.signal, part.response, shells.of_voxel, part.cell, *problem.tables,
+                *problem.weights, len(numbers),
+            )  # fmt: skip
+            numerator += added[0]
+            denominator += added[1]
+            n_observations += len(part)
+    numerator, denominator, n_observations = (comm.sum(total) for total in (numerator, denominator, n_observations))
     denominator[denominator <= 0] = 1
     merged = MergedSums(numerator, denominator, numerator / denominator)
     signal, residual = np.zeros((2, n_stills))
-    for part in blocks():
-        score = kernels.scores(
-            part.starts, part.voxel, part.signal, part.response, shells.of_voxel, part.cell, *problem.tables,
-            *problem.weights, merged.intensity, np.ones(len(numbers)), max(1, len(problem.p)),
-        )  # fmt: skip
-        residual += score[0].sum(axis=1)
-        signal += score[8].sum(axis=1)
+    with comm.together():
+        for part in blocks():
+            score = kernels.scores(
+                part.starts, part.voxel, part.signal, part.response, shells.of_voxel, part.cell, *problem.tables,
+                *problem.weights, merged.intensity, np.ones(len(numbers)), max(1, len(problem.p)),
+            )  # fmt: skip
+            residual += score[0].sum(axis=1)
+            signal += score[8].sum(axis=1)
+    residual, signal = comm.sum(residual), comm.sum(signal)
     scale = next(c for c in problem.components if c.name == "scale")
     expected = signal - residual
     moved = problem.present & (signal > 0) & (expected > 0)
@@ -85,4 +89,4 @@ def all_voxels(
     scale.values = scale.values + np.log(ratio)[:, None]
     problem.normalise()
     logger.info("Scales from all %d observations changed by %.1e at most", n_observations, np.abs(ratio - 1).max())
-    return merged, len(problem.blocks) / n_observations
+    return merged, problem.blocks.n_rows / n_observations

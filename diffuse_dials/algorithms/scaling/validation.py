@@ -83,17 +83,19 @@ def validate(name: str, names: list[str], blocks: ScaleBlocks, fit: Callable, se
             errors.append(_squared_errors(judged))
         variance = errors[1][1]
         gain += np.bincount(left_out.still, (errors[1][0] - errors[0][0]) / variance / 2, blocks.n_stills)
-        n_observations += len(left_out)
-    used = np.diff(blocks.starts) > 0
+        n_observations += left_out.n_rows
+    gain = blocks.comm.sum(gain)
+    used = blocks.still_rows > 0
     esd = float(np.sqrt(used.sum()) * np.std(gain[used], ddof=1)) if used.sum() > 1 else float("inf")
     return Verdict(name, component.n_params, float(gain.sum()), esd, n_observations)
 
 
 def _subsample(blocks: ScaleBlocks, rng) -> ScaleBlocks:
     """Whole voxels, so that about a million observations remain."""
-    if len(blocks) <= _MAX_ROWS:
+    n_rows = blocks.n_rows
+    if n_rows <= _MAX_ROWS:
         return blocks
-    keep = rng.random(blocks.n_voxels) < _MAX_ROWS / len(blocks)
+    keep = rng.random(blocks.n_voxels) < _MAX_ROWS / n_rows
     return blocks.select(keep[blocks.voxel])
 
 
