@@ -74,7 +74,8 @@ def test_ranks_of_mpi_are_for_the_steps_that_can_use_them(step):
     given = run_of("a.cbf", mp__method="mpi", mp__nproc=3, d_min=2)
     params = parameters_of(step(), given)
     if hasattr(params, "mp"):
-        assert params.mp.method == ("mpi" if step.uses_mpi else "multiprocessing") and params.mp.nproc == 3
+        assert params.mp.method == ("mpi" if step.uses_mpi else "multiprocessing")
+        assert getattr(params.mp, "nproc", 3) == 3  # diffuse.scale has ranks only
     assert given.params.mp.method == "mpi"
 
 

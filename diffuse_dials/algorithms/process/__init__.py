@@ -48,8 +48,8 @@ input {{
 mp {{
   launcher = None
     .type = str
-    .help = "With mp.method=mpi: what starts the ranks of diffuse.integrate and diffuse.grid, as \\"mpirun -n 8\\" or"
-            "\\"srun -n 64\\"."
+    .help = "With mp.method=mpi: what starts the ranks of diffuse.integrate, diffuse.grid and diffuse.scale, as"
+            "\\"mpirun -n 8\\" or \\"srun -n 64\\"."
     .expert_level = 1
 }}
 """

@@ -120,11 +120,13 @@ class Scale(Step):
     command = "diffuse.scale"
     module = "diffuse_dials.cli.scale"
     writes = ("scaled.expt", "scaled.refl", "merged.expt", "merged.refl", "diffuse.scale.*")
+    uses_mpi = True
     phil = """
         include scope diffuse_dials.algorithms.scaling.options.phil_scope
         include scope diffuse_dials.algorithms.merging.phil_scope
         include scope diffuse_dials.algorithms.quality.statistics.phil_scope
         include scope diffuse_dials.algorithms.quality.bragg_statistics.phil_scope
+        include scope diffuse_dials.algorithms.running.parallel.ranks_phil_scope
         """
 
     def why_not(self, run: Run) -> str | None:
