@@ -231,15 +231,15 @@ def _attenuate(n, form, per_bin, height, spread, work):
 
 
 @njit(**OPTIONS)
-def _bins(n, near_beam, work, bins):
+def _bins(n, work, bins):
     """|s| bins of a piece; returns whether rounding could decide somewhere."""
     near = np.int32(0)
     for i in range(n):
         s = work[_S + i]
-        k = np.int32(s)
-        near = np.int32(near | np.int32((abs(s - np.float64(k) - 0.5) > 0.5 - _NEAR) | (s < near_beam)))
+        k = np.int32(s - _NEAR)
+        near = np.int32(near | (k ^ np.int32(s + _NEAR)))
         bins[i] = k
-    return near
+    return near != 0
 
 
 @njit(**OPTIONS)
@@ -314,7 +314,7 @@ def _share_rows(
                     work[RESPONSE + i] *= factors[i]
             refused, largest = _units(n, per_unit, largest, work, units)
             any_refused |= refused
-            if _bins(n, _NEAR_BEAM * per_bin, work, s_bins):
+            if _bins(n, work, s_bins) or bounds[piece, CHORD_LOW] < _NEAR_BEAM:
                 for i in range(n):
                     s_bins[i] = np.int32(_exact_s(row, first + i, plane, shift, beam, wavelength) / bin_width)
             lowest, highest = _states(

@@ -87,12 +87,13 @@ def test_responses_bins_and_states_are_those_of_numpy(values, distance, parallax
     use[:, 130:280] = False
     geometry = plane.geometry(BEAM)
     s = geometry.s_lengths(wavelength).reshape(shape)
+    width = s[150, 90] / 37  # a pixel right on a bin's edge
     limits = np.quantile(s, [0.1, 0.8])
     limits[1] = s.flat[np.argmin(np.abs(s - limits[1]))]  # a pixel right on the limit
     factor = rng.uniform(0.5, 1, shape)
     bounds = make_pieces(shape, plane.vectors, plane.shift, BEAM).bounds
     shared, totals, unit = make_shared(
-        shape, plane.vectors, plane.shift, BEAM, plane.normal, bounds, form, factor, use, wavelength, WIDTH, 1000,
+        shape, plane.vectors, plane.shift, BEAM, plane.normal, bounds, form, factor, use, wavelength, width, 1000,
         *limits, 2.0**-20,
     )  # fmt: skip
     units, expected_unit = in_units(by_numpy(form, geometry, wavelength) * factor)
@@ -101,7 +102,8 @@ def test_responses_bins_and_states_are_those_of_numpy(values, distance, parallax
     differ = found != units
     # both are within some 1e-15 of the truth, and half a unit is 3e-8 of the largest
     assert differ.mean() < 1e-5 and np.abs(found - units).max() <= 1
-    bins = np.floor(s / WIDTH).astype(int)
+    bins = np.floor(s / width).astype(int)
+    assert bins.max() < 1000
     assert np.array_equal(segments(shared, shape), bins)
     state = np.where((s <= 0) | (s < limits[0]) | (s > limits[1]), pieces.BEYOND, pieces.USED)
     state[~use] = pieces.MASKED
