@@ -144,16 +144,20 @@ def mean_cell(cells: np.ndarray, space_group: sgtbx.space_group) -> tuple[float,
     return tuple(space_group.average_unit_cell(median).parameters())
 
 
-def check_cell(unit_cell, space_group: sgtbx.space_group) -> None:
+def check_cell(unit_cell, space_group: sgtbx.space_group, parameter: str = "grid.unit_cell") -> None:
     """Refuse a cell that the space group does not allow.
+
+    Args:
+        unit_cell: Six parameters, Å and degrees.
+        space_group: The group.
+        parameter: What the user should correct.
 
     Raises:
         ValueError: With the cell and the group.
     """
     if not space_group.is_compatible_unit_cell(uctbx.unit_cell(tuple(unit_cell))):
-        raise ValueError(
-            f"The cell {tuple(unit_cell)} does not fit the space group {symbol(space_group)}. Correct grid.unit_cell."
-        )
+        cell = ",".join(f"{value:g}" for value in unit_cell)
+        raise ValueError(f"The cell {cell} does not fit the space group {symbol(space_group)}. Correct {parameter}.")
 
 
 def supercell_crystal(unit_cell, ndiv, space_group: sgtbx.space_group) -> Crystal:

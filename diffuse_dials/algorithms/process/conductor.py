@@ -12,17 +12,16 @@ from pathlib import Path
 import iotbx.phil
 from dials.util.version import dials_version
 
-from diffuse_dials.algorithms.process import STEPS, Run, Step
+from diffuse_dials.algorithms.process import STEPS, Run, Step, checks
 from diffuse_dials.algorithms.process.child import run_module
 from diffuse_dials.algorithms.process.state import State, key_of, mark
 from diffuse_dials.algorithms.running.run_folder import code_hash
 from diffuse_dials.io.atomic import write_text
-from diffuse_dials.io.tables import load_table
 
 logger = logging.getLogger(f"dials.{__name__}")
 
 _NOT_HELD = ("mp.", "resume")  # change no result
-_HEADER = "# Written by diffuse.process: parameters of "
+HEADER = "# Written by diffuse.process: parameters of "
 
 
 def conduct(run: Run) -> list[str]:
@@ -34,10 +33,12 @@ def conduct(run: Run) -> list[str]:
     Raises:
         ValueError: If a step fails, with what it said; or the files given are not those of the stage.
     """
-    _check(run)
+    checks.check_files(run)
+    checks.check_parameters(run)
     steps = [cls() for cls in STEPS]
     reasons = [step.why_not(run) for step in steps]
-    _refuse_to_overwrite(run, [step for step, reason in zip(steps, reasons) if reason is None])
+    active = [step for step, reason in zip(steps, reasons) if reason is None]
+    checks.refuse_to_overwrite(run, active, {parameter_file(step): step for step in active}, HEADER)
     state = State(run.params.resume)
     done = []
     for step, reason in zip(steps, reasons):
@@ -75,7 +76,7 @@ def _do(step: Step, run: Run, state: State) -> bool:
     arguments = list(step.arguments(run))
     name = parameter_file(step)
     if text.strip():
-        write_text(f"{_HEADER}{step.command}\n{text}", name)
+        write_text(f"{HEADER}{step.command}\n{text}", name)
         arguments = [name, *arguments]
     else:
         Path(name).unlink(missing_ok=True)
@@ -114,62 +115,6 @@ def _key(step: Step, run: Run, inputs: list[str], working) -> str:
         values += [found.path, value]
         values += [mark(name) for name in ([value] if isinstance(value, str) else []) if os.path.isfile(name)]
     return key_of(*values)
-
-
-def _check(run: Run) -> None:
-    stage, given = run.params.start_from, run.given
-    if not given:
-        raise ValueError(f"No files were given. start_from={stage} asks for {_ASKED[stage]}.")
-    for name in given:
-        if not os.path.isfile(name) and not glob.glob(name):
-            raise ValueError(f"There is no file {name}, and it is no parameter of this command. Check name and folder.")
-    kinds = {Path(name).suffix for name in given}
-    if stage == "images":
-        fine = ".refl" not in kinds
-    else:
-        fine = ".expt" in kinds and bool(kinds & ({".refl", ".h5"} if stage == "gridded" else {".refl"}))
-    if not fine:
-        raise ValueError(
-            f"start_from={stage} asks for {_ASKED[stage]}, and the files given are {', '.join(sorted(kinds))}. "
-            "Give those, or another start_from."
-        )
-    if stage in _COLUMNS:
-        first, (columns, what) = run.files(".refl")[0], _COLUMNS[stage]
-        if not columns <= set(load_table(first).columns):
-            raise ValueError(f"start_from={stage} asks for {_ASKED[stage]}, and {first} holds no {what}. Give those.")
-    if run.params.mp.method == "mpi" and not run.params.mp.launcher:
-        raise ValueError('mp.method=mpi needs mp.launcher, such as mp.launcher="mpirun -n 4": what starts the ranks.')
-
-
-def _refuse_to_overwrite(run: Run, steps: list[Step]) -> None:
-    """An input is never changed: no step may write a file of its name, nor a parameter file of the user's."""
-    here = Path.cwd()
-    patterns = {pattern: step for step in steps for pattern in step.writes}
-    for parameter, name in run.named_files():
-        path = Path(name).resolve()
-        for pattern, step in patterns.items():
-            if path.parent == here and fnmatch.fnmatchcase(path.name, pattern):
-                raise ValueError(
-                    f"{step.command} would write {pattern}, and {parameter}{name} is an input of this run. Give it "
-                    "another name, or work in another folder."
-                )
-    for step in steps:
-        file = Path(parameter_file(step))
-        if file.is_file() and not file.read_text("utf-8", errors="replace").startswith(_HEADER):
-            raise ValueError(
-                f"The parameters of {step.command} would be written to {file}, which is a file of yours. Rename it."
-            )
-
-
-# What tells the stage of a table; a table of sums is too large to be read for this, and diffuse.scale says it.
-_COLUMNS = {"integrated": ({"miller_index", "bbox"}, "spots"), "merged": ({"intensity.scale.value"}, "map")}
-_ASKED = {
-    "images": "images, or .expt files of dials.import",
-    "integrated": ".expt and .refl files of dials.stills_process or diffuse.integrate",
-    "gridded": "gridded.expt and gridded.refl (or gridded.h5)",
-    "scaled": "merged.expt, merged.refl, scaled.expt and radial_totals.refl",
-    "merged": "the .expt and .refl of one map",
-}
 
 
 def shortened(names: list[str]) -> list[str]:
