@@ -102,7 +102,7 @@ def run(args=None, phil=phil_scope):
         record = summary(outcome)
         _log_estimates(record)
         for warning in outcome.warnings:
-            logger.warning("WARNING: %s", warning)
+            logger.warning("%s", warning)
         _write(call.params.output, inputs, outcome.chosen.k, record, result)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import sys
 from contextlib import contextmanager
@@ -102,6 +103,7 @@ def start(
         logging.disable(logging.CRITICAL)  # rank 0 speaks for all
     else:
         dials.util.log.config(verbosity=options.verbose, logfile=getattr(output, "log", None))
+        _mark_warnings()
     logger.info("diffuse_dials %s, %s", __version__, dials_version())
     changed = parser.diff_phil.as_str()
     if changed:
@@ -122,6 +124,26 @@ def _parse(parser, arguments):
         return parser.parse_args(args=arguments, show_diff_phil=False, return_unhandled=True, quick_parse=False)
     except (Sorry, RuntimeError) as error:
         raise Sorry(" ".join(str(error).split())) from None
+
+
+class _Marked(logging.Formatter):
+    """Puts the word before warnings on the screen: DIALS marks them in log files, and there only by a colour."""
+
+    def __init__(self, inner: logging.Formatter | None):
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+
+    def format(self, record):
+        if record.levelno == logging.WARNING and record.name != "py.warnings":
+            record = copy.copy(record)
+            record.msg, record.args = f"WARNING: {record.getMessage().lstrip()}", ()
+        return self._inner.format(record)
+
+
+def _mark_warnings() -> None:
+    for handler in logging.getLogger("dials").handlers:
+        if type(handler) is logging.StreamHandler and not isinstance(handler.formatter, _Marked):
+            handler.setFormatter(_Marked(handler.formatter))
 
 
 @contextmanager

@@ -195,7 +195,7 @@ def _check_identifiers(radial: Table, scales) -> None:
         )
     missing = len(scales) - len(shared)
     if missing:
-        logger.warning("WARNING: %d of %d scaled stills have no radial totals and are left out.", missing, len(scales))
+        logger.warning("%d of %d scaled stills have no radial totals and are left out.", missing, len(scales))
     unused = len(radial.identifiers) - len(shared)
     if unused:
         logger.info("%d stills of %s were not scaled and are left out.", unused, radial.path)

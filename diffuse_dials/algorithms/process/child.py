@@ -30,6 +30,8 @@ from {module} import run
 run()
 """
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+_WARNING = "WARNING: "  # as cli.startup marks warnings on the screen
+_SHOWN = 20  # warnings of a step on the screen; thousands of blanks would hide all else
 _KEPT = 20_000  # characters of the end of what a command says on stderr
 
 
@@ -66,10 +68,19 @@ def run_module(module: str, arguments: list[str], launcher: str | None) -> str |
     reader = threading.Thread(target=_forward, args=(ours, said, quiet), daemon=True)
     reader.start()
     try:
+        n_warnings = 0
         for line in child.stdout:
-            _to_log(line.rstrip())
-            if line.startswith("WARNING"):
-                logger.warning("%s", line.rstrip())
+            text = line.rstrip()
+            if not text.startswith(_WARNING):
+                _to_log(text)
+                continue
+            n_warnings += 1
+            if n_warnings <= _SHOWN:
+                logger.warning("%s", text.removeprefix(_WARNING))
+            else:
+                _to_log(text.removeprefix(_WARNING), logging.WARNING)
+        if n_warnings > _SHOWN:
+            logger.warning("%d more warnings are in diffuse.process.log", n_warnings - _SHOWN)
         status = child.wait()
     except BaseException:  # Ctrl-C and the like: no process is left behind, and what it says of that is not shown
         quiet.set()
@@ -82,9 +93,9 @@ def run_module(module: str, arguments: list[str], launcher: str | None) -> str |
     return None if status == 0 else _reason(status, "".join(said))
 
 
-def _to_log(line: str) -> None:
+def _to_log(line: str, level: int = logging.INFO) -> None:
     """Into the log file; on the screen it would hide what this command says itself."""
-    record = logging.LogRecord(logger.name, logging.INFO, __file__, 0, line, None, None)
+    record = logging.LogRecord(logger.name, level, __file__, 0, line, None, None)
     for handler in logging.getLogger("dials").handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)
