@@ -13,6 +13,9 @@ about a minute a run); with it, the 60 stills of 1 Mpixel that `make demo` left 
     more      new images, resume=True: only they are integrated
     masks     several masks, masking.bragg.method=shoebox
     terminal  a progress bar on a terminal, and Ctrl-C
+    signals   SIGINT and SIGTERM in every step, to the group or the parent; resume=True
+    mistakes  what a user may get wrong: one clear line, exit status 1, and no integration before it
+    disk      a full disk again and again (a tmpfs, which takes root); resume=True when there is room
 """
 
 from __future__ import annotations
@@ -221,21 +224,69 @@ KILLS = (("blanks", "parent", 1), ("integrate", "group", 6), ("integrate", "pare
          ("export", "child", 2), ("report", "group", 3))  # fmt: skip
 
 
+# Step, signal, who gets it, and the CPU time (s) of the step within which it comes
+STOPS = (("integrate", "INT", "group", 6), ("integrate", "TERM", "parent", 9), ("make_mask", "TERM", "group", 3),
+         ("grid", "INT", "parent", 5), ("scale", "TERM", "parent", 4), ("absolute", "INT", "group", 3),
+         ("export", "TERM", "group", 2), ("report", "INT", "parent", 3))  # fmt: skip
+
+
+def signals(data: Data) -> bool:
+    expected = reference(data)
+    folder, fine = fresh(data, "signals"), True
+    arguments = resumed(data)
+    seed = time.time_ns() % 1000
+    moments = random.Random(seed)
+    print(f"  seed {seed}")
+    for name, which, victim, seconds in STOPS:
+        run = started_until(arguments, folder, name, moments.uniform(0, seconds))
+        if run.poll() is not None:
+            fine = bad(f"the run ended before {name} was stopped: {run.stdout.read()[-300:]}")
+            continue
+        (os.killpg if victim == "group" else os.kill)(run.pid, getattr(signal, f"SIG{which}"))
+        began = time.monotonic()
+        said, _ = run.communicate()
+        last = said.strip().splitlines()[-1]
+        took = time.monotonic() - began
+        print(f"  {name:9} SIG{which:4} to {victim:6}: status {run.returncode} after {took:.1f} s: {last}")
+        fine &= good(run.returncode == 130 and last.startswith("Interrupted"), said[-500:])
+        fine &= good("Traceback" not in said, said[-1500:])
+        fine &= none_left(2) & no_leftovers(folder)
+    must(["diffuse.process", *data.images, *data.common, "mp.nproc=2", "resume=True"], folder)
+    return same_maps(expected, folder) & fine
+
+
+def resumed(data: Data) -> list[str]:
+    return command(["diffuse.process", *data.images, *data.common, "mp.nproc=2", "resume=True"])
+
+
+def started_until(arguments, folder: Path, name: str, moment: float) -> subprocess.Popen:
+    """A run that has come to some CPU time (s) of a step, or has ended."""
+    started = time.time()
+    run = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True,
+                           stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+    while run.poll() is None and not (has_begun(folder, name, started) and cpu_time(run.pid) >= moment):
+        time.sleep(0.02)
+    return run
+
+
+def no_leftovers(folder: Path) -> bool:
+    """Whether no file is left half written; a block that is being made is a folder, and the next run removes it."""
+    left = [
+        p for p in folder.rglob(".*") if p.is_file() and p.name != ".process.lock" and p.parent.name != "integrated"
+    ]
+    return good(not left, f"left behind: {[p.name for p in left]}")
+
+
 def kills(data: Data) -> bool:
     expected = reference(data)
     folder, fine = fresh(data, "kills"), True
-    arguments = command(["diffuse.process", *data.images, *data.common, "mp.nproc=2", "resume=True"])
+    arguments = resumed(data)
     kept: dict[Path, int] = {}
     seed = time.time_ns() % 1000
     moments = random.Random(seed)
     print(f"  seed {seed}")
     for name, victim, seconds in KILLS:
-        started = time.time()
-        run = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True,
-                               stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
-        moment = moments.uniform(0, seconds)
-        while run.poll() is None and not (has_begun(folder, name, started) and cpu_time(run.pid) >= moment):
-            time.sleep(0.02)
+        run = started_until(arguments, folder, name, moments.uniform(0, seconds))
         step = [f"{n} running" for n, s in steps_of(folder).items() if s["status"] == "running"]
         if run.poll() is not None:
             fine = bad(f"the run ended before {name} was killed: {run.stdout.read()[-300:]}")
@@ -484,7 +535,74 @@ def read_until(end: int, enough) -> str:
     return text
 
 
-CHECKS = {f.__name__: f for f in (same, kills, stages, broken, more, masks, terminal)}
+def mistakes(data: Data) -> bool:
+    made = reference(data)
+    here = fresh(data, "given")
+    (here / "text.mask").write_text("not a mask\n")
+    (here / "text.pdb").write_text("not a model\n")
+    (here / "broken.phil").write_text("grid { ndiv = 1,1,1\n")
+    (here / "unknown.phil").write_text("grid.no_such_parameter = 1\n")
+    (here / "empty.expt").write_text("")
+    whole, few = data.images, data.images[:3]
+    sums = [made / "gridded.expt", made / "gridded.refl"]
+    at_once = (
+        [*few, "no_such_parameter=1"], [*few, "d_min=-1"], [*few, "d_min=two"], [*few, "d_min=3", "d_max=2"],
+        [*few, "grid.ndiv=0,1,1"], [*few, "grid.ndiv=3,3"], [*few, "unit_cell=30,30"], [*few, "space_group=P999"],
+        [*few, "unit_cell=30,40,25,90,90,90"], [*few, "mp.nproc=0"], [*few, "start_from=pictures"],
+        [*few, "mp.method=mpi"], [*few, "input.mask=nothing.mask"], [*few, "composition=nothing.pdb"],
+        [*few, "input.reference_geometry=nothing.expt"], [*few, "background=nothing/*.cbf"],
+        [*few, here / "broken.phil"], [*few, here / "unknown.phil"], ["nothing.cbf"], ["nothing/*.cbf"],
+        [here / "empty.expt"],
+    )  # fmt: skip
+    later = (
+        [*few, f"input.mask={here / 'text.mask'}"], [*few, "mp.method=mpi", "mp.launcher=no_such_launcher -n 2"],
+        [*few, f"background={here / 'text.pdb'}"], [*few, "stills_process.spotfinder.filter.min_spot_size=100000"],
+        [*whole, "stills_process.indexing.known_symmetry.unit_cell=50,60,70,90,90,90"],
+        [*sums, "start_from=gridded", f"absolute.model={here / 'text.pdb'}"],
+        [*sums, "start_from=gridded", "scale.d_min=50"], [*sums, "start_from=gridded", "export.format=jpeg"],
+    )  # fmt: skip
+    fine = True
+    for number, given in enumerate((*at_once, *later)):
+        folder = fresh(data, "mistake")
+        names = [str(one).partition("=")[0] for one in given]
+        common = [one for one in data.common if one.partition("=")[0] not in names]
+        done = call(["diffuse.process", *given, *common], folder)
+        lines = done.stderr.strip().splitlines()
+        shown = [os.path.basename(str(one)) for one in given if one not in whole]
+        print(f"  {' '.join(shown)}: status {done.returncode}\n    {' / '.join(lines)}")
+        fine &= good(done.returncode in (1, 2) and len(lines) == 1, f"{len(lines)} lines")
+        fine &= good("Traceback" not in done.stdout + done.stderr, done.stdout[-500:])
+        fine &= good(number >= len(at_once) or not (folder / "integrated").exists(), "images were integrated before")
+        fine &= good(not list(folder.glob("map*")), "a map was written") & no_leftovers(folder)
+    return fine
+
+
+def disk(data: Data) -> bool:
+    expected, fine = reference(data), True
+    folder = fresh(data, "disk")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        print("  left out: a small disk can be mounted by root only")
+        return True
+    size = sum(path.stat().st_size for path in expected.rglob("*") if path.is_file())
+    try:
+        for share in (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 3):
+            room = max(65536, int(share * size))
+            subprocess.run(["mount", "-o", f"remount,size={room}", str(folder)], check=True)
+            done = call(["diffuse.process", *data.images, *data.common, "mp.nproc=2", "resume=True"], folder)
+            lines = done.stderr.strip().splitlines()
+            last = (lines or done.stdout.strip().splitlines() or [""])[-1]
+            print(f"  {room / 2**20:.2f} MB: status {done.returncode}: {last}")
+            if done.returncode:
+                fine &= good(done.returncode == 1 and len(lines) == 1 and share < 1, f"{len(lines)} lines: {lines}")
+                fine &= good("Traceback" not in done.stdout + done.stderr, (done.stdout + done.stderr)[-1500:])
+            fine &= none_left(2) & no_leftovers(folder)
+        return same_maps(expected, folder) & fine
+    finally:
+        subprocess.run(["umount", str(folder)], check=False)
+
+
+CHECKS = {f.__name__: f for f in (same, kills, stages, broken, more, masks, terminal, signals, mistakes, disk)}
 
 
 def main() -> None:
