@@ -95,7 +95,7 @@ def composition_section(composition: dict) -> Section:
         f"density {composition['mean_electron_density']:.3f} e/Å³."
     )
     rows = tuple((name, f"{a:.6g}", f"{b:.6g}") for name, a, b in rows)
-    return Section("Unit cell", text, ("", "ordered", "all, with bulk solvent"), rows)
+    return Section("Content of the unit cell", text, ("", "ordered", "all, with bulk solvent"), rows)
 
 
 def totals_graph(totals: dict) -> Graph:
@@ -163,17 +163,17 @@ def wilson_graph(record: dict) -> Graph:
 
 def limits_graph(record: dict, methods) -> Graph:
     """K against the limit of |s| at which it is taken, or by shell."""
-    series = tuple(
-        Series(
-            np.array(estimate["k_against_limit"]["s"]), np.array(estimate["k_against_limit"]["k"]),
-            f"{estimate['method']}, {methods[estimate['method']].curve}",
-        )
-        for estimate in record["estimates"]
-        if estimate["k_against_limit"]["s"]
-    )  # fmt: skip
-    k = record["k"]
+    k, series = record["k"], []
+    low, high = 0.5 * k, 1.6 * k
+    for estimate in record["estimates"]:
+        s, values = (np.array(estimate["k_against_limit"][name]) for name in ("s", "k"))
+        if len(s):
+            label = f"{estimate['method']}, {methods[estimate['method']].curve}"
+            if not np.any((values >= low) & (values <= high)):
+                label += f" (beyond the graph: {estimate['k']:.4g})"
+            series.append(Series(s, values, label))
     title = f"Scale against |s|; dotted: {record['method']}, used"
-    return Graph(title, "|s| (1/Å)", "K (map units per e²)", series, guide=k, y_range=(0.5 * k, 1.6 * k))
+    return Graph(title, "|s| (1/Å)", "K (map units per e²)", tuple(series), guide=k, y_range=(low, high))
 
 
 def overloads_section(s, fraction, width: float = 0.05) -> Section:

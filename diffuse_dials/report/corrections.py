@@ -14,7 +14,7 @@ WHAT = {
     "polarization": "Part of the scattering that the polarization of the beam leaves",
     "sensor_efficiency": "Part of the photons that the sensor absorbs",
     "air": "Part of the photons that air, helium and windows let through",
-    "response": "Response: the product of all corrections, without the exposure",
+    "response": "Response: product of the corrections, exposure apart",
 }
 
 

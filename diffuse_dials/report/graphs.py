@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f")
+_DASHES = (("solid", "-"), ("dash", "--"), ("dot", ":"))  # plotly's and matplotlib's, for each round of the colours
 DIVERGING = [[0, "#053061"], [0.25, "#4393c3"], [0.5, "#f7f7f7"], [0.75, "#d6604d"], [1, "#67001f"]]
 SEQUENTIAL = "Viridis"
 MISSING = "#c8c8c8"  # what was not measured: no colour of either scale
@@ -69,7 +70,7 @@ class Graph:
 
     def plotly(self) -> dict:
         """data and layout of a plotly figure; numbers with five digits."""
-        data = [_trace(one, _COLOURS[i % len(_COLOURS)]) for i, one in enumerate(self.series)]
+        data = [_trace(one, *_look(i)) for i, one in enumerate(self.series)]
         every = max((_every(one) for one in self.series), default=1)
         title = self.title if every == 1 else f"{self.title} (one point in {every} is drawn)"
         layout = _layout(title, self.x_label, self.y_label)
@@ -96,10 +97,11 @@ class Graph:
     def draw(self, axes) -> None:
         """The same on axes of matplotlib."""
         axes.set(title=self.title, xlabel=self.x_label, ylabel=self.y_label)
-        for one, colour in zip(self.series, _COLOURS * (1 + len(self.series) // len(_COLOURS))):
+        for number, one in enumerate(self.series):
+            colour, (_, dashes) = _look(number)
             style = {"color": colour, "label": one.label or None, "ms": one.size / 2}
             style["marker"] = "o" if one.marks else None
-            axes.errorbar(one.x, one.y, one.error, ls="-" if one.lines else "none", lw=1, elinewidth=0.8, **style)
+            axes.errorbar(one.x, one.y, one.error, ls=dashes if one.lines else "none", lw=1, elinewidth=0.8, **style)
         if self.guide is not None:
             axes.axhline(self.guide, color="0.6", lw=0.8, ls=":")
         if self.equal:
@@ -112,9 +114,7 @@ class Graph:
                 show(lambda value, _: f"{value:g}")  # else 1.02 becomes 1.02 x 10⁰
         if self.y_range is not None:
             axes.set_ylim(*self.y_range)
-        if any(one.label for one in self.series):
-            beside = {"loc": "upper left", "bbox_to_anchor": (1.02, 1)} if self.equal else {}
-            axes.legend(frameon=False, **beside)
+        _legend(axes, [one.label for one in self.series if one.label])
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,8 @@ class Bars:
         layout.update(barmode="overlay", bargap=0, showlegend=len(self.heights) > 1)
         if self.log_y:
             layout["yaxis"]["type"] = "log"
+        elif max((np.max(values, initial=0) for values in self.heights.values()), default=0) <= 5:
+            layout["yaxis"]["dtick"] = 1  # whole numbers: half a still is none
         if self.guide is not None:
             layout["shapes"] = [{
                 "type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": self.guide, "x1": self.guide,
@@ -174,7 +176,7 @@ class Bars:
         if self.log_y:
             axes.set_yscale("log")
         if len(self.heights) > 1:
-            axes.legend(frameon=False)
+            _legend(axes, list(self.heights))
 
     @classmethod
     def of(cls, title: str, x_label: str, y_label: str, values, guide=None) -> Bars:
@@ -278,13 +280,26 @@ def _every(one: Series) -> int:
     return max(1, -(-len(one.x) // _MOST))
 
 
-def _trace(one: Series, colour: str) -> dict:
+def _look(number: int) -> tuple[str, tuple[str, str]]:
+    """Colour and dashes of a series, different for each of 24."""
+    turn, place = divmod(number, len(_COLOURS))
+    return _COLOURS[place], _DASHES[turn % len(_DASHES)]
+
+
+def _legend(axes, labels: list[str]) -> None:
+    """Below the axes, where it hides no point."""
+    if labels:
+        columns = max(1, min(len(labels), 90 // (6 + max(map(len, labels)))))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=columns, frameon=False, fontsize="small")
+
+
+def _trace(one: Series, colour: str, dashes: tuple[str, str]) -> dict:
     part = slice(None, None, _every(one))
     x, y = finite(one.x[part]), finite(one.y[part])
     trace = {
         "type": "scatter" if len(x) <= _MANY else "scattergl",
         "mode": "+".join(["lines"] * one.lines + ["markers"] * one.marks), "x": x, "y": y,
-        "name": _text(one.label), "line": {"color": colour, "width": 1.5},
+        "name": _text(one.label), "line": {"color": colour, "width": 1.5, "dash": dashes[0]},
         "marker": {"color": colour, "size": one.size},
     }  # fmt: skip
     if one.error is not None:
@@ -330,7 +345,7 @@ def sheet(plots) -> Figure:
     """
     plots = list(plots)
     n_rows = -(-len(plots) // 2)
-    figure = Figure(figsize=(14, 4.3 * n_rows), layout="constrained")
+    figure = Figure(figsize=(14, 4.6 * n_rows), layout="constrained")
     places = figure.subplots(n_rows, 2, squeeze=False).ravel()
     for plot, axes in zip(plots, places):
         plot.draw(axes)

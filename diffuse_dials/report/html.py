@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 80em; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; margin: 1em 0; font-size: 0.9em; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid #ccc; padding: .2em .5em; text-align: right; }
+th.text, td.text { text-align: left; }
 th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 svg { max-width: 100%; height: auto; }
 pre { white-space: pre-wrap; }
@@ -36,6 +38,8 @@ h1.page { border-top: 2px solid #888; margin-top: 2em; padding-top: .6em; }
 .handles output { min-width: 7em; font-variant-numeric: tabular-nums; }
 .plot { max-width: 60em; }
 """
+
+_NUMBER = re.compile(r"[<>±\s]*[-−+]?(\d|nan|inf|$)")  # what stands in a column to the right
 
 # Draws each graph from the JSON beside it, once the library is unpacked.
 _DRAW = """
@@ -147,8 +151,10 @@ def _section(section: Section) -> str:
     parts = [f"<h2>{html.escape(section.title)}</h2>"]
     parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in section.text.split("\n") if paragraph]
     if section.rows:
-        head = "".join(f"<th>{html.escape(str(h))}</th>" for h in section.headers)
-        lines = ("".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) for row in section.rows)
+        rows = [[_cell(value) for value in row] for row in section.rows]
+        kinds = ["" if all(map(_NUMBER.match, column)) else ' class="text"' for column in zip(*rows)]
+        head = "".join(f"<th{kind}>{html.escape(str(h))}</th>" for h, kind in zip(section.headers, kinds))
+        lines = ("".join(f"<td{kind}>{html.escape(cell)}</td>" for cell, kind in zip(row, kinds)) for row in rows)
         body = "".join(f"<tr>{line}</tr>" for line in lines)
         parts.append(f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>')
     parts += [_drawing(one) for one in section.figures]

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffuse_dials.io.atomic import replacing
+from diffuse_dials.report.graphs import MISSING
 
 PLANES = {"hk0": 2, "h0l": 1, "0kl": 0}
 _AXES = "hkl"
@@ -36,18 +37,19 @@ def save_png(figure: Figure, path) -> None:
 
 
 def sections(
-    maps: dict[str, np.ndarray], index: np.ndarray, frame: VoxelFrame, planes=("hk0", "h0l"), signed=True
+    maps: dict[str, np.ndarray], index: np.ndarray, frame: VoxelFrame, planes=("hk0", "h0l"), signed=True, units=""
 ) -> Figure:
     """Planes through the origin of reciprocal space, symmetry mates filled in.
 
     One row per plane and one column per map; a single map has its planes side by side.
 
     Args:
-        maps: Values by title, each of shape (n,); NaN is left white. All share the colours of the last.
+        maps: Values by title, each of shape (n,); NaN is grey. All share the colours of the last.
         index: Voxels, shape (n, 3).
         frame: Grid and symmetry.
         planes: Names of planes, of ``PLANES``.
         signed: Whether the values scatter about zero (isotropic part removed).
+        units: Of the values, beside the colours.
     """
     shape = (len(planes), len(maps)) if len(maps) > 1 else (1, len(planes))
     figure = Figure(figsize=(4.4 * shape[1] + 0.8, 4.2 * shape[0]), layout="constrained")
@@ -61,11 +63,12 @@ def sections(
                 rasterized=True,
             )  # fmt: skip
             axes.set_aspect("equal")
+            axes.set_facecolor(MISSING)
             axes.set_title(f"{title}, {plane}")
             first, second = (name for i, name in enumerate(_AXES) if i != PLANES[plane])
             axes.set_xlabel(f"along {first} (1/Å)")
             axes.set_ylabel(f"normal to {first}, towards {second} (1/Å)")
-        figure.colorbar(mesh, ax=list(row), shrink=0.8)
+        figure.colorbar(mesh, ax=list(row), shrink=0.8, extend="both", label=units)
     return figure
 
 

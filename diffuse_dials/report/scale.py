@@ -184,6 +184,6 @@ def map_section(intensity: Figure, anisotropic: Figure) -> Section:
     """Sections of the map, with and without its isotropic part."""
     text = (
         "Symmetry mates filled in; voxels with lattice points, where the statistics leave them out, and what was not "
-        "measured are white. Colours end at quantiles: 1 and 99 % of the intensities, 98 % of the anisotropic part."
+        "measured are grey. Colours end at quantiles: 1 and 99 % of the intensities, 98 % of the anisotropic part."
     )
     return Section("Sections of the map", text, figure=(intensity, anisotropic))

@@ -42,12 +42,14 @@ class Map(Page):
         options.adopt_scope(content_scope)
         options.adopt_scope(region_scope)
         self.content = map_content(load_table(name), self.record, options.extract())
-        self.file = name
+        self.file, self.units = name, self.content.units.replace("^2", "²")
 
     def sections(self):
         """See :meth:`Page.sections`."""
         drawn = slices(self.content, self.record)
-        text = f"{self.content.title()}, from {self.file}. {_TEXT}"
+        title = self.content.title().replace("^2", "²")
+        yield Section("Crystal and grid", "", ("", ""), tuple(crystal_rows(self.record)))
+        text = f"{title}, from {self.file}. {_TEXT}"
         yield Section("Sections", f"{text}\n{drawn.shown}" if drawn.shown else text, figure=drawn)
 
     def pictures(self) -> dict:
@@ -56,8 +58,10 @@ class Map(Page):
         isotropic = _isotropic(content, self.record)
         whole, planes = content.columns["intensity"], tuple(plots.PLANES)
         return {
-            "map": plots.sections({"intensity": whole}, content.index, frame, planes, signed=False),
-            "map_anisotropic": plots.sections({"anisotropic": whole - isotropic}, content.index, frame, planes),
+            "map": plots.sections({"intensity": whole}, content.index, frame, planes, signed=False, units=self.units),
+            "map_anisotropic": plots.sections(
+                {"without isotropic part": whole - isotropic}, content.index, frame, planes, units=self.units
+            ),
         }
 
     def numbers(self):
@@ -76,8 +80,34 @@ class Map(Page):
         low, middle, high = numbers["quantiles"].values()
         yield (
             f"{numbers['voxels_of_asymmetric_unit']} voxels of the asymmetric unit ({numbers['laue_group']}); "
-            f"intensity {middle:.4g} (median), {low:.4g} to {high:.4g} (1 to 99 %), {numbers['units']}"
+            f"intensity {middle:.4g} (median), {low:.4g} to {high:.4g} (1 to 99 %), {self.units}"
         )
+        yield f"{crystal_line(self.record)}; {' x '.join(map(str, self.record.ndiv))} voxels per reciprocal cell"
+
+
+def crystal_line(record) -> str:
+    """Space group and reference cell."""
+    lengths, angles = record.unit_cell[:3], record.unit_cell[3:]
+    cell = " ".join([*(f"{x:.3f}" for x in lengths), *(f"{x:.2f}" for x in angles)])
+    return f"Space group {record.space_group}, cell {cell} (Å, °)"
+
+
+def crystal_rows(record):
+    """What the map is a map of: (name, value) for a table, from its GridRecord."""
+    cell = " ".join([*(f"{x:.3f} Å" for x in record.unit_cell[:3]), *(f"{x:.2f}°" for x in record.unit_cell[3:])])
+    yield "space group", record.space_group
+    yield "Laue group of the map", record.laue_group
+    yield "reference cell", f"{cell}, {record.unit_cell_origin}"
+    yield "voxels per reciprocal cell", " x ".join(map(str, record.ndiv))
+    high = "corner of the detector" if record.d_min is None else f"{record.d_min:g} Å"
+    low = "beamstop" if record.d_max is None else f"{record.d_max:g} Å"
+    yield "limits", f"{low} to {high}"
+    yield "h of a still by", "its own cell" if record.cell_policy == "own" else "the reference cell"
+    yield "rms Δhkl of the stills' cells", f"{record.rms_delta_hkl:.4f} (above 0.1: not isomorphous)"
+    others = ", ".join(record.reindexing_operators)
+    yield "other ways to index the lattice", others if record.ambiguous else "none"
+    removed = "yes: a radial background of each still took it" if record.isotropic_removed else "no"
+    yield "isotropic part lost with the background", removed
 
 
 def slices(content, record) -> Slices:
