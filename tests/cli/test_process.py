@@ -108,6 +108,29 @@ def json_background(folder):
     return json.loads((folder / "grid.json").read_text())["background"]["files"][0]
 
 
+def test_stills_integrated_elsewhere_give_the_same_map(made, simulated, run_in_tmp_path):
+    """stills.csv travels with them, failed images included."""
+    files = sorted(os.path.relpath(path) for path in (made / "integrated").glob("*_integrated.*"))
+    process.run([*files, str(made / "process.phil"), f"background={simulated / 'blank.expt'}", "start_from=integrated"])
+    assert not Path("integrated").exists()
+    for name in ("gridded.refl", "merged.refl"):
+        assert_equal_tables(name, made / name)
+    assert Path("stills.csv").read_text() == (made / "stills.csv").read_text()
+
+
+def test_what_cannot_work_is_refused_before_anything_is_done(made, run_in_tmp_path):
+    images = arguments(made)[:-1]
+    for wrong, said in {
+        "input.mask=none.mask": "^input.mask=none.mask: there is no such file",
+        "background=blanks/*.cbf": r"^input.background=blanks/\*.cbf: there is no such file",
+        "d_max=1": "^d_min=2.5 and d_max=1 leave nothing",
+        "unit_cell=30,40,25,90,90,90": "^The cell 30,40,25,90,90,90 does not fit the space group P 43 21 2",
+    }.items():
+        with pytest.raises(Sorry, match=said):
+            process.run([*images, str(made / "process.phil"), wrong])
+    assert not Path("integrated").exists()
+
+
 def test_a_map_made_elsewhere_is_exported_here(made, run_in_tmp_path):
     process.run([os.path.relpath(made / "merged.expt"), os.path.relpath(made / "merged.refl"), "start_from=merged",
                  "export.format=mtz"])  # fmt: skip

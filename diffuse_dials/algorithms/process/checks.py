@@ -12,7 +12,7 @@ from diffuse_dials.algorithms.process.base import Run, Step
 from diffuse_dials.io.tables import load_table
 
 # What tells the stage of a table; a table of sums is too large to be read for this, and diffuse.scale says it.
-_COLUMNS = {"integrated": ({"miller_index", "bbox"}, "spots"), "merged": ({"intensity.scale.value"}, "map")}
+_COLUMNS = {"integrated": ({"miller_index", "s1"}, "spots"), "merged": ({"intensity.scale.value"}, "map")}
 _ASKED = {
     "images": "images, or .expt files of dials.import",
     "integrated": ".expt and .refl files of dials.stills_process or diffuse.integrate",
