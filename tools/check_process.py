@@ -420,12 +420,13 @@ def broken(data: Data) -> bool:
     for number in range(6):
         shutil.copy(data.images[number], images / f"good_{number}.cbf")
     content = Path(data.images[0]).read_bytes()
-    (images / "truncated.cbf").write_bytes(content[: len(content) // 2])
-    (images / "corrupt.cbf").write_bytes(content[:6000] + random.Random(0).randbytes(len(content) - 6000))
-    (images / "garbage.cbf").write_bytes(random.Random(1).randbytes(20000))
-    (images / "empty.cbf").write_bytes(b"")
-    (images / "text.cbf").write_text("not an image\n")
-    shutil.copy(next((data.folder / "blanks").glob("*.cbf")), images / "blank.cbf")
+    (images / "truncated_1.cbf").write_bytes(content[: len(content) // 2])
+    (images / "corrupt_1.cbf").write_bytes(content[:6000] + random.Random(0).randbytes(len(content) - 6000))
+    (images / "garbage_1.cbf").write_bytes(random.Random(1).randbytes(20000))
+    (images / "empty_1.cbf").write_bytes(b"")
+    (images / "text_1.cbf").write_text("not an image\n")
+    shutil.copy(data.images[0], images / "unnumbered.cbf")
+    shutil.copy(next((data.folder / "blanks").glob("*.cbf")), images / "blank_1.cbf")
     for path in foreign_images(data):
         shutil.copy(path, images / f"foreign_{path.name}")
     said = process(data, folder, "mp.nproc=2", images=[str(p) for p in sorted(images.glob("*.cbf"))])
@@ -440,7 +441,7 @@ def broken(data: Data) -> bool:
     log = (folder / "diffuse.process.log").read_text()
     fine &= good(all(name in log and name in said for name in named), "an image is not named in log and on screen")
     fine &= good(len(rows) == len(list(images.glob("*.cbf"))), f"{len(rows)} lines in stills.csv")
-    for title, names in (("foreign", "foreign_*"), ("blank", "blank*"), ("unreadable", "[tceg]*[ty].cbf")):
+    for title, names in (("foreign", "foreign_*"), ("blank", "blank*"), ("unreadable", "[tceg]*[ty]_1.cbf")):
         files = sorted(str(p) for p in images.glob(names) if not p.name.startswith("good"))
         done = call(["diffuse.process", *files, *data.common], fresh(data, "none"))
         print(f"  only {title} images: exit status {done.returncode}\n    {done.stderr.strip()}")

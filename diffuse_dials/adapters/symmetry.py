@@ -160,6 +160,16 @@ def check_cell(unit_cell, space_group: sgtbx.space_group, parameter: str = "grid
         raise ValueError(f"The cell {cell} does not fit the space group {symbol(space_group)}. Correct {parameter}.")
 
 
+def restore_space_group(crystal: Crystal, known: sgtbx.space_group) -> None:
+    """Give a crystal its space group, where the program that indexed it kept the Patterson group only.
+
+    dials.stills_process does with indexing.stills.refine_candidates_with_known_symmetry: P6122 becomes P6/mmm, which
+    has twice the operations.
+    """
+    if crystal.get_space_group() == known.build_derived_patterson_group():
+        crystal.set_space_group(known)
+
+
 def supercell_crystal(unit_cell, ndiv, space_group: sgtbx.space_group) -> Crystal:
     """The crystal whose Miller indices are voxel indices: cell × ndiv, U = 1, the derived point group."""
     basis = np.linalg.inv(fractionalization(unit_cell)) * np.asarray(ndiv)[:, None]

@@ -30,6 +30,7 @@ from libtbx import Auto
 
 from diffuse_dials.adapters.experiments import load_experiments, name_stills, still_keys
 from diffuse_dials.adapters.stills_processor import Block, Outcome, check, dials_log, images_in
+from diffuse_dials.adapters.symmetry import restore_space_group
 from diffuse_dials.algorithms.running.forked import WorkerDied
 from diffuse_dials.algorithms.running.mpi import Communicator
 from diffuse_dials.algorithms.running.parallel import each, working_on
@@ -255,8 +256,11 @@ class _Work:
             return results
         experiments, table = load_experiments(expt), load_flex(refl)
         keys = still_keys(experiments)
+        known = self._params.indexing.known_symmetry.space_group
         for experiment in experiments:
             experiment.identifier = ""
+            if known is not None:
+                restore_space_group(experiment.crystal, known.group())
         name_stills(experiments, keys)
         for number, identifier in enumerate(experiments.identifiers()):
             table.experiment_identifiers()[number] = identifier

@@ -162,7 +162,8 @@ def _section(section: Section) -> str:
 
 
 def _cell(value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "-" if text.strip() == "nan" else text
 
 
 def _drawing(figure) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -62,10 +64,14 @@ def statistics_sections(statistics: MapStatistics) -> list[Section]:
         "Stills per voxel", "1/d (1/Å)", "stills", (Series(s, of("multiplicity")),),
         y_range=(0, 1.1 * np.nanmax([*of("multiplicity"), 1])),
     )  # fmt: skip
-    rows = tuple(statistics.rows())
-    return [
-        Section("Statistics by resolution shell", STATISTICS, statistics.headers, rows, (half, errors, signal, seen))
-    ]
+    rows, figures = tuple(statistics.rows()), _drawn(half, errors, signal, seen)
+    return [Section("Statistics by resolution shell", STATISTICS, statistics.headers, rows, figures)]
+
+
+def _drawn(*graphs: Graph) -> tuple[Graph, ...]:
+    """The graphs without what is not known: of a single still there are no half maps."""
+    known = (replace(g, series=tuple(one for one in g.series if np.isfinite(one.y).any())) for g in graphs)
+    return tuple(graph for graph in known if graph.series)
 
 
 def symmetry_section(symmetry: SymmetryStatistics, statistics: MapStatistics) -> Section:
@@ -76,6 +82,7 @@ def symmetry_section(symmetry: SymmetryStatistics, statistics: MapStatistics) ->
         "Equivalents before merging", "1/d (1/Å)", "correlation",
         (*series, Series(s, symmetry.cc_sym_shells, "CC_sym")), guide=0.0,
     )  # fmt: skip
+    graph = _drawn(graph)
     part = "" if symmetry.fraction == 1 else f" One voxel in {1 / symmetry.fraction:.0f} was looked at."
     return Section("Symmetry", SYMMETRY + part, symmetry.headers, tuple(symmetry.rows()), graph)
 
@@ -101,6 +108,8 @@ def trends_section(trends: tuple[Trend, ...]) -> Section:
 def trend_graphs(trend: Trend):
     """The plots of one trend; none for a single group."""
     misfit, title = trend.misfit, f"Residuals against {trend.name}"
+    if len(trend.x) == 1:
+        return
     if trend.y_label:
         known = np.isfinite(misfit.excess)
         # Colours reach beyond the noise, so that what is not flat stands out and noise does not.
@@ -110,8 +119,6 @@ def trend_graphs(trend: Trend):
             title, trend.x_label, trend.y_label, "excess", trend.x, trend.y, misfit.excess, limit or 0.01,
             equal=trend.name == "detector",
         )  # fmt: skip
-        return
-    if len(trend.x) == 1:
         return
     log, seen = trend.name == "noise", misfit.n_rows[0] > 0
     excess = Series(trend.x[seen], misfit.excess[0][seen], "", misfit.esd[0][seen])

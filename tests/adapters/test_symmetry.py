@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from dxtbx.model import Crystal
 
 from diffuse_dials.adapters import symmetry
 
@@ -75,3 +76,11 @@ def test_the_super_cell_has_voxel_indices_as_miller_indices():
     crystal = symmetry.supercell_crystal((50, 50, 60, 90, 90, 90), (3, 3, 5), symmetry.parse_space_group("P41212"))
     assert crystal.get_unit_cell().parameters() == pytest.approx((150, 150, 300, 90, 90, 90))
     assert symmetry.symbol(crystal.get_space_group()) == "P 4 2 2"
+
+
+def test_a_crystal_gets_back_the_space_group_of_which_it_has_the_patterson_group():
+    hexagonal = ((93, 0, 0), (-46.5, 46.5 * 3**0.5, 0), (0, 0, 131))
+    for known, expected in (("P6122", "P 61 2 2"), ("P61", "P 6/m m m")):
+        crystal = Crystal(*hexagonal, space_group=symmetry.parse_space_group("P6/mmm"))
+        symmetry.restore_space_group(crystal, symmetry.parse_space_group(known))
+        assert symmetry.symbol(crystal.get_space_group()) == expected

@@ -182,6 +182,8 @@ class Absolute(Step):
 
     def adapt(self, params, run: Run) -> None:
         hand_on_spots(params, run)
+        if run.params.space_group is not None and params.absolute.space_group is None:
+            params.absolute.space_group = str(run.params.space_group)  # that of given crystals may be a Patterson group
 
     def inputs(self, run: Run) -> list[str]:
         if run.starts_at("scaled"):

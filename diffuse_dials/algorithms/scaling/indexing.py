@@ -20,6 +20,7 @@ logger = logging.getLogger(f"dials.{__name__}")
 
 _MAX_ROWS = 3_000_000
 _IDENTITY = "h,k,l"
+_COLUMN = "reindexed_by"  # of stills.csv
 
 
 def agree_on_indexing(gridded: Gridded, params) -> Gridded:
@@ -33,6 +34,9 @@ def agree_on_indexing(gridded: Gridded, params) -> Gridded:
         ValueError: If grid.json says that the lattice is ambiguous and the user has not said what to do, or the
             operators do not map the grid onto itself.
     """
+    if not params.reindex:
+        for row in gridded.stills.rows.values():
+            row.pop(_COLUMN, None)  # of an earlier run
     if not gridded.record.ambiguous:
         if params.reindex:
             logger.info("The lattice can be indexed in one way only: scale.reindex=True has nothing to do.")
@@ -75,6 +79,8 @@ def reindexed(gridded: Gridded, experiments_file=None) -> Gridded:
         operator = _from_sums(gridded, names, matrices, voxel_matrices)
     for number, name in enumerate(names[1:], start=1):
         logger.info("%d of %d stills are re-indexed by %s", int((operator == number).sum()), len(operator), name)
+    for identifier, number in zip(gridded.experiments.identifiers(), operator):
+        gridded.stills.update(identifier, **{_COLUMN: names[number]})
     return _apply(gridded, operator, names, voxel_matrices)
 
 

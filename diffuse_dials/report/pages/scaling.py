@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from diffuse_dials.algorithms.scaling.quality import Quality
@@ -46,6 +48,10 @@ class Scaling(Page):
         failed = tuple(self.record["failed"].items())
         yield Section("Stills left out of scaling", "" if failed else "None.", ("still", "reason"), failed)
 
+    def _operators(self) -> dict[str, int]:
+        """How many stills were re-indexed by which operator, where the lattice can be indexed in several ways."""
+        return dict(Counter(row["reindexed_by"] for row in self.stills.values() if row.get("reindexed_by")))
+
     def _scales(self) -> Section:
         """Scales against the order of the stills, or whatever column of stills.csv was named."""
         rows = [row for row in self.stills.values() if row.get("scale")]
@@ -71,6 +77,8 @@ class Scaling(Page):
         found["scale_mean"], found["scale_sd"] = float(scales.mean()), float(scales.std())
         rms = {trend.name: trend.rms for trend in self.quality.trends}
         found["residuals_rms"] = {name: None if np.isnan(value) else value for name, value in rms.items()}
+        if self._operators():
+            found["reindexed"] = self._operators()
         if self.multiplicity is not None:
             found["multiplicity_median"] = float(np.median(self.multiplicity))
             found["voxels_not_measured"] = int((self.multiplicity == 0).sum())
@@ -79,9 +87,13 @@ class Scaling(Page):
     def summary(self):
         """See :meth:`Page.summary`."""
         overall, (r, noise) = self.quality.statistics.overall, self.quality.r_factors[:, -1]
-        left_out = len(self.record["failed"])
+        left_out, n_sums = len(self.record["failed"]), self.record["outliers"]["n_sums_left_out"]
         cc_half = "not known" if np.isnan(overall.cc_half) else f"{overall.cc_half:.3f}"
-        yield f"{self.record['n_stills']} stills scaled, {left_out} left out"
+        text = f"{self.record['n_stills']} stills scaled, {left_out} left out; {n_sums} improbable sums left out"
+        operators = self._operators()
+        if operators:
+            text += "; indexed as " + ", ".join(f"{name}: {n} stills" for name, n in operators.items())
+        yield text
         yield (
             f"CC½ of the anisotropic part {cc_half}, χ² {overall.chi_square:.3g}, R of the scaling "
             f"{100 * r:.2f} % ({100 * noise:.2f} % by noise alone), completeness {100 * overall.completeness:.1f} %, "
