@@ -541,7 +541,7 @@ def mistakes(data: Data) -> bool:
     here = fresh(data, "given")
     (here / "text.mask").write_text("not a mask\n")
     (here / "text.pdb").write_text("not a model\n")
-    (here / "broken.phil").write_text("grid { ndiv = 1,1,1\n")
+    (here / "broken.phil").write_text("grid ndiv = 1,1,1 }\n")
     (here / "unknown.phil").write_text("grid.no_such_parameter = 1\n")
     (here / "empty.expt").write_text("")
     whole, few = data.images, data.images[:3]

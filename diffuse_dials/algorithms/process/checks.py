@@ -20,6 +20,7 @@ _ASKED = {
     "scaled": "merged.expt, merged.refl, scaled.expt and radial_totals.refl",
     "merged": "the .expt and .refl of one map",
 }
+_SHORTEST = 2  # Å
 _PATTERNS = ("input.background",)  # may be patterns of file names
 
 
@@ -71,6 +72,11 @@ def check_parameters(run: Run) -> None:
         raise ValueError(
             f"d_min={params.d_min:g} and d_max={params.d_max:g} leave nothing. d_min, the limit at high resolution, "
             "must be the smaller of the two."
+        )
+    if params.unit_cell is not None and min(params.unit_cell.parameters()[:3]) < _SHORTEST:  # cctbx fills up with 1
+        raise ValueError(
+            f"unit_cell={','.join(f'{x:g}' for x in params.unit_cell.parameters())} has an edge below {_SHORTEST} Å. "
+            "Give six numbers: three edges (Å) and three angles (degrees)."
         )
     if params.unit_cell is not None and params.space_group is not None:
         check_cell(params.unit_cell.parameters(), params.space_group.group(), "unit_cell or space_group")
