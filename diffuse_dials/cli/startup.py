@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dials.util.log
+import libtbx.phil
 from dials.util import Sorry
 from dials.util.options import ArgumentParser
 from dials.util.version import dials_version
@@ -85,6 +86,8 @@ def start(
         if not Path(name).is_file():
             raise Sorry(f"There is no file {name}. Check the name and the folder.")
     params, options, others = _parse(parser, rest)
+    for name in others:
+        _refuse_parameters(name)
     ambiguous = [name for name in others if "=" in name]
     if ambiguous:
         raise Sorry(
@@ -124,6 +127,15 @@ def _parse(parser, arguments):
         return parser.parse_args(args=arguments, show_diff_phil=False, return_unhandled=True, quick_parse=False)
     except (Sorry, RuntimeError) as error:
         raise Sorry(" ".join(str(error).split())) from None
+
+
+def _refuse_parameters(name: str) -> None:
+    """A parameter file that cannot be read is left over by DIALS's parser, and would be taken for an image."""
+    if name.endswith((".phil", ".eff", ".def")) and Path(name).is_file():
+        try:
+            libtbx.phil.parse(file_name=name)
+        except RuntimeError as error:
+            raise Sorry(f"{name} cannot be read as parameters: {' '.join(str(error).split())}") from None
 
 
 class _Marked(logging.Formatter):

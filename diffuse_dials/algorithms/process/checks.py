@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffuse_dials.adapters.symmetry import check_cell
 from diffuse_dials.algorithms.process.base import Run, Step
+from diffuse_dials.io.masks import load_pickle
 from diffuse_dials.io.tables import load_table
 
 # What tells the stage of a table; a table of sums is too large to be read for this, and diffuse.scale says it.
@@ -68,6 +69,8 @@ def check_parameters(run: Run) -> None:
         for name in value if isinstance(value, list) else [value]:
             if name and not os.path.isfile(name) and not (found.path in _PATTERNS and glob.glob(name)):
                 raise ValueError(f"{found.path}={name}: there is no such file. Check name and folder.")
+    for name in filter(None, params.input.mask):
+        load_pickle(name)  # stills_process would take a mask that cannot be read for an image that cannot
     if params.d_min is not None and params.d_max is not None and params.d_min >= params.d_max:
         raise ValueError(
             f"d_min={params.d_min:g} and d_max={params.d_max:g} leave nothing. d_min, the limit at high resolution, "

@@ -96,6 +96,12 @@ def _do(step: Step, run: Run, state: State) -> bool:
             f"{step.command} stopped: {failure} What it said is in diffuse.process.log. Correct it and go on with "
             "resume=True."
         )
+    missing = [name for name in step.outputs(run) if not os.path.isfile(name)]
+    if missing:
+        raise ValueError(
+            f"{step.command} ended without writing {missing[0]}: check the files that it was given. What it said is in "
+            "diffuse.process.log. Correct it and go on with resume=True."
+        )
     seconds = time.monotonic() - started
     state.end(step.name, step.outputs(run), seconds)
     logger.info("%s (%.0f s)", ". ".join(["done", *step.summary(run)]), seconds)
