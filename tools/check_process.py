@@ -557,7 +557,8 @@ def mistakes(data: Data) -> bool:
     )  # fmt: skip
     later = (
         [*few, f"input.mask={here / 'text.mask'}"], [*few, "mp.method=mpi", "mp.launcher=no_such_launcher -n 2"],
-        [*few, f"background={here / 'text.pdb'}"], [*few, "stills_process.spotfinder.filter.min_spot_size=100000"],
+        [*few, f"background={here / 'text.pdb'}"],
+        [*few, "stills_process.dispatch.hit_finder.minimum_number_of_reflections=100000"],
         [*whole, "stills_process.indexing.known_symmetry.unit_cell=50,60,70,90,90,90"],
         [*sums, "start_from=gridded", f"absolute.model={here / 'text.pdb'}"],
         [*sums, "start_from=gridded", "scale.d_min=50"], [*sums, "start_from=gridded", "export.format=jpeg"],

@@ -104,5 +104,5 @@ def _one(name: str, ours, theirs):
     if ours is None or theirs is None:
         return theirs if ours is None else ours
     if str(ours) != str(theirs) and os.path.abspath(str(ours)) != os.path.abspath(str(theirs)):
-        raise ValueError(f"{name}={ours} and {theirs} in stills_process contradict each other. Give one.")
+        raise ValueError(f"{name}={ours!s} and {theirs!s} in stills_process contradict each other. Give one.")
     return theirs
