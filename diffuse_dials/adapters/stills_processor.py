@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import shutil
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -268,7 +268,8 @@ def dials_log(path: Path):
         for logger, (handlers, propagate, level) in zip(loggers, before):
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
-        handler.close()
+        with suppress(OSError):  # a full disk: what is to be written there next says it
+            handler.close()
 
 
 def _one_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ A block is never changed. A later run with more images makes blocks of the new o
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -20,6 +21,7 @@ import os
 import re
 import shutil
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -63,6 +65,7 @@ integration {
 _BLOCK = 20
 _NOT_HELD = ("stills_process.mp.", "stills_process.output.output_dir", "stills_process.input.glob",
              "stills_process.input.file_list", "stills_process.input.max_images")  # fmt: skip
+_LITTLE = 1 << 16  # bytes; a disk with no more is full
 _CRASHES = 2  # an image at which processes died so often is given up
 
 
@@ -225,7 +228,12 @@ class _Work:
         return self.images[item].label if item < len(self.images) else str(item)
 
     def __call__(self, number: int) -> tuple[int, list[Result]]:
-        folder, tag = self._home / f".{number:05d}", f"{number:05d}"
+        folder = self._home / f".{number:05d}"
+        with _writing(self._home, folder):
+            return number, self._make(number, folder)
+
+    def _make(self, number: int, folder: Path) -> list[Result]:
+        tag = f"{number:05d}"
         log = self._home / f".{tag}.log"
         with dials_log(log):
             block = Block(self._params, folder, tag)
@@ -245,7 +253,7 @@ class _Work:
             os.replace(path, self._home / path.name)
         folder.rmdir()
         _save_block(self._home, number, self._key, results)
-        return number, results
+        return results
 
     def _with_identifiers(self, results: list[Result], folder: Path, tag: str) -> list[Result]:
         """Name the lattices after their images, the same in every run, in the files and in the results."""
@@ -266,10 +274,32 @@ class _Work:
             table.experiment_identifiers()[number] = identifier
         experiments.as_file(str(expt))
         table.as_file(str(refl))
+        if len(load_flex(refl)) != len(table):  # DIALS's writer may say nothing of a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         named: dict[tuple[str, int], list[str]] = {}
         for key, identifier in zip(keys, experiments.identifiers()):
             named.setdefault((key.image, key.index), []).append(identifier)
         return [replace(result, identifiers=tuple(named.get(result.key, ()))) for result in results]
+
+
+@contextmanager
+def _writing(home: Path, folder: Path):
+    """One clear line if a block cannot be written, and nothing of it left.
+
+    Raises:
+        ValueError: Instead of all that DIALS raises when a disk is full.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        full = shutil.disk_usage(home).free < _LITTLE
+        shutil.rmtree(folder, ignore_errors=True)
+        if not full and not isinstance(error, OSError):
+            raise
+        why = os.strerror(errno.ENOSPC) if full else error.strerror or error
+        raise ValueError(
+            f"Cannot write {home}: {why}. Check the folder, its permissions and the free space."
+        ) from error
 
 
 def _path(home: Path, number: int) -> Path:

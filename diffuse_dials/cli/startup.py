@@ -105,7 +105,14 @@ def start(
     if comm.rank:
         logging.disable(logging.CRITICAL)  # rank 0 speaks for all
     else:
-        dials.util.log.config(verbosity=options.verbose, logfile=getattr(output, "log", None))
+        logging.raiseExceptions = False  # a log that cannot be written (disk full) is not worth a traceback a line
+        log = getattr(output, "log", None)
+        try:
+            dials.util.log.config(verbosity=options.verbose, logfile=log)
+        except OSError as error:
+            raise Sorry(
+                f"Cannot write {log}: {error.strerror}. Check the folder, its permissions and the free space."
+            ) from None
         _mark_warnings()
     logger.info("diffuse_dials %s, %s", __version__, dials_version())
     changed = parser.diff_phil.as_str()

@@ -20,9 +20,11 @@ import diffuse_dials
 
 logger = logging.getLogger(f"dials.{__name__}")
 
-# SIGTERM ends a command by an exception, so that it removes what it has half written.
+# SIGTERM ends a command by an exception, so that it removes what it has half written. What DIALS cannot write into its
+# log (disk full) it does not say, line by line, on the terminal.
 _CODE = """
-import signal, sys
+import logging, signal, sys
+logging.raiseExceptions = False
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 sys.path.append({root!r})
 import diffuse_dials
