@@ -210,8 +210,13 @@ class Export(Step):
     phil = "include scope diffuse_dials.algorithms.export.phil_scope"
 
     def adapt(self, params, run: Run) -> None:
-        if run.starts_before("gridded"):
-            params.d_min = params.d_max = None  # the map has its limits, and all of a voxel that reaches beyond
+        if not self.read_too(run):
+            return
+        record = load_grid_record(self.inputs(run)[0])  # the map's own limits, at which voxels reach beyond, cut nothing
+        if None not in (params.d_min, record.d_min) and params.d_min <= record.d_min:
+            params.d_min = None
+        if None not in (params.d_max, record.d_max) and params.d_max >= record.d_max:
+            params.d_max = None
 
     def inputs(self, run: Run) -> list[str]:
         if run.starts_at("merged"):
