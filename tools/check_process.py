@@ -263,10 +263,15 @@ def started_until(arguments, folder: Path, name: str, moment: float) -> subproce
     """A run that has come to some CPU time (s) of a step, or has ended."""
     started = time.time()
     run = subprocess.Popen(arguments, cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True,
-                           stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+                           stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_heed_interrupts)  # fmt: skip
     while run.poll() is None and not (has_begun(folder, name, started) and cpu_time(run.pid) >= moment):
         time.sleep(0.02)
     return run
+
+
+def _heed_interrupts() -> None:
+    """A shell starts what it runs in the background, this check too, with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def no_leftovers(folder: Path) -> bool:
