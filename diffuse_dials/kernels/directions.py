@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from diffuse_dials.kernels.crossings import OPTIONS, direction
 from diffuse_dials.kernels.pieces import (
     BLOCK,
     CHORD_HIGH,
@@ -18,6 +17,7 @@ from diffuse_dials.kernels.pieces import (
     Pieces,
     row_edges,
 )
+from diffuse_dials.kernels.voxels import OPTIONS, direction
 
 _TERMS = 4  # of a cubic
 _ROUNDING = 1e-15  # of a unit vector
@@ -28,7 +28,7 @@ def make_pieces(shape, plane, shift, beam) -> Pieces:
 
     Args:
         shape: (slow, fast) pixels.
-        plane, shift: As in ``crossings.direction``.
+        plane, shift: As in ``voxels.direction``.
         beam: Unit vector ŝ0.
     """
     edges = row_edges(shape[1])

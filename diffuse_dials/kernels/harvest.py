@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from diffuse_dials.kernels.crossings import OPTIONS
 from diffuse_dials.kernels.still import SLOTS
+from diffuse_dials.kernels.voxels import OPTIONS
 
 
 @njit(**OPTIONS)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from diffuse_dials.kernels.crossings import OPTIONS
 from diffuse_dials.kernels.pieces import (
     BEYOND,
     CHORD_HIGH,
@@ -28,6 +27,7 @@ from diffuse_dials.kernels.pieces import (
     row_edges,
 )
 from diffuse_dials.kernels.sums import UNIT_BITS
+from diffuse_dials.kernels.voxels import OPTIONS
 
 _EXACT = {**OPTIONS, "fastmath": False}  # no operation is contracted with the next
 _NEAR = 1e-9  # of a bin: closer to an edge, rounding could decide; it is below 1e-12
@@ -75,7 +75,7 @@ def make_shared(
 
     Args:
         shape: (slow, fast) pixels.
-        plane, shift: As in crossings.direction.
+        plane, shift: As in voxels.direction.
         beam, normal: Unit vector ŝ0, and the panel's normal.
         bounds: Of the panel's pieces.Pieces.
         form: ClosedForm.

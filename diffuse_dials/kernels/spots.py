@@ -1,4 +1,4 @@
-"""Which pixels of a piece are near a reciprocal lattice point.
+"""Which pixels of a row are near a reciprocal lattice point.
 
 Blocks of pixels whose middle is farther from its lattice point than the radius and the block's own extent are passed
 over. The others are worked out in single precision; a pixel whose distance is within the known error of the radius, or
@@ -10,14 +10,25 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from diffuse_dials.kernels.crossings import OPTIONS, direction, linear, localise
-from diffuse_dials.kernels.pieces import BLOCK, CHORD_HIGH, CHORD_LOW, ERROR, INVERSE_HIGH, INVERSE_LOW, PIECE, REACH
+from diffuse_dials.kernels.pieces import (
+    BEYOND,
+    BLOCK,
+    CHORD_HIGH,
+    CHORD_LOW,
+    ERROR,
+    INVERSE_HIGH,
+    INVERSE_LOW,
+    PIECE,
+    REACH,
+)
+from diffuse_dials.kernels.voxels import INLINE, NEAR, NEAR_BIT, OPTIONS, SINGLE, direction, linear, localise
 
 # Parameters of a lattice's mask: metric (6); square of the radius (5): constant, by |ŝ1 - ŝ0|², by 1/distance², least
 # of the latter term, upper limit; half the distance of lattice planes (infinite where the lattice is not oblique);
 # lengths of the axes of the reciprocal lattice (3), and the sum of the metric's sizes
 METRIC, RADIUS, HALF_SPACING, AXES, METRIC_SIZE, N_LATTICE = 0, 6, 11, 12, 15, 16
-_NEAR, _UNSURE = 1, 2
+_UNSURE = 1  # a flag beside NEAR
+_BLOCKS = PIECE // BLOCK
 _SINGLE = 2.0**-20  # bound of the rounding of a squared distance in single precision, over the sum of its terms
 
 
@@ -30,7 +41,7 @@ def _radius_squared(lattices, which, sigmas_squared, chord, inverse, wavelength,
     return min(squared, lattices[which, RADIUS + 4])
 
 
-@njit(**OPTIONS)
+@njit(**INLINE)
 def _radii(lattices, which, sigmas_squared, bounds, piece, wavelength, s_step):
     """Least and largest radius on a piece, 1/Å."""
     last = len(sigmas_squared) - 1
@@ -50,32 +61,35 @@ def _radii(lattices, which, sigmas_squared, bounds, piece, wavelength, s_step):
     return np.sqrt(min(low * least, limit)) * (1 - 1e-9), np.sqrt(min(high * most, limit)) * (1 + 1e-9)
 
 
-@njit(**OPTIONS)
-def _middle_distances(half, c, m, out):
-    """Squared distances of the blocks' middle pixels from the nearest lattice point."""
-    a0, a1, a2, a3 = c[0, 0], c[0, 1], c[0, 2], c[0, 3]
-    b0, b1, b2, b3 = c[1, 0], c[1, 1], c[1, 2], c[1, 3]
-    c0, c1, c2, c3 = c[2, 0], c[2, 1], c[2, 2], c[2, 3]
-    m00, m11, m22, m01, m02, m12 = m[0], m[1], m[2], m[3], m[4], m[5]
-    start, by = np.float32(BLOCK // 2 - half), np.float32(BLOCK)
-    for i in range(PIECE // BLOCK):
+@njit(**INLINE)
+def _middle_distances(n, c, piece, m, which, far, out):
+    """Squared distances of the middle pixels of a piece's blocks from the nearest lattice point, less ``far``."""
+    a0, a1, a2, a3 = c[piece, 0, 0], c[piece, 0, 1], c[piece, 0, 2], c[piece, 0, 3]
+    b0, b1, b2, b3 = c[piece, 1, 0], c[piece, 1, 1], c[piece, 1, 2], c[piece, 1, 3]
+    c0, c1, c2, c3 = c[piece, 2, 0], c[piece, 2, 1], c[piece, 2, 2], c[piece, 2, 3]
+    m00, m11, m22 = m[which, 0], m[which, 1], m[which, 2]
+    m01, m02, m12 = m[which, 3], m[which, 4], m[which, 5]
+    start, by = np.float32(BLOCK // 2 - n // 2), np.float32(BLOCK)
+    for i in range(-(-n // BLOCK)):
         t = start + by * np.float32(np.int32(i))
         h = ((a3 * t + a2) * t + a1) * t + a0
         k = ((b3 * t + b2) * t + b1) * t + b0
         l = ((c3 * t + c2) * t + c1) * t + c0  # noqa: E741
         h, k, l = h - np.rint(h), k - np.rint(k), l - np.rint(l)  # noqa: E741
-        out[i] = h * (m00 * h + m01 * k + m02 * l) + k * (m11 * k + m12 * l) + m22 * l * l
+        distance = h * (m00 * h + m01 * k + m02 * l) + k * (m11 * k + m12 * l) + m22 * l * l
+        out[np.uint64(piece * _BLOCKS + i)] = distance - far
 
 
-@njit(**OPTIONS)
-def _classify(begin, half, c, m, low, high, edge, here):
-    """_NEAR and _UNSURE of the BLOCK pixels from ``begin``; returns both together."""
-    a0, a1, a2, a3 = c[0, 0], c[0, 1], c[0, 2], c[0, 3]
-    b0, b1, b2, b3 = c[1, 0], c[1, 1], c[1, 2], c[1, 3]
-    c0, c1, c2, c3 = c[2, 0], c[2, 1], c[2, 2], c[2, 3]
-    m00, m11, m22, m01, m02, m12 = m[0], m[1], m[2], m[3], m[4], m[5]
+@njit(**INLINE)
+def _classify(begin, half, c, piece, m, which, low, high, edge, here):
+    """NEAR and _UNSURE of the pixels from ``begin`` of a piece, as many as ``here`` holds; returns all together."""
+    a0, a1, a2, a3 = c[piece, 0, 0], c[piece, 0, 1], c[piece, 0, 2], c[piece, 0, 3]
+    b0, b1, b2, b3 = c[piece, 1, 0], c[piece, 1, 1], c[piece, 1, 2], c[piece, 1, 3]
+    c0, c1, c2, c3 = c[piece, 2, 0], c[piece, 2, 1], c[piece, 2, 2], c[piece, 2, 3]
+    m00, m11, m22 = m[which, 0], m[which, 1], m[which, 2]
+    m01, m02, m12 = m[which, 3], m[which, 4], m[which, 5]
     start, found = np.int32(begin - half), np.int32(0)
-    for i in range(BLOCK):
+    for i in range(len(here)):
         t = np.float32(np.int32(start + np.int32(i)))
         h = ((a3 * t + a2) * t + a1) * t + a0
         k = ((b3 * t + b2) * t + b1) * t + b0
@@ -83,9 +97,9 @@ def _classify(begin, half, c, m, low, high, edge, here):
         h, k, l = h - np.rint(h), k - np.rint(k), l - np.rint(l)  # noqa: E741
         distance = h * (m00 * h + m01 * k + m02 * l) + k * (m11 * k + m12 * l) + m22 * l * l
         near = distance < high
-        unsure = (near & (distance > low)) | (np.abs(h) > edge) | (np.abs(k) > edge) | (np.abs(l) > edge)
-        value = np.int32(np.int32(near) | np.int32(np.int32(unsure) << 1))
-        here[i] = value
+        unsure = (near & (distance > low)) | (max(max(np.abs(h), np.abs(k)), np.abs(l)) > edge)
+        value = np.int32(np.int32(np.int32(near) << NEAR_BIT) | np.int32(unsure))
+        here[np.uint64(i)] = value
         found = np.int32(found | value)
     return found
 
@@ -116,27 +130,25 @@ def _exactly(row, column, plane, shift, beam, matrices, lattices, which, centrin
 
 
 @njit(**OPTIONS)
-def _centred(i, half, c, base, centring):
-    """Whether the lattice point next to pixel i of a piece is none that the centring extinguishes."""
-    t = np.float32(i - half)
-    h = np.rint(((c[0, 3] * t + c[0, 2]) * t + c[0, 1]) * t + c[0, 0]) + base[0]
-    k = np.rint(((c[1, 3] * t + c[1, 2]) * t + c[1, 1]) * t + c[1, 0]) + base[1]
-    l = np.rint(((c[2, 3] * t + c[2, 2]) * t + c[2, 1]) * t + c[2, 0]) + base[2]  # noqa: E741
-    return _on_lattice(h, k, l, centring)
+def _centred(t, c, piece, base, centring):
+    """Whether the lattice point next to a pixel, t from its piece's middle, is none that the centring extinguishes."""
+    h = np.rint(((c[piece, 0, 3] * t + c[piece, 0, 2]) * t + c[piece, 0, 1]) * t + c[piece, 0, 0]) + base[piece, 0]
+    k = np.rint(((c[piece, 1, 3] * t + c[piece, 1, 2]) * t + c[piece, 1, 1]) * t + c[piece, 1, 0]) + base[piece, 1]
+    l = np.rint(((c[piece, 2, 3] * t + c[piece, 2, 2]) * t + c[piece, 2, 1]) * t + c[piece, 2, 0])  # noqa: E741
+    return _on_lattice(h, k, l + base[piece, 2], centring)
 
 
 @njit(**OPTIONS)
 def mark_near(
-    n, row, first, polynomials, bounds, piece, plane, shift, beam, wavelength, s_step, matrices, sizes, lattices,
-    which, centring, sigmas_squared, c, m, middles, here, base, spread, near, words,
+    row, n_fast, kinds, polynomials, bounds, plane, shift, beam, wavelength, s_step, matrices, sizes, lattices, which,
+    centring, sigmas_squared, metrics, c, base, size, limits, middles, close, here, keys,
 ):  # fmt: skip
-    """Mark the pixels of a piece that are near a point of one lattice.
+    """Mark the pixels of a row that are near a point of one lattice.
 
     Args:
-        n: Number of pixels.
-        row, first: Place of the first one.
-        polynomials, bounds, piece: Of all pieces, and the number of this one.
-        plane, shift: As in ``crossings.direction``.
+        row, n_fast: The row, and its number of pixels.
+        kinds, polynomials, bounds: Of all pieces.
+        plane, shift: As in ``voxels.direction``.
         beam, wavelength: Unit vector ŝ0; Å.
         s_step: By which |s| the radius is looked up, 1/Å.
         matrices: From unit vectors to the voxels, and to the Miller indices of each lattice, shape (1 + l, 3, 4).
@@ -144,53 +156,57 @@ def mark_near(
         lattices, which: Parameters of the masks, shape (l, N_LATTICE), and which of them.
         centring: Translations, shape (m, 3).
         sigmas_squared: k² by |s|.
-        c, m, middles, here, base, spread: Work space: coefficients, metric, distances, classes of pixels, whole
-            numbers, bounds of rounding.
-        near: Result, shape (PIECE,), uint8: 1 is added to what is there by |.
-        words: Bits of the pixels where ``near`` may change; added to.
-
-    Returns:
-        Whether any pixel is near.
+        metrics: Those of all lattices, shape (l, 6), single precision.
+        c, base, size: Work space for ``localise``, with room for the pieces.
+        limits: Work space, single precision, shape (pieces, 3): least and most of the squared radius as far as it is
+            sure, and farthest from a whole number for the nearest one to be sure.
+        middles, close: Work space, shape (blocks + 1,), for what is less than 0 where pixels may be near, single
+            precision, and for the numbers of these blocks, int64.
+        here: Work space, shape (BLOCK,), int32.
+        keys: Of the pixels, as in ``voxels.find_voxels``; NEAR is added to them.
     """
-    half = n // 2
-    localise(matrices, which + 1, polynomials, piece, np.float64(half), c, base, spread)
-    low, high = _radii(lattices, which, sigmas_squared, bounds, piece, wavelength, s_step)
-    error, edge = bounds[piece, ERROR] / wavelength, 0.0
+    n_pieces = len(c)
     rounding = lattices[which, METRIC_SIZE] * _SINGLE
-    for j in range(6):
-        m[j] = lattices[which, METRIC + j]
-    for j in range(3):
-        edge = max(edge, bounds[piece, ERROR] * sizes[which + 1, j] + spread[j])
-        error += spread[j] * lattices[which, AXES + j]
-    edge = np.float32(0.5 - edge - 1e-6)
-    reach = high + bounds[piece, REACH] / wavelength + error
-    everywhere = reach > lattices[which, HALF_SPACING]
-    least = np.float32(max(low - error, 0.0) ** 2 - rounding)
-    most, far = np.float32((high + error) ** 2 + rounding), np.float32((reach + error) ** 2 + rounding)
-    _middle_distances(half, c, m, middles)
-    any_near = False
-    for block in range((n + BLOCK - 1) // BLOCK):
-        begin = block * BLOCK
-        if not (everywhere or middles[block] < far or begin + BLOCK // 2 >= n):
+    for part in range(n_pieces):
+        piece = row * n_pieces + part
+        if kinds[piece] >= BEYOND:
+            middles[part * _BLOCKS : (part + 1) * _BLOCKS] = 0
             continue
-        found = _classify(begin, half, c, m, least, most, edge, here)
-        if not found:
-            continue
-        stop, before = min(begin + BLOCK, n), np.int32(0)
-        for i in range(begin, stop):
-            value = here[i - begin]
-            if value & _UNSURE:
-                value = np.int32(_exactly(
-                    row, first + i, plane, shift, beam, matrices, lattices, which, centring, sigmas_squared, wavelength,
-                    s_step,
-                ))  # fmt: skip
-            elif value and len(centring) and not _centred(i, half, c, base, centring):
-                value = np.int32(0)
-            near[i] |= value
-            any_near |= value != 0
-            if value != before or i == begin:
-                words[i >> 6] |= np.uint64(1) << np.uint64(i & 63)
-            before = value
-        if stop < n:
-            words[stop >> 6] |= np.uint64(1) << np.uint64(stop & 63)
-    return any_near
+        n = min(PIECE, n_fast - part * PIECE)
+        localise(matrices, which + 1, polynomials, piece, np.float64(n // 2), 1.0, part, c, base, size)
+        low, high = _radii(lattices, which, sigmas_squared, bounds, piece, wavelength, s_step)
+        error, edge = bounds[piece, ERROR] / wavelength, 0.0
+        for j in range(3):
+            edge = max(edge, bounds[piece, ERROR] * sizes[which + 1, j] + SINGLE * size[part, j])
+            error += SINGLE * size[part, j] * lattices[which, AXES + j]
+        reach = high + bounds[piece, REACH] / wavelength + error
+        far = np.inf if reach > lattices[which, HALF_SPACING] else (reach + error) ** 2 + rounding
+        limits[part, 0] = max(low - error, 0.0) ** 2 - rounding
+        limits[part, 1] = (high + error) ** 2 + rounding
+        limits[part, 2] = 0.5 - edge - 1e-6
+        _middle_distances(n, c, part, metrics, which, np.float32(far), middles)
+    n_blocks, found = -(-n_fast // BLOCK), 0
+    if n_fast - (n_blocks - 1) * BLOCK <= BLOCK // 2 and kinds[row * n_pieces + n_pieces - 1] < BEYOND:
+        middles[n_blocks - 1] = -1  # its middle is not in the image
+    for block in range(n_blocks):
+        close[found] = block
+        found += middles[block] < 0
+    for block in close[:found]:
+        part, begin = block // _BLOCKS, block * BLOCK
+        first = part * PIECE
+        half = min(PIECE, n_fast - first) // 2
+        least, most, edge = limits[part, 0], limits[part, 1], limits[part, 2]
+        together = _classify(begin - first, half, c, part, metrics, which, least, most, edge, here)
+        if together & _UNSURE or (together and len(centring)):
+            for i in range(min(BLOCK, n_fast - begin)):
+                if here[i] & _UNSURE:
+                    near = _exactly(
+                        row, begin + i, plane, shift, beam, matrices, lattices, which, centring, sigmas_squared,
+                        wavelength, s_step,
+                    )  # fmt: skip
+                    here[i] = NEAR if near else 0
+                elif here[i] and not _centred(np.float32(begin + i - first - half), c, part, base, centring):
+                    here[i] = 0
+        if together:
+            for i in range(BLOCK):
+                keys[np.uint64(1 + begin + i)] |= here[i]

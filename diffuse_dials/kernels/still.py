@@ -1,12 +1,14 @@
 """One panel of one still in one pass: pixels → sums per voxel and per |s| bin.
 
-Rows are taken in pieces (kernels.pieces). Where the voxel, the Bragg mask or the state of a pixel changes along a piece
-is worked out first (kernels.crossings, kernels.spots) and marked by bits; runs of pixels between two marks share all of
-it. The sums of a run are differences of running sums, added to its voxel, and those of the static segments of |s| go to
-their bins. The running sums are whole numbers, so that no rounding enters: the response comes as multiples of a small
-unit. Pieces with untrusted, masked or unwanted pixels take a few more steps.
+A row is taken through the steps below as a whole; what is known of it comes in pieces (kernels.pieces). Each pixel gets
+a key of 32 bits that tells its voxel, whether it is near a Bragg spot and whether it is for the map at all
+(kernels.voxels, kernels.spots); runs of pixels of one key share all of it. The sums of a run are differences of running
+sums, added to its voxel, and those of the static segments of |s| go to their bins. The running sums are whole numbers,
+so that no rounding enters: the response comes as multiples of a small unit. Pieces with untrusted, masked or unwanted
+pixels take a few more steps.
 
-The NumPy code of algorithms.stills.still_pixels and algorithms.gridding does the same step by step: the reference.
+The NumPy code of algorithms.stills.still_pixels and algorithms.gridding does the same step by step; it is the
+reference.
 """
 
 from __future__ import annotations
@@ -16,24 +18,30 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from diffuse_dials.kernels.crossings import (
+from diffuse_dials.kernels.pieces import BEYOND, BLOCK, ERROR, MASKED, MIXED, PIECE
+from diffuse_dials.kernels.spots import METRIC, mark_near
+from diffuse_dials.kernels.voxels import (
+    CENTRE,
+    FIELD,
+    INLINE,
+    NEAR,
     OPTIONS,
-    find_crossings,
+    SINGLE,
+    SKIP,
+    STEEP,
+    decide_close,
+    exact_voxel,
+    find_runs,
+    find_voxels,
     localise,
-    trailing_zeros,
-    visit_pixels,
 )
-from diffuse_dials.kernels.pieces import BEYOND, BLOCK, ERROR, MASKED, PIECE, USED
-from diffuse_dials.kernels.spots import mark_near
 
 SLOTS = 64  # voxels are found through bricks of 4 x 4 x 4
 # Columns of the sums: whole numbers (of |s| bins the first four), and real ones where they are needed.
 N_PIXELS, COUNTS, RESPONSE, FAST, SLOW = range(5)
 N_OVERLOADED = 3
 PHOTONS, POSITIVE, BACKGROUND, BACKGROUND_VARIANCE = range(4)
-# A run's key: the voxel relative to the piece's first, 21 bits each, around the middle of their range
-_BITS, _MIDDLE = 21, 1 << 20
-_FIELD = (1 << _BITS) - 1
+_BRICK = (1 << (FIELD - 2)) - 1  # of a key's field: which brick
 
 
 class Crystal(NamedTuple):
@@ -86,85 +94,106 @@ class Sums(NamedTuple):
 
 
 # Numba counts references of arrays, with locked instructions, for each slice and each field of a tuple that is taken:
-# but for one slice a piece, the functions get whole arrays and say where.
+# but for a few a row, functions get whole arrays and say where.
 
 
-@njit(**OPTIONS)
-def _untrusted(values, low, high):
-    """Whether any of the values is beyond the limits."""
+@njit(**INLINE)
+def _untrusted(first, n, values, low, high):
+    """Whether any of the values of a piece is beyond the limits."""
     beyond = np.int32(0)
-    for i in range(len(values)):
-        beyond = np.int32(beyond | np.int32(not ((values[i] >= low) & (values[i] <= high))))
+    for i in range(n):
+        value = values[np.uint64(first + i)]
+        beyond = np.int32(beyond | np.int32(not ((value >= low) & (value <= high))))
     return beyond
 
 
-@njit(**OPTIONS)
-def _running(values, counts):
-    total = np.int64(0)
-    for i in range(len(values)):
-        total += np.int64(values[i])
-        counts[i + 1] = total
+@njit(**INLINE)
+def _run_on(first, n, values, total, counts):
+    """Running sums of the values of a piece; returns the last."""
+    for i in range(n):
+        total += np.int64(values[np.uint64(first + i)])
+        counts[np.uint64(first + i + 1)] = total
+    return total
 
 
 @njit(**OPTIONS)
-def _running_good(values, bad, counts):
-    total = np.int64(0)
-    for i in range(len(values)):
-        total += np.int64(0) if bad[i] else np.int64(values[i])
-        counts[i + 1] = total
-
-
-@njit(**OPTIONS)
-def _screen(
-    row, first, values, limits, state, response, segment, segment_stop, segment_bin, bad, skip, words, bin_whole
-):
+def _screen(row, first, n, raw, limits, state, response, segment, segment_stop, segment_bin, bad, bin_whole):
     """Tell which pixels of a piece are no measurement, and take the refused ones out of the bins' static sums.
 
     Args:
         segment: Number of the piece's first segment.
-        bad: Result: no measurement.
-        skip: Result: not for the map.
-        words: Bits of the pixels where ``skip`` changes; added to.
+        bad: Result: no measurement, of the pixels of the row.
     """
     low, high, trusted, top = limits
-    before = np.uint8(0)
-    for i in range(len(values)):
-        value = values[i]
+    for i in range(n):
+        value = raw[row, first + i]
         if i == segment_stop[segment]:
             segment += 1
         masked = state[row, first + i] == MASKED
         refused = not (value >= low and value <= high)
-        bad[i] = masked or refused
+        bad[first + i] = masked or refused
         if refused and not masked:
             s = segment_bin[segment]
             bin_whole[s, N_PIXELS] -= 1
             bin_whole[s, RESPONSE] -= np.int64(np.uint32(response[row, first + i + 1] - response[row, first + i]))
             bin_whole[s, N_OVERLOADED] += trusted < value <= top
-        skip[i] = bad[i] or state[row, first + i] == BEYOND
-        if skip[i] != before:
-            words[i >> 6] |= np.uint64(1) << np.uint64(i & 63)
-        before = skip[i]
 
 
 @njit(**OPTIONS)
-def _real_terms(row, first, n, values, bad, dirty, pedestal, gain, background, variance, terms):
-    """Photons, their positive part, background and its variance of each pixel of a piece; 0 where it is bad."""
+def _count(row, raw, limits, shared, counting, dirty, bad, counts, bin_whole):
+    """Running sums of a row's counts.
+
+    Args:
+        counting: Whether the values are counts.
+        dirty: Result: which pieces have pixels that are no measurement, or some that are not for the map.
+        bad: Result: which pixels of these are no measurement.
+        counts: Result, shape (row + 1,).
+        bin_whole: Sums of the |s| bins; what is refused is taken out of the static ones.
+    """
+    low, high, _, _ = limits
+    response, state, kinds, first_segment, segment_stop, segment_bin = shared
+    values, total = raw[row], np.int64(0)
+    n_fast, n_pieces = len(values), len(dirty)
+    for part in range(n_pieces):
+        piece, first = row * n_pieces + part, part * PIECE
+        n = min(PIECE, n_fast - first)
+        if kinds[piece] == MASKED:
+            dirty[part], bad[first : first + n], counts[first + 1 : first + n + 1] = True, True, total
+            continue
+        dirty[part] = kinds[piece] == MIXED or _untrusted(first, n, values, low, high)
+        if dirty[part]:
+            _screen(
+                row, first, n, raw, limits, state, response, first_segment[piece], segment_stop, segment_bin, bad,
+                bin_whole,
+            )  # fmt: skip
+        if counting and dirty[part]:
+            for i in range(first, first + n):
+                total += np.int64(0) if bad[i] else np.int64(values[i])
+                counts[i + 1] = total
+        elif counting:
+            total = _run_on(first, n, values, total, counts)
+
+
+@njit(**OPTIONS)
+def _real_terms(row, raw, bad, dirty, pedestal, gain, background, variance, terms):
+    """Photons, their positive part, background and its variance of each pixel of a row; 0 where it is bad."""
+    n_fast = raw.shape[1]
     if gain is not None:
         offset_row, gain_row = row % pedestal.shape[0], row % gain.shape[0]
         one_offset, one_gain = pedestal.shape[1] == 1, gain.shape[1] == 1
-        for i in range(n):
-            at = first + i
-            value = values[i] - pedestal[offset_row, 0 if one_offset else at]
-            value /= gain[gain_row, 0 if one_gain else at]
+        for i in range(n_fast):
+            value = raw[row, i] - pedestal[offset_row, 0 if one_offset else i]
+            value /= gain[gain_row, 0 if one_gain else i]
             terms[PHOTONS, i], terms[POSITIVE, i] = value, max(value, 0.0)
     if background is not None:
-        for i in range(n):
-            terms[BACKGROUND, i], terms[BACKGROUND_VARIANCE, i] = background[row, first + i], variance[row, first + i]
-    if dirty:
-        for i in range(n):
-            if bad[i]:
-                for j in range(4):
-                    terms[j, i] = 0.0
+        for i in range(n_fast):
+            terms[BACKGROUND, i], terms[BACKGROUND_VARIANCE, i] = background[row, i], variance[row, i]
+    for part in range(len(dirty)):
+        if dirty[part]:
+            for i in range(part * PIECE, min((part + 1) * PIECE, n_fast)):
+                if bad[i]:
+                    for j in range(4):
+                        terms[j, i] = 0.0
 
 
 @njit(**OPTIONS)
@@ -178,36 +207,141 @@ def _add_terms(start, stop, terms, slot, real):
 
 
 @njit(**OPTIONS)
-def _slot(a, b, c, bragg, bricks_1, bricks_2, table, bricks, slots, used):
-    """Row of a voxel in the sums; brick and row are taken into use if they are new."""
-    brick = ((a >> 2) * bricks_1 + (b >> 2)) * bricks_2 + (c >> 2)
-    place = table[bragg, brick]
-    if place < 0:
-        place = np.int32(used[0])
-        table[bragg, brick] = place
-        bricks[place] = brick << 1 | bragg
-        used[0] += 1
-    at = np.int64(place) * SLOTS + ((a & 3) << 4 | (b & 3) << 2 | (c & 3))
-    slot = slots[at]
-    if slot < 0:
-        slot = np.int32(used[1])
-        slots[at] = slot
-        used[1] += 1
-    return np.int64(slot)
+def _add_to_bins(row, kinds, first_segment, segment_stop, segment_bin, counting, counts, terms, bin_whole, bin_real):
+    """Add a row to the |s| bins, segment by segment."""
+    n_pieces = -(-(len(counts) - 1) // PIECE)
+    for part in range(n_pieces):
+        piece, start = row * n_pieces + part, part * PIECE
+        if kinds[piece] == MASKED:
+            continue
+        for j in range(first_segment[piece], first_segment[piece + 1]):
+            s, stop = np.uint64(segment_bin[np.uint64(j)]), part * PIECE + np.int64(segment_stop[np.uint64(j)])
+            if counting:
+                bin_whole[s, COUNTS] += counts[np.uint64(stop)] - counts[np.uint64(start)]
+            if bin_real.shape[1]:
+                _add_terms(start, stop, terms, s, bin_real)
+            start = stop
 
 
 @njit(**OPTIONS)
-def _mark_keep(row, first, n, keep, near, words):
-    """Add to ``near`` what other Bragg masks leave out."""
-    any_near, before = False, np.uint8(0)
-    for i in range(n):
-        left_out = np.uint8(not keep[row, first + i])
-        near[i] |= left_out
-        any_near |= left_out != 0
-        if left_out != before:
-            words[i >> 6] |= np.uint64(1) << np.uint64(i & 63)
-        before = left_out
-    return any_near
+def _find_voxels(row, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, c, base, size, steep, keys):
+    """Keys of a row's pixels, but for the flags NEAR and SKIP of single ones.
+
+    Args:
+        c, base, size: Results of ``localise``; the base is a multiple of 4, that keys count bricks.
+        steep: Result: of which pieces each pixel is a run of its own, whose key does not tell the voxel.
+    """
+    n_pieces = len(base)
+    for part in range(n_pieces):
+        piece = row * n_pieces + part
+        n = min(PIECE, n_fast - part * PIECE)
+        localise(matrices, 0, polynomials, piece, np.float64(n // 2), 4.0, part, c, base, size)
+    for part in range(n_pieces):
+        piece, first = row * n_pieces + part, part * PIECE
+        n = min(PIECE, n_fast - first)
+        if kinds[piece] >= BEYOND:
+            keys[1 + first : 1 + first + n] = SKIP
+            continue
+        margin, steep[part] = 0.0, False
+        for j in range(3):
+            margin = max(margin, bounds[piece, ERROR] * sizes[0, j] + SINGLE * size[part, j])
+            steep[part] |= size[part, j] > STEEP
+        if steep[part]:
+            keys[1 + first : 1 + first + n] = np.arange(n)
+        elif find_voxels(first, n, c, part, margin, keys):
+            decide_close(row, first, n, c, part, margin, plane, shift, matrices, base, keys)
+
+
+@njit(**OPTIONS)
+def _mark_skipped(row, n_fast, state, dirty, bad, keys):
+    """Add SKIP to the keys of pixels that are not for the map."""
+    for part in range(len(dirty)):
+        if dirty[part]:
+            for i in range(part * PIECE, min((part + 1) * PIECE, n_fast)):
+                if bad[i] or state[row, i] == BEYOND:
+                    keys[1 + i] |= SKIP
+
+
+@njit(**OPTIONS)
+def _mark_left_out(row, keep, keys):
+    """Add NEAR to the keys of pixels that other Bragg masks leave out."""
+    for i in range(keep.shape[1]):
+        if not keep[row, i]:
+            keys[1 + i] |= NEAR
+
+
+@njit(**OPTIONS)
+def _take_into_use(brick, inside, bragg, table, bricks, slots, used):
+    """Row for a new voxel in the sums; its brick is taken into use as well if it is new."""
+    place = np.int64(table[bragg, brick])
+    if place < 0:
+        place = used[0]
+        table[bragg, brick] = place
+        bricks[place] = brick << 1 | bragg
+        used[0] += 1
+    row = used[1]
+    slots[place * SLOTS + inside] = row
+    used[1] += 1
+    return row
+
+
+@njit(**OPTIONS)
+def _find_slots(
+    row, n_runs, starts, keys, base, origins, steep, plane, shift, matrices, n_bricks, table, bricks, slots, used,
+    slot_of,
+):  # fmt: skip
+    """Row of the sums for each run's voxel; -1 where it is to be skipped.
+
+    Args:
+        base: Of the pieces' coordinates, multiples of 4.
+        origins: Work space for the brick at which a piece's keys begin.
+        slot_of: Result.
+    """
+    row_of_bricks = n_bricks[2]
+    slab = n_bricks[1] * row_of_bricks
+    for part in range(len(base)):
+        a, b, c = np.int64(base[part, 0]), np.int64(base[part, 1]), np.int64(base[part, 2])
+        origins[part] = (a - CENTRE >> 2) * slab + (b - CENTRE >> 2) * row_of_bricks + (c - CENTRE >> 2)
+    for run in range(n_runs):
+        start = starts[np.uint64(run)]
+        part, key = np.uint64(start // PIECE), np.int64(keys[np.uint64(1 + start)])
+        bragg, slot = np.int64((key & NEAR) != 0), np.int64(-1)
+        if not key & SKIP:
+            # the upper bits of the key's fields count bricks, the lower two voxels in them
+            brick = origins[part] + (key >> 2 * FIELD + 2 & _BRICK) * slab
+            brick += (key >> FIELD + 2 & _BRICK) * row_of_bricks + (key >> 2 & _BRICK)
+            inside = (key >> 2 * FIELD & 3) << 4 | (key >> FIELD & 3) << 2 | key & 3
+            if steep[part]:
+                a, b, c = exact_voxel(row, start, plane, shift, matrices)
+                brick = (a >> 2) * slab + (b >> 2) * row_of_bricks + (c >> 2)
+                inside = (a & 3) << 4 | (b & 3) << 2 | c & 3
+            place = np.int64(table[np.uint64(bragg), np.uint64(brick)])
+            if place >= 0:
+                slot = np.int64(slots[np.uint64(place * SLOTS + inside)])
+            if slot < 0:
+                slot = _take_into_use(brick, inside, bragg, table, bricks, slots, used)
+        slot_of[np.uint64(run)] = slot
+
+
+@njit(**OPTIONS)
+def _add_runs(row, n_runs, starts, slot_of, responses, counting, counts, terms, whole, real):
+    """Add the sums of a row's runs to their voxels."""
+    response = responses[row]
+    for run in range(n_runs):
+        slot = slot_of[np.uint64(run)]
+        if slot < 0:
+            continue
+        slot, start, stop = np.uint64(slot), np.int64(starts[np.uint64(run)]), np.int64(starts[np.uint64(run + 1)])
+        n_pixels = stop - start
+        begin, end = np.uint64(start), np.uint64(stop)
+        whole[slot, N_PIXELS] += n_pixels
+        if counting:
+            whole[slot, COUNTS] += counts[end] - counts[begin]
+        whole[slot, RESPONSE] += np.int64(np.uint32(response[end] - response[begin]))
+        whole[slot, FAST] += n_pixels * (start + stop)
+        whole[slot, SLOW] += n_pixels * (2 * row + 1)
+        if real.shape[1]:
+            _add_terms(start, stop, terms, slot, real)
 
 
 @njit(**OPTIONS)
@@ -236,100 +370,41 @@ def sum_rows(
         The row to go on with after making room; the number of rows when all are done.
     """
     n_rows, n_fast = raw.shape
-    low, high, _, _ = limits
     response, state, kinds, first_segment, segment_stop, segment_bin = shared
     edges, polynomials, bounds = pieces
     matrices, sizes, n_bricks, beam, wavelength, lattices, centring, sigmas_squared, s_step = crystal
     table, bricks, slots, used, whole, real, bin_whole, bin_real = sums
-    n_pieces, n_lattices, bricks_1, bricks_2 = len(edges) - 1, len(lattices), n_bricks[1], n_bricks[2]
-    c, base, spread = np.empty((3, 4), np.float32), np.empty(3), np.empty(3)
-    metric, middles, here = np.empty(6, np.float32), np.empty(PIECE // BLOCK, np.float32), np.empty(BLOCK, np.int32)
-    places, floors = np.empty(PIECE + 8, np.int32), np.empty(PIECE, np.int32)
-    near, bad, skip = np.zeros(PIECE, np.uint8), np.zeros(PIECE, np.uint8), np.zeros(PIECE, np.uint8)
-    step, words = np.zeros(PIECE + 1, np.int64), np.zeros(2, np.uint64)
-    counts, terms = np.zeros(PIECE + 1, np.int64), np.zeros((4, PIECE))
+    n_pieces, counting = len(edges) - 1, gain is None
+    c, base, size = np.empty((n_pieces, 3, 4), np.float32), np.empty((n_pieces, 3)), np.empty((n_pieces, 3))
+    dirty, steep, bad = np.zeros(n_pieces, np.bool_), np.zeros(n_pieces, np.bool_), np.zeros(n_fast, np.bool_)
+    keys, starts = np.zeros(n_pieces * PIECE + 1, np.int32), np.zeros(n_fast + 8, np.int32)
+    slot_of, counts = np.zeros(n_fast, np.int64), np.zeros(n_fast + 1, np.int64)
+    terms, origins = np.zeros((4, n_fast)), np.zeros(n_pieces, np.int64)
+    metrics, here = lattices[:, METRIC : METRIC + 6].astype(np.float32), np.empty(BLOCK, np.int32)
+    c_spots, base_spots, size_spots = np.empty_like(c), np.empty_like(base), np.empty_like(size)
+    radii, middles = np.empty((n_pieces, 3), np.float32), np.empty(n_pieces * PIECE // BLOCK, np.float32)
+    close = np.empty(len(middles) + 1, np.int64)
     for row in range(first_row, n_rows):
         if used[0] + min(n_fast, 2 * table.shape[1]) > len(bricks) or used[1] + n_fast > len(whole):
             return row
-        for part in range(n_pieces):
-            piece = row * n_pieces + part
-            kind, first = kinds[piece], edges[part]
-            n = edges[part + 1] - first
-            if kind == MASKED:
-                continue
-            values = raw[row, first : first + n]
-            words[0] = words[1] = 0
-            dirty = kind != USED or _untrusted(values, low, high)
-            if dirty:
-                _screen(
-                    row, first, values, limits, state, response, first_segment[piece], segment_stop, segment_bin, bad,
-                    skip, words, bin_whole,
-                )  # fmt: skip
-            if gain is None:
-                if dirty:
-                    _running_good(values, bad, counts)
-                else:
-                    _running(values, counts)
-            if gain is not None or background is not None:
-                _real_terms(row, first, n, values, bad, dirty, pedestal, gain, background, variance, terms)
-            start = np.int64(0)
-            for j in range(first_segment[piece], first_segment[piece + 1]):
-                stop, s = np.int64(segment_stop[j]), np.int64(segment_bin[j])
-                if gain is None:
-                    bin_whole[s, COUNTS] += counts[stop] - counts[start]
-                if gain is not None or background is not None:
-                    _add_terms(start, stop, terms, s, bin_real)
-                start = stop
-            if kind == BEYOND:
-                continue
-            any_near = False
-            if keep is not None:
-                any_near = _mark_keep(row, first, n, keep, near, words)
-            for j in range(n_lattices):
-                any_near |= mark_near(
-                    n, row, first, polynomials, bounds, piece, plane, shift, beam, wavelength, s_step, matrices,
-                    sizes, lattices, j, centring, sigmas_squared, c, metric, middles, here, base, spread, near, words,
-                )  # fmt: skip
-            localise(matrices, 0, polynomials, piece, np.float64(n // 2), c, base, spread)
-            u, v, w = np.int64(base[0]), np.int64(base[1]), np.int64(base[2])
-            key = np.int64(0)
-            for j in range(3):
-                margin = bounds[piece, ERROR] * sizes[0, j] + spread[j]
-                unit = np.int64(1) << ((2 - j) * _BITS)
-                below, certain = find_crossings(n, c, j, margin, unit, places, step, words)
-                if not certain:
-                    below = visit_pixels(
-                        n, c, j, margin, unit, row, first, plane, shift, matrices, base, floors, step, words
-                    )
-                key += (below + _MIDDLE) * unit
-            start, half, word = np.int64(0), 0, words[0] & ~np.uint64(1)
-            while start < n:
-                if word == 0 and half == 0:
-                    half, word = 1, words[1]
-                stop = n
-                if word != 0:
-                    stop = np.int64(trailing_zeros(word)) + 64 * half
-                    word &= word - np.uint64(1)
-                if not (dirty and skip[start]):
-                    bragg = np.int64(near[start]) if any_near else np.int64(0)
-                    slot = _slot(
-                        u - _MIDDLE + (key >> (2 * _BITS)), v - _MIDDLE + ((key >> _BITS) & _FIELD),
-                        w - _MIDDLE + (key & _FIELD), bragg, bricks_1, bricks_2, table, bricks, slots, used,
-                    )  # fmt: skip
-                    n_pixels = stop - start
-                    whole[slot, N_PIXELS] += n_pixels
-                    if gain is None:
-                        whole[slot, COUNTS] += counts[stop] - counts[start]
-                    whole[slot, RESPONSE] += np.int64(
-                        np.uint32(response[row, first + stop] - response[row, first + start])
-                    )
-                    whole[slot, FAST] += n_pixels * (2 * first + start + stop)
-                    whole[slot, SLOW] += n_pixels * (2 * row + 1)
-                    if gain is not None or background is not None:
-                        _add_terms(start, stop, terms, slot, real)
-                key += step[stop]
-                step[stop] = 0
-                start = stop
-            if any_near:
-                near[:] = 0
+        _count(row, raw, limits, shared, counting, dirty, bad, counts, bin_whole)
+        if gain is not None or background is not None:
+            _real_terms(row, raw, bad, dirty, pedestal, gain, background, variance, terms)
+        _add_to_bins(row, kinds, first_segment, segment_stop, segment_bin, counting, counts, terms, bin_whole, bin_real)
+        _find_voxels(row, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, c, base, size, steep, keys)
+        if keep is not None:
+            _mark_left_out(row, keep, keys)
+        for j in range(len(lattices)):
+            mark_near(
+                row, n_fast, kinds, polynomials, bounds, plane, shift, beam, wavelength, s_step, matrices, sizes,
+                lattices, j, centring, sigmas_squared, metrics, c_spots, base_spots, size_spots, radii, middles, close,
+                here, keys,
+            )  # fmt: skip
+        _mark_skipped(row, n_fast, state, dirty, bad, keys)
+        n_runs = find_runs(n_fast, keys, starts)
+        _find_slots(
+            row, n_runs, starts, keys, base, origins, steep, plane, shift, matrices, n_bricks, table, bricks, slots,
+            used, slot_of,
+        )  # fmt: skip
+        _add_runs(row, n_runs, starts, slot_of, response, counting, counts, terms, whole, real)
     return n_rows

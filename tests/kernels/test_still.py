@@ -11,7 +11,7 @@ from dxtbx.model import Detector, ParallaxCorrectedPxMmStrategy
 from diffuse_dials.adapters.panels import panel_plane
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
 from diffuse_dials.algorithms.stills.fused import lattice_parameters
-from diffuse_dials.kernels import crossings, pieces, spots, still
+from diffuse_dials.kernels import pieces, spots, still, voxels
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
 from diffuse_dials.kernels.shared import ClosedForm, make_shared
@@ -23,14 +23,14 @@ WIDTH = 0.005
 BEAM = np.array([0, 0, -1.0])
 
 
-def tilted_panel(shape=SHAPE, parallax=True):
-    """A panel of 0.075 mm pixels, turned about two axes, with the parallax of 0.45 mm of silicon."""
+def tilted_panel(shape=SHAPE, parallax=True, pixel=0.075):
+    """A panel of small pixels (mm), turned about two axes, with the parallax of 0.45 mm of silicon."""
     panel = Detector().add_panel()
     fast, slow = np.array([0.98, 0.05, -0.19]), np.array([0.04, -0.97, 0.2])
     fast /= np.linalg.norm(fast)
     slow -= fast * (fast @ slow)
     panel.set_frame(fast, slow / np.linalg.norm(slow), (-12.0, 30.0, -100.0))
-    panel.set_pixel_size((0.075, 0.075))
+    panel.set_pixel_size((pixel, pixel))
     panel.set_image_size(shape[::-1])
     panel.set_mu(4.2)
     panel.set_thickness(0.45)
@@ -53,10 +53,10 @@ def test_fractional_indices_are_those_of_dxtbxs_positions_for_a_500_angstrom_cel
     plane = panel_plane(panel)
     matrices = np.column_stack([matrix / wavelength, -matrix @ BEAM / wavelength])[None]
     for row, column in rng.integers(0, SHAPE, (50, 2)):
-        direction = crossings.direction(row, column, plane.vectors, plane.shift)[:3]
+        direction = voxels.direction(row, column, plane.vectors, plane.shift)[:3]
         lab = np.array(panel.get_pixel_lab_coord((column + 0.5, row + 0.5)))
         h = matrix @ (lab / np.linalg.norm(lab) - BEAM) / wavelength
-        assert [crossings.linear(matrices, 0, j, *direction) for j in range(3)] == pytest.approx(h, abs=5e-8)
+        assert [voxels.linear(matrices, 0, j, *direction) for j in range(3)] == pytest.approx(h, abs=5e-8)
 
 
 def random_cubic(rng):
@@ -65,26 +65,31 @@ def random_cubic(rng):
     return np.array([rng.uniform(), slope, rng.uniform(-1e-3, 1e-3), rng.uniform(-2e-6, 2e-6)], dtype=np.float32)
 
 
-def test_crossings_of_whole_numbers_are_where_the_floor_changes(rng):
-    """10 000 cubics; what is not certain is said to be, and then found pixel by pixel."""
-    places, floors = np.empty(pieces.PIECE + 8, np.int32), np.empty(pieces.PIECE, np.int32)
+def key_of(voxel, base=0):
+    """Key of voxels, shape (n, 3), in a piece."""
+    a, b, c = (voxel - base + voxels.CENTRE).T
+    return a << 2 * voxels.FIELD | b << voxels.FIELD | c
+
+
+def test_keys_tell_the_voxel_of_each_pixel_and_runs_begin_where_it_changes(rng):
+    """10 000 pieces; what is not certain is said to be, and is wrong at most next to a voxel's boundary."""
+    keys, starts = np.zeros(pieces.PIECE + 1, np.int32), np.empty(pieces.PIECE + 8, np.int32)
     n_certain = 0
     for _ in range(10_000):
-        n, c = int(rng.integers(4, pieces.PIECE + 1)), random_cubic(rng)[None]
+        n, c = int(rng.integers(4, pieces.PIECE + 1)), np.stack([random_cubic(rng) for _ in range(3)])[None]
         t = np.arange(n) - n // 2
-        expected = np.floor(np.polyval(c[0, ::-1].astype(np.float64), t)).astype(np.int64)
-        step, words = np.zeros(pieces.PIECE + 1, np.int64), np.zeros(2, np.uint64)
-        first, certain = crossings.find_crossings(n, c, 0, 1e-5, 3, places, step, words)
+        coordinates = np.stack([np.polyval(row[::-1].astype(np.float64), t) for row in c[0]], axis=1)
+        expected = key_of(np.floor(coordinates).astype(np.int64))
+        margin = voxels.SINGLE * (1 + np.abs(c[0]) @ [1, 64, 64**2, 64**3]).max()
+        certain = not voxels.find_voxels(0, n, c, 0, margin, keys)
         n_certain += certain
-        if not certain:
-            assert not step.any() and not words.any()
-            first = crossings.visit_pixels(
-                n, c, 0, 0.0, 3, 0, 0, np.ones((5, 3)), None, np.zeros((1, 3, 4)), np.zeros(3), floors, step, words
-            )
-        bits = np.array([int(words[i // 64]) >> (i % 64) & 1 for i in range(n)], dtype=bool)
-        assert np.array_equal(3 * first + np.cumsum(step[:n]), 3 * expected)
-        assert np.array_equal(np.flatnonzero(bits), np.flatnonzero(np.diff(expected)) + 1)
-    assert n_certain > 3000
+        far = (np.abs(coordinates - np.rint(coordinates)) > margin).all(axis=1)
+        assert np.array_equal(keys[1 : n + 1][far], expected[far])
+        assert far.all() or not certain
+        n_runs = voxels.find_runs(n, keys, starts)
+        changes = np.flatnonzero(np.diff(keys[1 : n + 1])) + 1
+        assert np.array_equal(starts[: n_runs + 1], [0, *changes, n])
+    assert n_certain > 8000
 
 
 @pytest.mark.parametrize("h", np.arange(-9, 10) / 4)
@@ -93,14 +98,13 @@ def test_voxels_at_half_integers_and_at_negative_indices_are_those_of_floor(h):
     ndiv, corner, n = 2, -30, 100
     matrices = np.zeros((1, 3, 4))
     matrices[0, :, 3] = h * ndiv + 0.5 - corner
-    c, base, spread = np.empty((3, 4), np.float32), np.empty(3), np.empty(3)
-    crossings.localise(matrices, 0, np.zeros((1, 3, 4)), 0, 50.0, c, base, spread)
-    step, words, floors = np.zeros(pieces.PIECE + 1, np.int64), np.zeros(2, np.uint64), np.empty(128, np.int32)
-    _, certain = crossings.find_crossings(n, c, 0, 1e-6, 1, np.empty(136, np.int32), step, words)
-    assert not certain
-    below = crossings.visit_pixels(n, c, 0, 1e-6, 1, 0, 0, np.ones((5, 3)), None, matrices, base, floors, step, words)
-    assert below + base[0] + corner == voxel_index(np.array([[h, h, h]]), (ndiv, ndiv, ndiv))[0, 0]
-    assert not words.any()
+    c, base, size = np.empty((1, 3, 4), np.float32), np.empty((1, 3)), np.empty((1, 3))
+    voxels.localise(matrices, 0, np.zeros((1, 3, 4)), 0, 50.0, 4.0, 0, c, base, size)
+    keys, margin = np.zeros(pieces.PIECE + 1, np.int32), 1e-6
+    assert voxels.find_voxels(0, n, c, 0, margin, keys) == ((2 * h) % 1 == 0.5)
+    voxels.decide_close(0, 0, n, c, 0, margin, np.ones((5, 3)), None, matrices, base, keys)
+    expected = voxel_index(np.array([[h, h, h]]), (ndiv, ndiv, ndiv)) - corner
+    assert (keys[1 : n + 1] == key_of(expected, base[0].astype(int))).all()
 
 
 def sums_by_numpy(index, key, *columns):
@@ -223,6 +227,18 @@ def test_rows_of_any_length_are_summed(shape, parallax, rng):
     case, a_matrix = Case(rng, "int32", tilted_panel(shape, parallax)), orientation(rng, (300.0, 280.0, 57.0))
     rows, sums, *_ = case.by_kernel(a_matrix, (5, 5, 5))
     expected_rows, expected = case.by_numpy(a_matrix, (5, 5, 5), np.zeros(case.raw.size, bool))
+    assert np.array_equal(rows, expected_rows)
+    for column, values in zip(WHOLE, expected):
+        assert np.array_equal(sums[:, column], values.astype(np.int64))
+
+
+def test_voxels_far_apart_in_one_piece_are_found_pixel_by_pixel(rng):
+    """Neighbouring pixels 3 voxels apart: a key cannot hold what a piece passes."""
+    case, a_matrix = Case(rng, panel=tilted_panel((60, 300), pixel=1.0)), orientation(rng, (90.0, 80.0, 37.0))
+    mask = lattice_mask(a_matrix, radius=0.003)
+    near = ~mask.keep(0, case.raw.shape, case.s, transform(np.linalg.inv(a_matrix), case.s))
+    rows, sums, *_ = case.by_kernel(a_matrix, (5, 5, 5), [mask], [a_matrix])
+    expected_rows, expected = case.by_numpy(a_matrix, (5, 5, 5), near)
     assert np.array_equal(rows, expected_rows)
     for column, values in zip(WHOLE, expected):
         assert np.array_equal(sums[:, column], values.astype(np.int64))
