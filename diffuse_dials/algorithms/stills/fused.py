@@ -78,7 +78,7 @@ class Fused:
         self._panels: OrderedDict = OrderedDict()
         self._last_detector = self._last_corrections = (None, None)
         self._accumulator = Accumulator()
-        self._unit_of: dict = {}
+        self._unit_of: tuple = (None, None)
 
     def prepare(self, experiment, mask, exposure, share) -> None:
         """Work out what stills share with this one, so that forked processes inherit it.
@@ -173,15 +173,18 @@ class Fused:
         index, bragg, whole, real, bin_whole, bin_real = result
         index = index + corner.astype(np.int32)
         n_accepted = int(whole[bragg == 0, still.N_PIXELS].sum())
-        # s = 0 is the direct beam and no reflection to cctbx
-        use = (index[:, 0] != 0) | (index[:, 1] != 0) | (index[:, 2] != 0)
-        if not use.all():
-            index, bragg, whole, real = index[use], bragg[use], whole[use], real[use]
+        # s = 0 is the direct beam and no reflection to cctbx; the rows are in order, so that its are neighbours
+        origin = np.flatnonzero((index[:, 0] == 0) & (index[:, 1] == 0) & (index[:, 2] == 0))
+        if len(origin):
+            neighbours = slice(origin[0], origin[-1] + 1)
+            index, bragg, whole, real = (np.delete(a, neighbours, axis=0) for a in (index, bragg, whole, real))
         full = np.ones(len(index), dtype=np.int32)
         position = None
         if grid.positions:
-            mean = whole[:, still.FAST : still.SLOW + 1] / (2.0 * whole[:, [still.N_PIXELS]])
-            position = plane.offset + 0.5 + plane.step * (mean - 0.5)
+            position, twice = np.empty((len(whole), 2)), 2.0 * whole[:, still.N_PIXELS]
+            for axis, column in enumerate((still.FAST, still.SLOW)):
+                mean = whole[:, column] / twice
+                position[:, axis] = plane.offset + 0.5 + plane.step * (mean - 0.5)
         unit = shared.unit * exposure.incident
         columns = self._columns(panel, whole, real, unit, gain is None, background is not None)
         voxels = VoxelSums(
@@ -276,17 +279,16 @@ class Fused:
 
     def _representatives(self, index, group):
         """Representative of each voxel under the Laue group, by cctbx's convention."""
-        key = str(symmetry.symbol(group))
-        if key not in self._unit_of:
+        if self._unit_of[0] is not group:
             text, rotations, to_reference = symmetry.asymmetric_unit(group)
             known = asymmetric_unit.REFERENCE_UNITS
-            self._unit_of[key] = (known.index(text) if text in known else None, rotations, to_reference)
-        unit, rotations, to_reference = self._unit_of[key]
+            self._unit_of = (group, (known.index(text) if text in known else None, rotations, to_reference))
+        unit, rotations, to_reference = self._unit_of[1]
         if unit is None:  # a convention of a later cctbx
             return symmetry.map_to_asu(index, group)
         mapped = np.empty_like(index)
         if asymmetric_unit.map_to_asu(index, unit, rotations, to_reference, mapped):
-            raise RuntimeError(f"The asymmetric unit of {key} does not hold every orbit.")
+            raise RuntimeError(f"The asymmetric unit of {symmetry.symbol(group)} does not hold every orbit.")
         return mapped
 
     def _panel(self, experiment, panel: int, mask, known) -> _Panel:
