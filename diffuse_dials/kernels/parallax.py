@@ -10,17 +10,21 @@ from diffuse_dials.kernels.shared import DISTANCE, LENGTH, RESPONSE, multiply
 from diffuse_dials.kernels.voxels import OPTIONS
 
 
-def parallax_shifts(along_fast, along_slow, height: float, mu: float, thickness: float, out) -> None:
-    """Shifts of adapters.panels._fast_shifts.
+def parallax_shifts(along_fast, along_slow, height: float, mu: float, thickness: float) -> np.ndarray:
+    """What adapters.panels._fast_shifts returns.
 
     Args:
         along_fast, along_slow: Coordinates of the pixels along the panel's axes from the foot of the perpendicular
             through the sample, shapes (n,) and (m,), mm.
         height: Distance of the panel's plane from the sample, mm.
         mu, thickness: Of the sensor, 1/mm and mm.
-        out: Result along fast and slow, shape (2, m, n), mm.
+
+    Returns:
+        Shifts along fast and slow, shape (2, m, n), mm.
     """
-    _shift_rows(along_fast, along_slow, height, mu, thickness, row_edges(len(along_fast)), out)
+    shifts = np.empty((2, len(along_slow), len(along_fast)))
+    _shift_rows(along_fast, along_slow, height, mu, thickness, row_edges(len(along_fast)), shifts)
+    return shifts
 
 
 @njit(**OPTIONS)
