@@ -166,6 +166,8 @@ def write_stills(
     folder.mkdir(exist_ok=True)
     first = ExperimentListFactory.from_filenames(names[:1])[0]
     detector = first.detector
+    for panel in detector:
+        panel.set_type("SENSOR_PAD")  # a photon counter, which the CBF's header does not say
     if planar:
         for panel in detector:
             panel.set_px_mm_strategy(type(DetectorFactory.simple(
