@@ -23,6 +23,7 @@ from diffuse_dials.models.grid import GridRecord
 from diffuse_dials.models.sums import VoxelSums
 
 ROWS_PER_BLOCK = 2_000_000
+_LEAST_ROWS = 250_000  # smaller blocks cost time and save no more: 0.1 GB while they are worked on
 _SUMS = ("counts", "background", "response", "variance")
 
 
@@ -114,8 +115,10 @@ class Gridded:
         """Voxels of the asymmetric unit that a store lists, shape (n, 3), int32; None where nothing lists them."""
         return self.store.store.asu_index if self.sums is None else None
 
-    def blocks(self, rows_per_block: int = ROWS_PER_BLOCK) -> Iterator[VoxelSums]:
-        """The sums in blocks of whole stills, stills in ascending order."""
+    def blocks(self, rows_per_block: int | None = None) -> Iterator[VoxelSums]:
+        """The sums in blocks of whole stills, stills in ascending order; the blocks of many ranks are smaller."""
+        if rows_per_block is None:
+            rows_per_block = max(ROWS_PER_BLOCK // self.comm.size, _LEAST_ROWS)
         if self.sums is None:
             yield from self.store.blocks(rows_per_block)
             return

@@ -7,20 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from diffuse_dials.algorithms.scaling.inputs import ROWS_PER_BLOCK, Gridded
+from diffuse_dials.algorithms.scaling.inputs import Gridded
 from diffuse_dials.algorithms.scaling.outliers import improbable_rows
 from diffuse_dials.algorithms.scaling.refine import ScaledStills
 from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors
 from diffuse_dials.models.scaled import GOOD, OUTLIER, ScaledRows
 
 
-def scaled_rows(gridded: Gridded, scaled: ScaledStills, rows_per_block: int = ROWS_PER_BLOCK) -> Iterator[ScaledRows]:
+def scaled_rows(gridded: Gridded, scaled: ScaledStills, rows_per_block: int | None = None) -> Iterator[ScaledRows]:
     """Rows of the stills that have a scale, in blocks of whole stills.
 
     Args:
         gridded: Stills and sums.
         scaled: Their scaling; ``ScaledRows.voxel`` numbers ``scaled.observations.index``.
-        rows_per_block: About as many rows are held at once.
+        rows_per_block: About as many rows are held at once; None: as ``gridded.blocks`` has it.
 
     Yields:
         The rows; voxel (0, 0, 0) is left out. Offsets are taken off the signal.
