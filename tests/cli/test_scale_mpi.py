@@ -52,7 +52,7 @@ CASES = {
     "two tables": ("first.refl second.refl", ["model=still", "outlier.probability=0"]),
     "reindexed": ("ambiguous/gridded.h5", ["reindex=True"]),
     "radial": ("radial/gridded.refl", []),
-    "experimental": ("gridded.refl", ["experimental_scale_model=True", "components=panel+offset"]),
+    "experimental": ("gridded.refl", ["experimental_scale_model=True", "components=panel"]),
     "engine": ("gridded.refl", ["engine=SimpleLBFGS", "outlier.probability=0"]),
 }
 TWO_RANKS = ("still_b", "store", "streamed")
@@ -286,7 +286,7 @@ def test_the_cases_hold_what_they_are_for(folder):
     moved = [line for line in logs["reindexed"].splitlines() if "| k,h,-l " in line and "image_00" in line]
     assert {int(line.split("image_")[1][:4]) for line in moved} - {DARK, EMPTY} == set(REINDEXED)
     assert "isotropic part was subtracted" in logs["radial"] and "SimpleLBFGS stopped" in logs["engine"]
-    assert [verdict["component"] for verdict in records["experimental"]["cross_validation"]] == ["panel", "offset"]
+    assert [verdict["component"] for verdict in records["experimental"]["cross_validation"]] == ["panel"]
 
 
 def test_an_error_on_one_rank_ends_all_with_one_line(folder, tmp_path):
