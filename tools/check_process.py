@@ -506,6 +506,7 @@ def terminal(data: Data) -> bool:
     pid, end = pty.fork()
     if pid == 0:
         os.chdir(folder)
+        _heed_interrupts()
         os.execve(arguments[0], arguments, environment())
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     shown = read_until(end, lambda text: re.search(r"integrate: +\d+%.*<.*still", text) and text.count("%|") > 4)
