@@ -166,18 +166,19 @@ class Fused:
         raw, limits = self._limits(model, raw, highest, pedestal, gain)
         if gain is None and limits[0] < 0:
             pedestal, gain = np.zeros((1, 1)), np.ones((1, 1))  # negative values: their variance is not their sum
-        result = self._accumulator.sum_panel(
+        index, bragg, whole, real, bin_whole, bin_real = self._accumulator.sum_panel(
             raw, limits, shared.shared, shared.bins, shared.pieces, plane.vectors, plane.shift, crystal, keep, pedestal,
             gain, background, variance,
         )  # fmt: skip
-        index, bragg, whole, real, bin_whole, bin_real = result
         index = index + corner.astype(np.int32)
         n_accepted = int(whole[bragg == 0, still.N_PIXELS].sum())
         # s = 0 is the direct beam and no reflection to cctbx; the rows are in order, so that its are neighbours
         origin = np.flatnonzero((index[:, 0] == 0) & (index[:, 1] == 0) & (index[:, 2] == 0))
         if len(origin):
             neighbours = slice(origin[0], origin[-1] + 1)
-            index, bragg, whole, real = (np.delete(a, neighbours, axis=0) for a in (index, bragg, whole, real))
+            index, bragg = np.delete(index, neighbours, axis=0), np.delete(bragg, neighbours)
+            whole = np.delete(whole, neighbours, axis=0)  # one after the other: each takes its memory twice
+            real = np.delete(real, neighbours, axis=0)
         full = np.ones(len(index), dtype=np.int32)
         position = None
         if grid.positions:
