@@ -520,7 +520,8 @@ def terminal(data: Data) -> bool:
     lines = [line for line in plain.splitlines() if line.strip()]
     print(f"  after Ctrl-C: exit status {os.waitstatus_to_exitcode(status)}: {' / '.join(lines[-2:])}")
     fine &= good(os.waitstatus_to_exitcode(status) == 130 and "Traceback" not in shown, shown[-500:])
-    fine &= good(lines[-1].startswith("Interrupted"), "the last line is another")
+    last = lines[-1].removeprefix("^C")  # as the terminal shows the key
+    fine &= good(last.startswith("Interrupted"), "the last line is another")
     fine &= none_left(2)
     said = process(data, folder, "resume=True")
     fine &= good("%|" not in said, "a progress bar without a terminal")
