@@ -104,16 +104,9 @@ def start(
         comm = Communicator.of(params.mp.method if hasattr(params, "mp") and not conducts else "")
     if comm.rank:
         logging.disable(logging.CRITICAL)  # rank 0 speaks for all
-    else:
-        logging.raiseExceptions = False  # a log that cannot be written (disk full) is not worth a traceback a line
-        log = getattr(output, "log", None)
-        try:
-            dials.util.log.config(verbosity=options.verbose, logfile=log)
-        except OSError as error:
-            raise Sorry(
-                f"Cannot write {log}: {error.strerror}. Check the folder, its permissions and the free space."
-            ) from None
-        _mark_warnings()
+    with user_errors(comm), comm.together():
+        if comm.rank == 0:
+            _start_log(getattr(output, "log", None), options.verbose)
     logger.info("diffuse_dials %s, %s", __version__, dials_version())
     changed = parser.diff_phil.as_str()
     if changed:
@@ -143,6 +136,17 @@ def _refuse_parameters(name: str) -> None:
             libtbx.phil.parse(file_name=name)
         except RuntimeError as error:
             raise Sorry(f"{name} cannot be read as parameters: {' '.join(str(error).split())}") from None
+
+
+def _start_log(log, verbose: int) -> None:
+    logging.raiseExceptions = False  # a log that cannot be written (disk full) is not worth a traceback a line
+    try:
+        dials.util.log.config(verbosity=verbose, logfile=log)
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write {log}: {error.strerror}. Check the folder, its permissions and the free space."
+        ) from None
+    _mark_warnings()
 
 
 class _Marked(logging.Formatter):

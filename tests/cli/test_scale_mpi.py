@@ -303,6 +303,13 @@ def test_an_error_on_one_rank_ends_all_with_one_line(folder, tmp_path):
     assert not (tmp_path / "merged.refl").exists()
 
 
+def test_a_log_that_cannot_be_written_on_rank_0_ends_all(folder, tmp_path):
+    run = [str(ROOT / "command_line" / "scale.py"), "gridded.expt", "gridded.h5", "mp.method=mpi"]
+    run += [f"output.log={tmp_path / 'nowhere' / 'scale.log'}"]
+    done = subprocess.run([*ranks(2), sys.executable, *run], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0 and done.stderr.count("Cannot write") == 1
+
+
 APART = """
 import numpy as np
 from mpi4py import MPI
