@@ -61,7 +61,7 @@ def map_to_asu(index, unit, rotations, to_reference, mapped):
     """
     missing, n_rotations, m = 0, len(rotations), 0
     for i in range(len(index)):
-        h, k, l = np.int64(index[i, 0]), np.int64(index[i, 1]), np.int64(index[i, 2])  # noqa: E741
+        h, k, l = np.int64(index[i, 0]), np.int64(index[i, 1]), np.int64(index[i, 2])
         found = False
         # A neighbour mostly needs the same rotation. Which one is found does not matter: an orbit is in the unit once.
         for _ in range(n_rotations):

@@ -74,8 +74,8 @@ def _middle_distances(n, c, piece, m, which, far, out):
         t = start + by * np.float32(np.int32(i))
         h = ((a3 * t + a2) * t + a1) * t + a0
         k = ((b3 * t + b2) * t + b1) * t + b0
-        l = ((c3 * t + c2) * t + c1) * t + c0  # noqa: E741
-        h, k, l = h - np.rint(h), k - np.rint(k), l - np.rint(l)  # noqa: E741
+        l = ((c3 * t + c2) * t + c1) * t + c0
+        h, k, l = h - np.rint(h), k - np.rint(k), l - np.rint(l)
         distance = h * (m00 * h + m01 * k + m02 * l) + k * (m11 * k + m12 * l) + m22 * l * l
         out[np.uint64(piece * _BLOCKS + i)] = distance - far
 
@@ -93,8 +93,8 @@ def _classify(begin, half, c, piece, m, which, low, high, edge, here):
         t = np.float32(np.int32(start + np.int32(i)))
         h = ((a3 * t + a2) * t + a1) * t + a0
         k = ((b3 * t + b2) * t + b1) * t + b0
-        l = ((c3 * t + c2) * t + c1) * t + c0  # noqa: E741
-        h, k, l = h - np.rint(h), k - np.rint(k), l - np.rint(l)  # noqa: E741
+        l = ((c3 * t + c2) * t + c1) * t + c0
+        h, k, l = h - np.rint(h), k - np.rint(k), l - np.rint(l)
         distance = h * (m00 * h + m01 * k + m02 * l) + k * (m11 * k + m12 * l) + m22 * l * l
         near = distance < high
         unsure = (near & (distance > low)) | (max(max(np.abs(h), np.abs(k)), np.abs(l)) > edge)
@@ -105,7 +105,7 @@ def _classify(begin, half, c, piece, m, which, low, high, edge, here):
 
 
 @njit(**OPTIONS)
-def _on_lattice(h, k, l, centring):  # noqa: E741
+def _on_lattice(h, k, l, centring):
     """Whether no centring extinguishes the lattice point."""
     for j in range(len(centring)):
         phase = h * centring[j, 0] + k * centring[j, 1] + l * centring[j, 2]
@@ -122,7 +122,7 @@ def _exactly(row, column, plane, shift, beam, matrices, lattices, which, centrin
     radius = _radius_squared(lattices, which, sigmas_squared, chord, inverse, wavelength, s_step)
     h = linear(matrices, which + 1, 0, x, y, z)
     k = linear(matrices, which + 1, 1, x, y, z)
-    l = linear(matrices, which + 1, 2, x, y, z)  # noqa: E741
+    l = linear(matrices, which + 1, 2, x, y, z)
     o, p, r = h - np.rint(h), k - np.rint(k), l - np.rint(l)
     distance = o * (lattices[which, 0] * o + lattices[which, 3] * p + lattices[which, 4] * r)
     distance += p * (lattices[which, 1] * p + lattices[which, 5] * r) + lattices[which, 2] * r * r
@@ -134,7 +134,7 @@ def _centred(t, c, piece, base, centring):
     """Whether the lattice point next to a pixel, t from its piece's middle, is none that the centring extinguishes."""
     h = np.rint(((c[piece, 0, 3] * t + c[piece, 0, 2]) * t + c[piece, 0, 1]) * t + c[piece, 0, 0]) + base[piece, 0]
     k = np.rint(((c[piece, 1, 3] * t + c[piece, 1, 2]) * t + c[piece, 1, 1]) * t + c[piece, 1, 0]) + base[piece, 1]
-    l = np.rint(((c[piece, 2, 3] * t + c[piece, 2, 2]) * t + c[piece, 2, 1]) * t + c[piece, 2, 0])  # noqa: E741
+    l = np.rint(((c[piece, 2, 3] * t + c[piece, 2, 2]) * t + c[piece, 2, 1]) * t + c[piece, 2, 0])
     return _on_lattice(h, k, l + base[piece, 2], centring)
 
 

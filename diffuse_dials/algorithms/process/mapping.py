@@ -212,7 +212,8 @@ class Export(Step):
     def adapt(self, params, run: Run) -> None:
         if not self.read_too(run):
             return
-        record = load_grid_record(self.inputs(run)[0])  # the map's own limits, at which voxels reach beyond, cut nothing
+        # the map's own limits, at which voxels reach beyond, cut nothing
+        record = load_grid_record(self.inputs(run)[0])
         if None not in (params.d_min, record.d_min) and params.d_min <= record.d_min:
             params.d_min = None
         if None not in (params.d_max, record.d_max) and params.d_max >= record.d_max:

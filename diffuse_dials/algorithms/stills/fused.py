@@ -271,9 +271,9 @@ class Fused:
                     hkl = transform(inverse, s)
                 passes = self._sampled(mask.keep(panel, shape, s, hkl).reshape(shape))
                 keep = passes if keep is None else passes & keep
-        matrices = np.array(matrices)
+        matrices, lattices = np.array(matrices), np.array(lattices).reshape(-1, spots.N_LATTICE)
         crystal = still.Crystal(
-            matrices, np.abs(matrices[..., :3]).sum(axis=2), n_bricks, beam, wavelength, np.array(lattices).reshape(-1, spots.N_LATTICE),
+            matrices, np.abs(matrices[..., :3]).sum(axis=2), n_bricks, beam, wavelength, lattices,
             np.ascontiguousarray(centring), np.ascontiguousarray(sigmas_squared), SIGMAS_STEP,
         )  # fmt: skip
         return crystal, keep
