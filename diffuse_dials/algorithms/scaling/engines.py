@@ -52,6 +52,9 @@ class DiffuseTarget(ScalingTarget):
     """Minus the quasi-likelihood with the map eliminated, and the score as its gradient.
 
     The map is the maximum for the present parameters, so that its change adds nothing to the gradient.
+
+    Attributes:
+        distance: From the maximum at the last evaluation, rms in standard uncertainties of the parameters.
     """
 
     rmsd_names = ["distance"]
@@ -62,7 +65,7 @@ class DiffuseTarget(ScalingTarget):
         self.rmsd_names, self.rmsd_units = ["distance"], ["esd"]
         self.param_restraints = False  # in the objective already
         self._start: float | None = None
-        self._distance = np.inf
+        self.distance = np.inf
 
     def evaluate(self, problem: Problem) -> tuple[float, Score]:
         """(objective, its value at the first call being 0; the score)."""
@@ -73,7 +76,7 @@ class DiffuseTarget(ScalingTarget):
         null = problem.null_directions()
         vector = score.vector - null.T @ (null @ score.vector)
         length = vector @ precondition(vector, score, problem)
-        self._distance = float(np.sqrt(max(length, 0) / problem.n_parameters))
+        self.distance = float(np.sqrt(max(length, 0) / problem.n_parameters))
         return objective - self._start, score
 
     def compute_functional_gradients(self, problem):
@@ -88,12 +91,12 @@ class DiffuseTarget(ScalingTarget):
 
     def rmsds(self, table, apm):
         """rms distance from the maximum, in standard uncertainties of the parameters."""
-        self._rmsds = [self._distance]
+        self._rmsds = [self.distance]
         return self._rmsds
 
     def achieved(self):
         """Whether the maximum is reached to a ten-thousandth of the uncertainties."""
-        return self._distance < _ARRIVED
+        return self.distance < _ARRIVED
 
 
 class DiffuseParameterManager(multi_active_parameter_manager):
@@ -233,7 +236,9 @@ def finish_with(engine: str, problem: Problem) -> None:
     """
     refiner = DiffuseScaler(problem).perform_scaling(engine)
     problem.normalise()
-    distance = refiner.history["rmsd"][-1][0]
+    target = DiffuseTarget()  # an engine that finds nothing to do leaves no distance in its history
+    target.evaluate(problem)
+    distance = target.distance
     logger.info("%s stopped %.1e esd from the maximum: %s", engine, distance, refiner.history.reason_for_termination)
     if not distance < 0.1:
         raise ValueError(

@@ -59,6 +59,9 @@ def test_every_engine_comes_to_the_same_maximum(problem, engine):
     maximise(problem, 1e-9, 50)
     assert all(np.array_equal(a, b) for a, b in zip(weights, problem.weights))
     assert np.abs((found - problem.vector) / unit).max() < 0.01
+    newton = problem.vector
+    engines.finish_with(engine, problem)  # nothing is left to do
+    assert np.abs((newton - problem.vector) / unit).max() < 0.01
 
 
 def test_a_matrix_of_too_many_parameters_is_refused(problem, monkeypatch):
