@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,8 @@ from diffuse_dials.models.grid import GridRecord
 from diffuse_dials.models.sums import VoxelSums
 
 ROOT = Path(__file__).resolve().parents[2]
+# For mpirun: without what a stills_process in this process leaves there of MPI, with which mpirun ends without a word
+ENVIRONMENT = dict(os.environ)
 N_STILLS, PIXELS = 11, 200
 DARK, EMPTY, ASTRAY = 2, 4, 7  # stills: no photons, no rows, another map
 RECORD = GridRecord(
@@ -200,7 +203,7 @@ def without_isotropic(columns):
 
 def started(path, mpirun, cases, target):
     code = [sys.executable, "-c", RUNNER, json.dumps(cases), target]
-    return subprocess.run([*mpirun, *code], cwd=path, capture_output=True, text=True)
+    return subprocess.run([*mpirun, *code], cwd=path, capture_output=True, text=True, env=ENVIRONMENT)
 
 
 def ranks(n):
@@ -295,7 +298,9 @@ def test_an_error_on_one_rank_ends_all_with_one_line(folder, tmp_path):
     with h5py.File(tmp_path / "part_2.h5", "r+") as file:  # its stills are the last rank's
         file["rows/response"][-1] = 0
     run = [str(ROOT / "command_line" / "scale.py"), "gridded.expt", "gridded.h5", "mp.method=mpi"]
-    done = subprocess.run([*ranks(3), sys.executable, *run], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [*ranks(3), sys.executable, *run], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT
+    )
     assert done.returncode != 0
     assert [line for line in done.stderr.splitlines() if "Sorry" in line or "part_2.h5" in line] == [
         "Sorry: part_2.h5 has a response of 0 or less. Check the corrections and run diffuse.grid again."
@@ -306,7 +311,9 @@ def test_an_error_on_one_rank_ends_all_with_one_line(folder, tmp_path):
 def test_a_log_that_cannot_be_written_on_rank_0_ends_all(folder, tmp_path):
     run = [str(ROOT / "command_line" / "scale.py"), "gridded.expt", "gridded.h5", "mp.method=mpi"]
     run += [f"output.log={tmp_path / 'nowhere' / 'scale.log'}"]
-    done = subprocess.run([*ranks(2), sys.executable, *run], cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*ranks(2), sys.executable, *run], cwd=folder, capture_output=True, text=True, timeout=300, env=ENVIRONMENT
+    )
     assert done.returncode != 0 and done.stderr.count("Cannot write") == 1
 
 
@@ -359,5 +366,7 @@ def test_stills_are_connected_through_those_of_other_ranks(tmp_path):
     if shutil.which("mpirun") is None:
         pytest.skip("there is no mpirun")
     pytest.importorskip("mpi4py")
-    done = subprocess.run([*ranks(3), sys.executable, "-c", APART], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [*ranks(3), sys.executable, "-c", APART], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT
+    )
     assert done.returncode == 0, done.stderr
