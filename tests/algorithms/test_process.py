@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dials.array_family import flex
+from dxtbx.model import BeamFactory, Experiment, ExperimentList
 
 from diffuse_dials.algorithms.process import STEPS
 from diffuse_dials.algorithms.process.base import Run
@@ -89,8 +90,9 @@ def test_a_step_says_which_files_its_command_writes(step):
 
 
 def test_an_input_with_the_name_of_an_output_is_refused(run_in_tmp_path):
-    for name in ("still.cbf", "masked.expt", "map.mtz", "merged.expt"):
+    for name in ("still.cbf", "map.mtz", "merged.expt"):
         Path(name).write_text("")
+    ExperimentList([Experiment(beam=BeamFactory.simple(1.0))]).as_file("masked.expt")
     table = flex.reflection_table()
     table["intensity.scale.value"] = flex.double(1)
     table.as_file("merged.refl")
@@ -125,6 +127,8 @@ def test_files_that_do_not_fit_the_stage_are_refused_in_one_line(run_in_tmp_path
             conduct(run_of(start_from=stage))
     with pytest.raises(ValueError, match="There is no file b.cbf"):
         conduct(run_of("a.cbf", "b.cbf"))
+    with pytest.raises(ValueError, match="^a.expt cannot be read as a DIALS experiment list [^\n]*$"):
+        conduct(run_of("a.expt"))
     with pytest.raises(ValueError, match="mp.method=mpi needs mp.launcher"):
         conduct(run_of("a.cbf", mp__method="mpi"))
 

@@ -7,6 +7,7 @@ import glob
 import os
 from pathlib import Path
 
+from diffuse_dials.adapters.experiments import load_experiments
 from diffuse_dials.adapters.symmetry import check_cell
 from diffuse_dials.algorithms.process.base import Run, Step
 from diffuse_dials.io.masks import load_pickle
@@ -29,7 +30,7 @@ def check_files(run: Run) -> None:
     """The files given must be those of the stage.
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If they are not, or an .expt file of images cannot be read.
     """
     stage, given = run.params.start_from, run.given
     if not given:
@@ -47,6 +48,9 @@ def check_files(run: Run) -> None:
             f"start_from={stage} asks for {_ASKED[stage]}, and the files given are {', '.join(sorted(kinds))}. "
             "Give those, or another start_from."
         )
+    if stage == "images":
+        for name in filter(os.path.isfile, run.files(".expt")):
+            load_experiments(name)  # the integration would count its images as not read
     if stage in _COLUMNS:
         first, (columns, what) = run.files(".refl")[0], _COLUMNS[stage]
         if not columns <= set(load_table(first).columns):
