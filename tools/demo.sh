@@ -40,6 +40,8 @@ lines=14
 show diffuse.absolute merged.expt merged.refl scaled.expt radial_totals.refl "$phil/absolute.phil"
 lines=17
 show diffuse.compare absolute.refl truth.refl d_max=10 d_min=1.8 stills.scaled=stills.csv stills.truth=truth_stills.csv
+step diffuse.report ./*_integrated.expt ./*_integrated.refl gridded.expt gridded.refl scaled.expt scaled.refl \
+    absolute.expt absolute.refl
 rm -f command.out
-printf '\n%s s. Look at %s/diffuse.compare.png (the map beside the truth), diffuse.scale.html and diffuse.absolute.html.\n' \
+printf '\n%s s. Look at %s/diffuse.report.html (the whole run) and diffuse.compare.png (the map beside the truth).\n' \
     $(($(date +%s) - started)) "$output"
