@@ -49,7 +49,7 @@ class ClosedForm(NamedTuple):
         solid_angle: Whether A |cos α| / r² is a factor.
         polarization: f and g of f (1 - (n·ŝ1)²) + g (1 + (ŝ0·ŝ1)²); both 0: none.
         polarization_normal: Unit vector n, shape (3,).
-        sensor: μ t of 1 - exp(-μ t / |cos α|); 0: none.
+        sensor: μ t of 1 - exp(-μ t / |cos α|); infinite: none. 0 absorbs nothing, and is refused with the response.
         way, inside, length: μ of the way to the pixel, what is added to it on the first ``length`` mm of it, 1/mm.
         sphere, detector, beam_normal: μ t of foils that the ray crosses at right angles, parallel to the panel, and at
             right angles to the beam.
@@ -59,7 +59,7 @@ class ClosedForm(NamedTuple):
     solid_angle: bool = False
     polarization: tuple[float, float] = (0.0, 0.0)
     polarization_normal: tuple[float, float, float] = (0.0, 1.0, 0.0)
-    sensor: float = 0.0
+    sensor: float = math.inf
     way: float = 0.0
     inside: float = 0.0
     length: float = 0.0
@@ -211,7 +211,7 @@ def multiply(n, k, spread, one, work):
 @njit(**OPTIONS)
 def _attenuate(n, form, per_bin, height, spread, work):
     """Multiply the responses of a piece with the sensor's efficiency and with what gases and foils let through."""
-    if form.sensor > 0.0:
+    if form.sensor != np.inf:
         multiply(n, form.sensor / height, spread, 0.0, work)
     k = form.way + form.detector / height
     if k != 0.0:

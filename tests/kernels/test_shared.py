@@ -40,7 +40,7 @@ def by_numpy(form, geometry, wavelength):
         response *= physics.solid_angle(geometry.distance, geometry.cos_obliquity, AREA)
     if any(form.polarization):
         response *= physics.polarization(geometry.direction, BEAM, np.array(NORMAL), form.polarization[1])
-    if form.sensor:
+    if np.isfinite(form.sensor):
         response *= physics.sensor_efficiency(geometry.cos_obliquity, form.sensor, 1.0)
     ways = (
         geometry.distance, np.minimum(geometry.distance, form.length), 1.0, 1 / geometry.cos_obliquity,
@@ -140,5 +140,16 @@ def test_a_response_that_is_not_positive_is_refused(wrong):
     factor[7, 77] = wrong
     assert not make_shared(
         shape, plane.vectors, plane.shift, BEAM, plane.normal, bounds, ClosedForm(AREA), factor,
+        np.ones(shape, dtype=bool), 1.0, WIDTH, 1000, 0.0, np.inf, 2.0**-24,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [{"sensor": 0.0}, {"sensor": np.nan}, {"way": np.nan}, {"sphere": np.inf}])
+def test_a_parameter_that_is_no_correction_is_never_left_out(wrong):
+    shape = (20, 150)
+    plane = panel_plane(panel_around_the_beam(shape, 50.0))
+    bounds = make_pieces(shape, plane.vectors, plane.shift, BEAM).bounds
+    assert not make_shared(
+        shape, plane.vectors, plane.shift, BEAM, plane.normal, bounds, ClosedForm(AREA, **wrong), None,
         np.ones(shape, dtype=bool), 1.0, WIDTH, 1000, 0.0, np.inf, 2.0**-24,
     )  # fmt: skip
