@@ -143,7 +143,7 @@ class Air:
         return transmitted
 
     def closed_form(self, panel: int, wavelength: float) -> dict:
-        """For kernels.shared."""
+        """Parameters of kernels.shared.ClosedForm (mm, 1/mm) for a panel's number and a wavelength (Å)."""
         mu_air, mu_inside = self._mu(wavelength)
         if self.path != "air" and self.length is None:
             values = {"way": mu_inside}

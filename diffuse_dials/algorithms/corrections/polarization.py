@@ -61,7 +61,7 @@ class Polarization:
         return physics.polarization(pixels.direction, pixels.beam_direction, np.array(self.normal), self.fraction)
 
     def closed_form(self, panel: int, wavelength: float) -> dict:
-        """For kernels.shared."""
+        """Parameters of kernels.shared.ClosedForm (mm, 1/mm) for a panel's number and a wavelength (Å)."""
         return {"polarization": (1 - 2 * self.fraction, self.fraction), "polarization_normal": self.normal}
 
     def describe(self) -> dict:

@@ -64,7 +64,7 @@ class SensorEfficiency:
         return physics.sensor_efficiency(pixels.cos_obliquity, self._mu(panel, wavelength), self.thickness[panel])
 
     def closed_form(self, panel: int, wavelength: float) -> dict:
-        """For kernels.shared."""
+        """Parameters of kernels.shared.ClosedForm (mm, 1/mm) for a panel's number and a wavelength (Å)."""
         return {"sensor": self._mu(panel, wavelength) * self.thickness[panel]}
 
     def _mu(self, panel, wavelength):

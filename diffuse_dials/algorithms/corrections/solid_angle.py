@@ -27,7 +27,7 @@ class SolidAngle:
         return physics.solid_angle(pixels.distance, pixels.cos_obliquity, pixels.pixel_area)
 
     def closed_form(self, panel: int, wavelength: float) -> dict:
-        """For kernels.shared."""
+        """Parameters of kernels.shared.ClosedForm (mm, 1/mm) for a panel's number and a wavelength (Å)."""
         return {"solid_angle": True}
 
     def describe(self) -> dict:
