@@ -18,21 +18,24 @@ class Accumulator:
     def __init__(self):
         self._table = np.full((2, 0), -1, dtype=np.int32)
         self._bricks = np.zeros(0, dtype=np.int64)
+        self._voxels = np.zeros(0, dtype=np.uint64)
         self._slots = np.zeros(0, dtype=np.int32)
         self._used = np.zeros(2, dtype=np.int64)
         self._whole = np.zeros((0, 5), dtype=np.int64)
         self._real = np.zeros((0, 0))
 
     def sum_panel(
-        self, raw, limits, shared, bins, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance
-    ):
+        self, raw, limits, shared, bins, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance,
+        origin,
+    ):  # fmt: skip
         """Sums of one panel; the arguments are those of kernels.still.sum_rows.
 
         Args:
             bins: Number of unmasked pixels and response of each |s| bin, shape (n, 2), int64.
+            origin: As in kernels.harvest.harvest.
 
         Returns:
-            (index from the grid's corner, bragg, whole and real sums of each voxel; whole and real sums of each bin).
+            The results of harvest, and whole and real sums of each bin.
         """
         n_total = int(np.prod(crystal.n_bricks))
         n_real = 0 if gain is None and background is None else 4
@@ -47,13 +50,14 @@ class Accumulator:
             while row < len(raw):
                 self._make_room(raw.shape[1], n_total)
                 sums = still.Sums(
-                    self._table, self._bricks, self._slots, self._used, self._whole, self._real, bin_whole, bin_real
-                )
+                    self._table, self._bricks, self._voxels, self._slots, self._used, self._whole, self._real,
+                    bin_whole, bin_real,
+                )  # fmt: skip
                 row = still.sum_rows(
                     row, raw, limits, shared, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance,
                     sums,
                 )  # fmt: skip
-            rows = harvest(crystal.n_bricks, sums)
+            rows = harvest(crystal.n_bricks, sums, origin)
         except BaseException:  # whatever happened: half a still must not be added to the next
             self.__init__()
             raise
@@ -69,6 +73,7 @@ class Accumulator:
             before = len(self._slots)
             size = max(places + min(n_fast, 2 * n_total), 5 * len(self._bricks) // 4)
             self._bricks.resize(size, refcheck=False)
+            self._voxels.resize(size, refcheck=False)
             self._slots.resize(size * still.SLOTS, refcheck=False)
             self._slots[before:] = -1
         if rows + n_fast > len(self._whole):

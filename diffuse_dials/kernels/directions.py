@@ -41,9 +41,9 @@ def make_pieces(shape, plane, shift, beam) -> Pieces:
             at = np.arange(terms)
         nodes[part, :terms] = at
         solve[part, :terms, :terms] = np.linalg.inv(np.vander(at - n // 2.0, terms, increasing=True))
-    polynomials, bounds = np.empty((shape[0] * n_pieces, 3, _TERMS)), np.empty((shape[0] * n_pieces, 6))
+    polynomials, bounds = np.empty((shape[0], 3, _TERMS, n_pieces)), np.empty((6, shape[0] * n_pieces))
     _fit(shape[0], edges, nodes, solve, plane, shift, beam, polynomials, bounds)
-    return Pieces(edges, polynomials, bounds)
+    return Pieces(edges, polynomials.reshape(shape[0], 3, _TERMS * n_pieces), bounds)
 
 
 @njit(**OPTIONS)
@@ -66,17 +66,17 @@ def _fit(n_rows, edges, nodes, solve, plane, shift, beam, polynomials, bounds):
                     value = 0.0
                     for k in range(_TERMS):
                         value += solve[part, d, k] * pixels[nodes[part, k], j]
-                    polynomials[piece, j, d] = value
+                    polynomials[row, j, d, part] = value
             error = reach = 0.0
             for i in range(n):
                 t, middle = np.float64(i - n // 2), min(i // BLOCK * BLOCK + BLOCK // 2, n - 1)
                 off = apart = 0.0
                 for j in range(3):
-                    found = (polynomials[piece, j, 3] * t + polynomials[piece, j, 2]) * t + polynomials[piece, j, 1]
-                    found = found * t + polynomials[piece, j, 0]
+                    found = polynomials[row, j, 3, part] * t + polynomials[row, j, 2, part]
+                    found = (found * t + polynomials[row, j, 1, part]) * t + polynomials[row, j, 0, part]
                     off += (found - pixels[i, j]) ** 2
                     apart += (pixels[i, j] - pixels[middle, j]) ** 2
                 error, reach = max(error, off), max(reach, apart)
-            bounds[piece, ERROR], bounds[piece, REACH] = np.sqrt(error) + _ROUNDING, np.sqrt(reach) + _ROUNDING
-            bounds[piece, CHORD_LOW], bounds[piece, CHORD_HIGH] = np.sqrt(chord_low), np.sqrt(chord_high)
-            bounds[piece, INVERSE_LOW], bounds[piece, INVERSE_HIGH] = inverse_low, inverse_high
+            bounds[ERROR, piece], bounds[REACH, piece] = np.sqrt(error) + _ROUNDING, np.sqrt(reach) + _ROUNDING
+            bounds[CHORD_LOW, piece], bounds[CHORD_HIGH, piece] = np.sqrt(chord_low), np.sqrt(chord_high)
+            bounds[INVERSE_LOW, piece], bounds[INVERSE_HIGH, piece] = inverse_low, inverse_high

@@ -1,41 +1,64 @@
-"""The rows that the pass over a panel leaves, in order of the voxels."""
+"""The rows that the pass over a panel leaves, in order of the voxels, and what is said of them."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-from diffuse_dials.kernels.still import SLOTS
-from diffuse_dials.kernels.voxels import OPTIONS
+from diffuse_dials.kernels.still import (
+    BACKGROUND,
+    BACKGROUND_VARIANCE,
+    COUNTS,
+    FAST,
+    N_PIXELS,
+    PHOTONS,
+    POSITIVE,
+    RESPONSE,
+    SLOTS,
+    SLOW,
+)
+from diffuse_dials.kernels.voxels import OPTIONS, trailing_zeros
 
 
 @njit(**OPTIONS)
-def harvest(n_bricks, sums):
+def _used_bricks(n_bricks, table, bricks, voxels, n_places):
+    """First voxel, places and voxels in use of each brick, in ascending order of its number."""
+    used = np.unique(bricks[:n_places] >> 1)
+    slab = n_bricks[1] * n_bricks[2]
+    corner, places = np.empty((len(used), 3), np.int32), np.empty((len(used), 2), np.int64)
+    inside = np.zeros((len(used), 2), np.uint64)
+    for i in range(len(used)):
+        corner[i, 0], rest = used[i] // slab * 4, used[i] % slab
+        corner[i, 1], corner[i, 2] = rest // n_bricks[2] * 4, rest % n_bricks[2] * 4
+        for b in range(2):
+            places[i, b] = table[b, used[i]]
+            if places[i, b] >= 0:
+                inside[i, b] = voxels[places[i, b]]
+    return corner, places, inside
+
+
+@njit(**OPTIONS)
+def harvest(n_bricks, sums, origin):
     """Rows of all voxels with pixels, in ascending order of their index, and the sums made empty again.
 
     Args:
         n_bricks: Of the grid, along each axis.
         sums: As ``sum_rows`` left them.
+        origin: Index of a voxel to leave out, shape (3,).
 
     Returns:
-        (index from the grid's corner, shape (n, 3); bragg, shape (n,), uint8; whole and real sums, shape (n, 5)
-        and (n, 4) or (n, 0)).
+        (index from the grid's corner, shape (n, 3), int32; bragg, shape (n,), bool; whole and real sums, shape (n, 5)
+        and (n, 4) or (n, 0); number of pixels away from Bragg spots, those of the voxel that is left out too).
     """
-    table, bricks, slots, taken, whole, real, _, _ = sums
-    n_places, n = taken[0], taken[1]
-    used = np.unique(bricks[:n_places] >> 1)
-    index, bragg = np.empty((n, 3), np.int32), np.empty(n, np.uint8)
-    rows, real_rows = np.empty((n, whole.shape[1]), np.int64), np.empty((n, real.shape[1]), np.float64)
-    slab = n_bricks[1] * n_bricks[2]
-    corner, places = np.empty((len(used), 3), np.int32), np.empty((len(used), 2), np.int64)
-    for i in range(len(used)):
-        corner[i, 0], rest = used[i] // slab * 4, used[i] % slab
-        corner[i, 1], corner[i, 2] = rest // n_bricks[2] * 4, rest % n_bricks[2] * 4
-        places[i, 0], places[i, 1] = table[0, used[i]], table[1, used[i]]
-    n = start = 0
-    while start < len(used):  # bricks of one slab, then of one row of it: their voxels take turns in the order
+    table, bricks, voxels, slots, taken, whole, real, _, _ = sums
+    n_places, n_rows = taken[0], taken[1]
+    index, bragg = np.empty((n_rows, 3), np.int32), np.empty(n_rows, np.bool_)
+    place_of = np.empty(n_rows, np.int64)
+    corner, places, inside = _used_bricks(n_bricks, table, bricks, voxels, n_places)
+    n = start = n_accepted = 0
+    while start < len(corner):  # bricks of one slab, then of one row of it: their voxels take turns in the order
         stop = start
-        while stop < len(used) and corner[stop, 0] == corner[start, 0]:
+        while stop < len(corner) and corner[stop, 0] == corner[start, 0]:
             stop += 1
         for x in range(4):
             left = start
@@ -44,28 +67,80 @@ def harvest(n_bricks, sums):
                 while right < stop and corner[right, 1] == corner[left, 1]:
                     right += 1
                 for y in range(4):
+                    first = np.uint64(x << 4 | y << 2)
                     for i in range(left, right):
-                        for z in range(4):
+                        apart = (inside[i, 0] >> first & np.uint64(15), inside[i, 1] >> first & np.uint64(15))
+                        hit = apart[0] | apart[1]
+                        while hit:
+                            z = trailing_zeros(hit)
+                            hit &= hit - np.uint64(1)
                             for b in range(2):
-                                if places[i, b] < 0:
+                                if not apart[b] >> z & np.uint64(1):
                                     continue
-                                slot = slots[places[i, b] * SLOTS + (x << 4 | y << 2 | z)]
-                                if slot < 0:
-                                    continue
+                                place_of[n] = places[i, b] * SLOTS + np.int64(first | z)
                                 index[n, 0], index[n, 1] = corner[i, 0] + x, corner[i, 1] + y
-                                index[n, 2] = corner[i, 2] + z
-                                bragg[n] = b
-                                for c in range(rows.shape[1]):
-                                    rows[n, c] = whole[slot, c]
-                                for c in range(real_rows.shape[1]):
-                                    real_rows[n, c] = real[slot, c]
+                                index[n, 2], bragg[n] = corner[i, 2] + np.int64(z), b == 1
+                                if corner[i, 0] + x == origin[0] and corner[i, 1] + y == origin[1]:
+                                    if index[n, 2] == origin[2]:
+                                        n_accepted += whole[slots[place_of[n]], N_PIXELS] * (b == 0)
+                                        continue
                                 n += 1
                 left = right
         start = stop
+    rows, real_rows = np.empty((n, whole.shape[1]), np.int64), np.empty((n, real.shape[1]), np.float64)
+    for i in range(n):  # a loop of its own: a processor then waits for the memory of many rows at once
+        slot = slots[place_of[i]]
+        for c in range(rows.shape[1]):
+            rows[i, c] = whole[slot, c]
+        for c in range(real_rows.shape[1]):
+            real_rows[i, c] = real[slot, c]
+        n_accepted += 0 if bragg[i] else rows[i, N_PIXELS]
     for place in range(n_places):
         table[bricks[place] & 1, bricks[place] >> 1] = -1
     slots[: n_places * SLOTS] = -1
-    whole[:n] = 0
-    real[:n] = 0
+    whole[:n_rows] = 0
+    real[:n_rows] = 0
     taken[:] = 0
-    return index, bragg, rows, real_rows
+    return index[:n], bragg[:n], rows, real_rows, n_accepted
+
+
+@njit(**OPTIONS)
+def columns(whole, real, counting, unit, factor, read_variance):
+    """What the sums of voxels or |s| bins say.
+
+    Args:
+        whole, real: Rows of sums, shape (n, 4 or 5) and (n, 4) or (n, 0).
+        counting: Whether the whole numbers are photons; if not, the real ones are.
+        unit: Of the response.
+        factor: Variance of a photon, in photons.
+        read_variance: Of each pixel, photons².
+
+    Returns:
+        (counts, background, response, variance), shape (n,) each.
+    """
+    n = len(whole)
+    counts, background, response, variance = np.empty(n), np.zeros(n), np.empty(n), np.empty(n)
+    for i in range(n):
+        counts[i] = whole[i, COUNTS] if counting else real[i, PHOTONS]
+        response[i] = whole[i, RESPONSE] * unit
+        variance[i] = factor * (counts[i] if counting else real[i, POSITIVE]) + read_variance * whole[i, N_PIXELS]
+        if real.shape[1]:
+            background[i] = real[i, BACKGROUND]
+            variance[i] += real[i, BACKGROUND_VARIANCE]
+    return counts, background, response, variance
+
+
+@njit(**OPTIONS)
+def mean_positions(whole, offset, step):
+    """Mean fast and slow pixel coordinate of voxels, shape (n, 2).
+
+    Args:
+        whole: Rows of sums, shape (n, 5).
+        offset, step: Of the pixels that were read, along both axes.
+    """
+    position = np.empty((len(whole), 2))
+    for i in range(len(whole)):
+        twice = 2.0 * whole[i, N_PIXELS]
+        position[i, 0] = offset + 0.5 + step * (whole[i, FAST] / twice - 0.5)
+        position[i, 1] = offset + 0.5 + step * (whole[i, SLOW] / twice - 0.5)
+    return position

@@ -18,7 +18,7 @@ PIECE = 128  # pixels: two words of 64 bits mark where something changes
 BLOCK = 16  # pixels that are tested together for Bragg spots
 # What a piece holds, and the state of a pixel
 USED, MIXED, BEYOND, MASKED = range(4)
-# Columns of ``Pieces.bounds``
+# Rows of ``Pieces.bounds``
 ERROR, REACH, CHORD_LOW, CHORD_HIGH, INVERSE_LOW, INVERSE_HIGH = range(6)
 
 
@@ -28,8 +28,8 @@ class Pieces(NamedTuple):
     Attributes:
         edges: First pixel of each piece of a row, and the row's length, shape (m + 1,).
         polynomials: Coefficients of the unit vector's components in i - n//2, i the number in a piece of n pixels,
-            shape (rows·m, 3, 4).
-        bounds: Of each piece, shape (rows·m, 6): error of the polynomial, largest distance of a pixel from the middle
+            shape (rows, 3, 4·m): the constants of all pieces, then what is linear, and so on.
+        bounds: Of each piece, shape (6, rows·m): error of the polynomial, largest distance of a pixel from the middle
             of its block, both as unit vectors differ; least and largest |ŝ1 - ŝ0|; least and largest 1/distance, 1/mm.
     """
 

@@ -306,7 +306,7 @@ def _share_rows(
             piece, first = row * (len(edges) - 1) + part, edges[part]
             n = edges[part + 1] - first
             _geometry(n, row, first, plane, shift, beam, form, per_bin, height, work)
-            spread = 1.0 / bounds[piece, INVERSE_LOW] - 1.0 / bounds[piece, INVERSE_HIGH]
+            spread = 1.0 / bounds[INVERSE_LOW, piece] - 1.0 / bounds[INVERSE_HIGH, piece]
             _attenuate(n, form, per_bin, height, spread, work)
             if factor is not None:
                 factors = factor[row, first : first + n]
@@ -314,12 +314,12 @@ def _share_rows(
                     work[RESPONSE + i] *= factors[i]
             refused, largest = _units(n, per_unit, largest, work, units)
             any_refused |= refused
-            if _bins(n, work, s_bins) or bounds[piece, CHORD_LOW] < _NEAR_BEAM:
+            if _bins(n, work, s_bins) or bounds[CHORD_LOW, piece] < _NEAR_BEAM:
                 for i in range(n):
                     s_bins[i] = np.int32(_exact_s(row, first + i, plane, shift, beam, wavelength) / bin_width)
             lowest, highest = _states(
                 n, row, first, plane, shift, beam, wavelength, s_low, s_high,
-                (bounds[piece, CHORD_LOW] - _MARGIN) / wavelength, (bounds[piece, CHORD_HIGH] + _MARGIN) / wavelength,
+                (bounds[CHORD_LOW, piece] - _MARGIN) / wavelength, (bounds[CHORD_HIGH, piece] + _MARGIN) / wavelength,
                 use[row, first : first + n], state[row, first : first + n],
             )  # fmt: skip
             kinds[row, part] = lowest if lowest == highest else MIXED

@@ -21,7 +21,17 @@ from diffuse_dials.kernels.pieces import (
     PIECE,
     REACH,
 )
-from diffuse_dials.kernels.voxels import INLINE, NEAR, NEAR_BIT, OPTIONS, SINGLE, direction, linear, localise
+from diffuse_dials.kernels.voxels import (
+    INLINE,
+    NEAR,
+    NEAR_BIT,
+    OPTIONS,
+    SINGLE,
+    direction,
+    find_margins,
+    linear,
+    localise,
+)
 
 # Parameters of a lattice's mask: metric (6); square of the radius (5): constant, by |ŝ1 - ŝ0|², by 1/distance², least
 # of the latter term, upper limit; half the distance of lattice planes (infinite where the lattice is not oblique);
@@ -29,6 +39,8 @@ from diffuse_dials.kernels.voxels import INLINE, NEAR, NEAR_BIT, OPTIONS, SINGLE
 METRIC, RADIUS, HALF_SPACING, AXES, METRIC_SIZE, N_LATTICE = 0, 6, 11, 12, 15, 16
 _UNSURE = 1  # a flag beside NEAR
 _BLOCKS = PIECE // BLOCK
+TOGETHER = 32  # rows that share bounds of the radius
+FAR, LEAST, MOST, EDGE = range(4)  # rows of ``tests``
 _SINGLE = 2.0**-20  # bound of the rounding of a squared distance in single precision, over the sum of its terms
 
 
@@ -41,51 +53,84 @@ def _radius_squared(lattices, which, sigmas_squared, chord, inverse, wavelength,
     return min(squared, lattices[which, RADIUS + 4])
 
 
-@njit(**INLINE)
-def _radii(lattices, which, sigmas_squared, bounds, piece, wavelength, s_step):
-    """Least and largest radius on a piece, 1/Å."""
-    last = len(sigmas_squared) - 1
-    begin = stop = 0
-    if last > 0:
-        per_bin = 1 / (wavelength * s_step)
-        begin = min(np.int64(bounds[piece, CHORD_LOW] * per_bin * (1 - 1e-12)), last)
-        stop = min(np.int64(bounds[piece, CHORD_HIGH] * per_bin * (1 + 1e-12)), last)
-    low = high = sigmas_squared[begin]
-    for i in range(begin + 1, stop + 1):
-        low, high = min(low, sigmas_squared[i]), max(high, sigmas_squared[i])
+@njit(**OPTIONS)
+def find_radii(row, stop, lattices, which, sigmas_squared, bounds, wavelength, s_step, radii):
+    """Least and largest radius on each piece of a row and of those that follow it.
+
+    Args:
+        row, stop: The first of the rows, and the one after the last.
+        lattices, which, sigmas_squared, bounds, wavelength, s_step: As in ``mark_near``.
+        radii: Result, of ``which``, shape (l, 2, pieces), 1/Å.
+    """
+    n_pieces, last = radii.shape[2], len(sigmas_squared) - 1
     factor, limit = lattices[which, RADIUS + 1], lattices[which, RADIUS + 4]
-    least = lattices[which, RADIUS] + factor * bounds[piece, CHORD_LOW] ** 2
-    least += max(lattices[which, RADIUS + 2] * bounds[piece, INVERSE_LOW] ** 2, lattices[which, RADIUS + 3])
-    most = lattices[which, RADIUS] + factor * bounds[piece, CHORD_HIGH] ** 2
-    most += max(lattices[which, RADIUS + 2] * bounds[piece, INVERSE_HIGH] ** 2, lattices[which, RADIUS + 3])
-    return np.sqrt(min(low * least, limit)) * (1 - 1e-9), np.sqrt(min(high * most, limit)) * (1 + 1e-9)
+    for part in range(n_pieces):
+        near, far, least_inverse, most_inverse = np.inf, 0.0, np.inf, 0.0
+        for piece in range(row * n_pieces + part, stop * n_pieces, n_pieces):
+            near, far = min(near, bounds[CHORD_LOW, piece]), max(far, bounds[CHORD_HIGH, piece])
+            least_inverse = min(least_inverse, bounds[INVERSE_LOW, piece])
+            most_inverse = max(most_inverse, bounds[INVERSE_HIGH, piece])
+        begin = end = 0
+        if last > 0:
+            per_bin = 1 / (wavelength * s_step)
+            begin = min(np.int64(near * per_bin * (1 - 1e-12)), last)
+            end = min(np.int64(far * per_bin * (1 + 1e-12)), last)
+        low = high = sigmas_squared[begin]
+        for i in range(begin + 1, end + 1):
+            low, high = min(low, sigmas_squared[i]), max(high, sigmas_squared[i])
+        least = lattices[which, RADIUS] + factor * near**2
+        least += max(lattices[which, RADIUS + 2] * least_inverse**2, lattices[which, RADIUS + 3])
+        most = lattices[which, RADIUS] + factor * far**2
+        most += max(lattices[which, RADIUS + 2] * most_inverse**2, lattices[which, RADIUS + 3])
+        radii[which, 0, part] = np.sqrt(min(low * least, limit)) * (1 - 1e-9)
+        radii[which, 1, part] = np.sqrt(min(high * most, limit)) * (1 + 1e-9)
 
 
 @njit(**INLINE)
-def _middle_distances(n, c, piece, m, which, far, out):
-    """Squared distances of the middle pixels of a piece's blocks from the nearest lattice point, less ``far``."""
-    a0, a1, a2, a3 = c[piece, 0, 0], c[piece, 0, 1], c[piece, 0, 2], c[piece, 0, 3]
-    b0, b1, b2, b3 = c[piece, 1, 0], c[piece, 1, 1], c[piece, 1, 2], c[piece, 1, 3]
-    c0, c1, c2, c3 = c[piece, 2, 0], c[piece, 2, 1], c[piece, 2, 2], c[piece, 2, 3]
+def _fractions(j, middle, powers, c, out):
+    """How far coordinate j of a pixel of each piece is from the nearest whole number."""
+    for i in range(out.shape[1]):
+        part = np.uint64(i)
+        t = middle - np.float32(powers[1, part])
+        value = ((c[j, 3, part] * t + c[j, 2, part]) * t + c[j, 1, part]) * t + c[j, 0, part]
+        out[j, part] = value - np.rint(value)
+
+
+@njit(**INLINE)
+def _distances(block, m, which, fractions, tests, out):
+    """Squared distance by a metric, less what it must be to be near."""
     m00, m11, m22 = m[which, 0], m[which, 1], m[which, 2]
     m01, m02, m12 = m[which, 3], m[which, 4], m[which, 5]
-    start, by = np.float32(BLOCK // 2 - n // 2), np.float32(BLOCK)
-    for i in range(-(-n // BLOCK)):
-        t = start + by * np.float32(np.int32(i))
-        h = ((a3 * t + a2) * t + a1) * t + a0
-        k = ((b3 * t + b2) * t + b1) * t + b0
-        l = ((c3 * t + c2) * t + c1) * t + c0
-        h, k, l = h - np.rint(h), k - np.rint(k), l - np.rint(l)
+    for i in range(out.shape[1]):
+        part = np.uint64(i)
+        h, k, l = fractions[0, part], fractions[1, part], fractions[2, part]
         distance = h * (m00 * h + m01 * k + m02 * l) + k * (m11 * k + m12 * l) + m22 * l * l
-        out[np.uint64(piece * _BLOCKS + i)] = distance - far
+        out[block, part] = distance - tests[FAR, part]
+
+
+@njit(**OPTIONS)
+def _middle_distances(powers, c, m, which, tests, fractions, out):
+    """Squared distances of the middle pixels of a row's blocks from the nearest lattice point, less those to be near.
+
+    Args:
+        powers, c: As in ``localise``.
+        m, which: Metrics, shape (l, 6), single precision, and which of them.
+        tests, fractions: As in ``mark_near``.
+        out: Result, of the first, second... block of each piece, shape (PIECE / BLOCK, pieces), single precision.
+    """
+    for block in range(_BLOCKS):
+        middle = np.float32(np.int32(block * BLOCK + BLOCK // 2))
+        for j in range(3):
+            _fractions(j, middle, powers, c, fractions)
+        _distances(block, m, which, fractions, tests, out)
 
 
 @njit(**INLINE)
-def _classify(begin, half, c, piece, m, which, low, high, edge, here):
+def _classify(begin, half, c, part, m, which, low, high, edge, here):
     """NEAR and _UNSURE of the pixels from ``begin`` of a piece, as many as ``here`` holds; returns all together."""
-    a0, a1, a2, a3 = c[piece, 0, 0], c[piece, 0, 1], c[piece, 0, 2], c[piece, 0, 3]
-    b0, b1, b2, b3 = c[piece, 1, 0], c[piece, 1, 1], c[piece, 1, 2], c[piece, 1, 3]
-    c0, c1, c2, c3 = c[piece, 2, 0], c[piece, 2, 1], c[piece, 2, 2], c[piece, 2, 3]
+    a0, a1, a2, a3 = c[0, 0, part], c[0, 1, part], c[0, 2, part], c[0, 3, part]
+    b0, b1, b2, b3 = c[1, 0, part], c[1, 1, part], c[1, 2, part], c[1, 3, part]
+    c0, c1, c2, c3 = c[2, 0, part], c[2, 1, part], c[2, 2, part], c[2, 3, part]
     m00, m11, m22 = m[which, 0], m[which, 1], m[which, 2]
     m01, m02, m12 = m[which, 3], m[which, 4], m[which, 5]
     start, found = np.int32(begin - half), np.int32(0)
@@ -130,18 +175,19 @@ def _exactly(row, column, plane, shift, beam, matrices, lattices, which, centrin
 
 
 @njit(**OPTIONS)
-def _centred(t, c, piece, base, centring):
+def _centred(t, c, part, base, centring):
     """Whether the lattice point next to a pixel, t from its piece's middle, is none that the centring extinguishes."""
-    h = np.rint(((c[piece, 0, 3] * t + c[piece, 0, 2]) * t + c[piece, 0, 1]) * t + c[piece, 0, 0]) + base[piece, 0]
-    k = np.rint(((c[piece, 1, 3] * t + c[piece, 1, 2]) * t + c[piece, 1, 1]) * t + c[piece, 1, 0]) + base[piece, 1]
-    l = np.rint(((c[piece, 2, 3] * t + c[piece, 2, 2]) * t + c[piece, 2, 1]) * t + c[piece, 2, 0])
-    return _on_lattice(h, k, l + base[piece, 2], centring)
+    h = np.rint(((c[0, 3, part] * t + c[0, 2, part]) * t + c[0, 1, part]) * t + c[0, 0, part])
+    k = np.rint(((c[1, 3, part] * t + c[1, 2, part]) * t + c[1, 1, part]) * t + c[1, 0, part])
+    l = np.rint(((c[2, 3, part] * t + c[2, 2, part]) * t + c[2, 1, part]) * t + c[2, 0, part])
+    return _on_lattice(h + base[0, part], k + base[1, part], l + base[2, part], centring)
 
 
 @njit(**OPTIONS)
 def mark_near(
     row, n_fast, kinds, polynomials, bounds, plane, shift, beam, wavelength, s_step, matrices, sizes, lattices, which,
-    centring, sigmas_squared, metrics, c, base, size, limits, middles, close, here, keys,
+    centring, sigmas_squared, metrics, powers, step, c, base, size, margins, radii, tests, fractions, middles, close,
+    here, keys,
 ):  # fmt: skip
     """Mark the pixels of a row that are near a point of one lattice.
 
@@ -157,45 +203,51 @@ def mark_near(
         centring: Translations, shape (m, 3).
         sigmas_squared: k² by |s|.
         metrics: Those of all lattices, shape (l, 6), single precision.
-        c, base, size: Work space for ``localise``, with room for the pieces.
-        limits: Work space, single precision, shape (pieces, 3): least and most of the squared radius as far as it is
-            sure, and farthest from a whole number for the nearest one to be sure.
-        middles, close: Work space, shape (blocks + 1,), for what is less than 0 where pixels may be near, single
-            precision, and for the numbers of these blocks, int64.
+        powers, step: As in ``localise``.
+        c, base, size, margins: Work space for ``localise`` and ``find_margins``.
+        radii: Result of ``find_radii``.
+        tests: Work space, single precision, shape (4, pieces): squared distance of a block's middle for a pixel to be
+            near; least and most of the squared radius as far as it is sure; farthest from a whole number for the
+            nearest one to be sure.
+        fractions: Work space, single precision, shape (3, pieces).
+        middles, close: Work space for what is less than 0 where pixels may be near, single precision, shape (blocks of
+            a piece, pieces), and for the first pixels of these blocks, int64, shape (blocks + 1,).
         here: Work space, shape (BLOCK,), int32.
         keys: Of the pixels, as in ``voxels.find_voxels``; NEAR is added to them.
     """
-    n_pieces = len(c)
+    n_pieces = c.shape[2]
     rounding = lattices[which, METRIC_SIZE] * _SINGLE
+    localise(matrices, which + 1, polynomials, row, powers, step, c, base, size)
+    find_margins(which + 1, row, bounds, sizes, size, margins)
     for part in range(n_pieces):
         piece = row * n_pieces + part
         if kinds[piece] >= BEYOND:
-            middles[part * _BLOCKS : (part + 1) * _BLOCKS] = 0
+            tests[FAR, part] = -np.inf
             continue
-        n = min(PIECE, n_fast - part * PIECE)
-        localise(matrices, which + 1, polynomials, piece, np.float64(n // 2), 1.0, part, c, base, size)
-        low, high = _radii(lattices, which, sigmas_squared, bounds, piece, wavelength, s_step)
-        error, edge = bounds[piece, ERROR] / wavelength, 0.0
+        error = bounds[ERROR, piece] / wavelength
         for j in range(3):
-            edge = max(edge, bounds[piece, ERROR] * sizes[which + 1, j] + SINGLE * size[part, j])
-            error += SINGLE * size[part, j] * lattices[which, AXES + j]
-        reach = high + bounds[piece, REACH] / wavelength + error
+            error += SINGLE * size[j, part] * lattices[which, AXES + j]
+        low, high = radii[which, 0, part], radii[which, 1, part]
+        reach = high + bounds[REACH, piece] / wavelength + error
         far = np.inf if reach > lattices[which, HALF_SPACING] else (reach + error) ** 2 + rounding
-        limits[part, 0] = max(low - error, 0.0) ** 2 - rounding
-        limits[part, 1] = (high + error) ** 2 + rounding
-        limits[part, 2] = 0.5 - edge - 1e-6
-        _middle_distances(n, c, part, metrics, which, np.float32(far), middles)
-    n_blocks, found = -(-n_fast // BLOCK), 0
-    if n_fast - (n_blocks - 1) * BLOCK <= BLOCK // 2 and kinds[row * n_pieces + n_pieces - 1] < BEYOND:
-        middles[n_blocks - 1] = -1  # its middle is not in the image
-    for block in range(n_blocks):
-        close[found] = block
-        found += middles[block] < 0
-    for block in close[:found]:
-        part, begin = block // _BLOCKS, block * BLOCK
+        tests[FAR, part] = far
+        tests[LEAST, part] = max(low - error, 0.0) ** 2 - rounding
+        tests[MOST, part] = (high + error) ** 2 + rounding
+        tests[EDGE, part] = 0.5 - margins[part] - 1e-6
+    _middle_distances(powers, c, metrics, which, tests, fractions, middles)
+    found, rest = 0, n_fast - (n_pieces - 1) * PIECE
+    for block in range(_BLOCKS):
+        begin = block * BLOCK
+        if 0 < rest - begin <= BLOCK // 2 and kinds[row * n_pieces + n_pieces - 1] < BEYOND:
+            middles[block, n_pieces - 1] = -1  # its middle is not in the image
+        for part in range(n_pieces - (rest <= begin)):
+            close[found] = part * PIECE + begin
+            found += middles[block, part] < 0
+    for begin in close[:found]:
+        part = begin // PIECE
         first = part * PIECE
         half = min(PIECE, n_fast - first) // 2
-        least, most, edge = limits[part, 0], limits[part, 1], limits[part, 2]
+        least, most, edge = tests[LEAST, part], tests[MOST, part], tests[EDGE, part]
         together = _classify(begin - first, half, c, part, metrics, which, least, most, edge, here)
         if together & _UNSURE or (together and len(centring)):
             for i in range(min(BLOCK, n_fast - begin)):

@@ -18,21 +18,23 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from diffuse_dials.kernels.pieces import BEYOND, BLOCK, ERROR, MASKED, MIXED, PIECE
-from diffuse_dials.kernels.spots import METRIC, mark_near
+from diffuse_dials.kernels.pieces import BEYOND, BLOCK, MASKED, MIXED, PIECE
+from diffuse_dials.kernels.spots import METRIC, TOGETHER, find_radii, mark_near
 from diffuse_dials.kernels.voxels import (
+    ALONE,
     CENTRE,
     FIELD,
     INLINE,
     NEAR,
     OPTIONS,
-    SINGLE,
     SKIP,
     STEEP,
     decide_close,
     exact_voxel,
+    find_margins,
     find_runs,
     find_voxels,
+    half_lengths,
     localise,
 )
 
@@ -41,6 +43,7 @@ SLOTS = 64  # voxels are found through bricks of 4 x 4 x 4
 N_PIXELS, COUNTS, RESPONSE, FAST, SLOW = range(5)
 N_OVERLOADED = 3
 PHOTONS, POSITIVE, BACKGROUND, BACKGROUND_VARIANCE = range(4)
+_KNOWN_BITS = 8  # of the number of voxels that are remembered for a piece
 _BRICK = (1 << (FIELD - 2)) - 1  # of a key's field: which brick
 
 
@@ -77,6 +80,7 @@ class Sums(NamedTuple):
     Attributes:
         table: Place of each brick, -1 unused, shape (2, number of bricks): Bragg pixels apart, int32.
         bricks: Which brick is at each place (twice its number, plus 1 for Bragg pixels), int64.
+        voxels: Which voxels of the bricks are in use, a bit each, uint64.
         slots: Row of each voxel of the bricks in use, -1 unused, shape (places · SLOTS,), int32.
         used: Numbers of places and of rows in use, int64.
         whole, real: Sums, shape (rows, 5) int64 and (rows, 4) or (rows, 0) float64.
@@ -85,6 +89,7 @@ class Sums(NamedTuple):
 
     table: np.ndarray
     bricks: np.ndarray
+    voxels: np.ndarray
     slots: np.ndarray
     used: np.ndarray
     whole: np.ndarray
@@ -224,32 +229,32 @@ def _add_to_bins(row, kinds, first_segment, segment_stop, segment_bin, counting,
 
 
 @njit(**OPTIONS)
-def _find_voxels(row, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, c, base, size, steep, keys):
+def _find_voxels(
+    row, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, powers, step, c, base, size, margins, steep,
+    keys,
+):  # fmt: skip
     """Keys of a row's pixels, but for the flags NEAR and SKIP of single ones.
 
     Args:
+        powers, step: As in ``localise``.
         c, base, size: Results of ``localise``; the base is a multiple of 4, that keys count bricks.
+        margins: Result of ``find_margins``.
         steep: Result: of which pieces each pixel is a run of its own, whose key does not tell the voxel.
     """
-    n_pieces = len(base)
-    for part in range(n_pieces):
-        piece = row * n_pieces + part
-        n = min(PIECE, n_fast - part * PIECE)
-        localise(matrices, 0, polynomials, piece, np.float64(n // 2), 4.0, part, c, base, size)
+    n_pieces = c.shape[2]
+    localise(matrices, 0, polynomials, row, powers, step, c, base, size)
+    find_margins(0, row, bounds, sizes, size, margins)
     for part in range(n_pieces):
         piece, first = row * n_pieces + part, part * PIECE
         n = min(PIECE, n_fast - first)
         if kinds[piece] >= BEYOND:
             keys[1 + first : 1 + first + n] = SKIP
             continue
-        margin, steep[part] = 0.0, False
-        for j in range(3):
-            margin = max(margin, bounds[piece, ERROR] * sizes[0, j] + SINGLE * size[part, j])
-            steep[part] |= size[part, j] > STEEP
+        steep[part] = max(max(size[0, part], size[1, part]), size[2, part]) > STEEP
         if steep[part]:
-            keys[1 + first : 1 + first + n] = np.arange(n)
-        elif find_voxels(first, n, c, part, margin, keys):
-            decide_close(row, first, n, c, part, margin, plane, shift, matrices, base, keys)
+            keys[1 + first : 1 + first + n] = ALONE | np.arange(n)
+        elif find_voxels(first, n, c, part, margins[part], keys):
+            decide_close(row, first, n, c, part, margins[part], plane, shift, matrices, base, keys)
 
 
 @njit(**OPTIONS)
@@ -271,55 +276,72 @@ def _mark_left_out(row, keep, keys):
 
 
 @njit(**OPTIONS)
-def _take_into_use(brick, inside, bragg, table, bricks, slots, used):
+def _take_into_use(brick, inside, bragg, table, bricks, voxels, slots, used):
     """Row for a new voxel in the sums; its brick is taken into use as well if it is new."""
     place = np.int64(table[bragg, brick])
     if place < 0:
         place = used[0]
         table[bragg, brick] = place
-        bricks[place] = brick << 1 | bragg
+        bricks[place], voxels[place] = brick << 1 | bragg, 0
         used[0] += 1
     row = used[1]
     slots[place * SLOTS + inside] = row
+    voxels[place] |= np.uint64(1) << np.uint64(inside)
     used[1] += 1
     return row
 
 
 @njit(**OPTIONS)
+def _find_slot(
+    row, start, key, origin, plane, shift, matrices, slab, row_of_bricks, table, bricks, voxels, slots, used
+):  # fmt: skip
+    """Row of the sums for one voxel."""
+    # the upper bits of the key's fields count bricks, the lower two voxels in them
+    brick = origin + (key >> 2 * FIELD + 2 & _BRICK) * slab
+    brick += (key >> FIELD + 2 & _BRICK) * row_of_bricks + (key >> 2 & _BRICK)
+    inside = (key >> 2 * FIELD & 3) << 4 | (key >> FIELD & 3) << 2 | key & 3
+    if key & ALONE:
+        a, b, c = exact_voxel(row, start, plane, shift, matrices)
+        brick = (a >> 2) * slab + (b >> 2) * row_of_bricks + (c >> 2)
+        inside = (a & 3) << 4 | (b & 3) << 2 | c & 3
+    bragg = np.int64((key & NEAR) != 0)
+    place = np.int64(table[bragg, brick])
+    slot = np.int64(slots[place * SLOTS + inside]) if place >= 0 else np.int64(-1)
+    return slot if slot >= 0 else _take_into_use(brick, inside, bragg, table, bricks, voxels, slots, used)
+
+
+@njit(**OPTIONS)
 def _find_slots(
-    row, n_runs, starts, keys, base, origins, steep, plane, shift, matrices, n_bricks, table, bricks, slots, used,
+    row, n_runs, starts, keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels, slots, used, known,
     slot_of,
 ):  # fmt: skip
     """Row of the sums for each run's voxel; -1 where it is to be skipped.
 
     Args:
         base: Of the pieces' coordinates, multiples of 4.
-        origins: Work space for the brick at which a piece's keys begin.
+        known: Keys met before on these bases, and their rows of the sums, -1: none; for each piece, shape
+            (pieces, 2 ** _KNOWN_BITS, 2), int32.
         slot_of: Result.
     """
     row_of_bricks = n_bricks[2]
     slab = n_bricks[1] * row_of_bricks
-    for part in range(len(base)):
-        a, b, c = np.int64(base[part, 0]), np.int64(base[part, 1]), np.int64(base[part, 2])
-        origins[part] = (a - CENTRE >> 2) * slab + (b - CENTRE >> 2) * row_of_bricks + (c - CENTRE >> 2)
     for run in range(n_runs):
         start = starts[np.uint64(run)]
-        part, key = np.uint64(start // PIECE), np.int64(keys[np.uint64(1 + start)])
-        bragg, slot = np.int64((key & NEAR) != 0), np.int64(-1)
-        if not key & SKIP:
-            # the upper bits of the key's fields count bricks, the lower two voxels in them
-            brick = origins[part] + (key >> 2 * FIELD + 2 & _BRICK) * slab
-            brick += (key >> FIELD + 2 & _BRICK) * row_of_bricks + (key >> 2 & _BRICK)
-            inside = (key >> 2 * FIELD & 3) << 4 | (key >> FIELD & 3) << 2 | key & 3
-            if steep[part]:
-                a, b, c = exact_voxel(row, start, plane, shift, matrices)
-                brick = (a >> 2) * slab + (b >> 2) * row_of_bricks + (c >> 2)
-                inside = (a & 3) << 4 | (b & 3) << 2 | c & 3
-            place = np.int64(table[np.uint64(bragg), np.uint64(brick)])
-            if place >= 0:
-                slot = np.int64(slots[np.uint64(place * SLOTS + inside)])
-            if slot < 0:
-                slot = _take_into_use(brick, inside, bragg, table, bricks, slots, used)
+        key = keys[np.uint64(1 + start)]
+        part = np.uint64(start // PIECE)
+        at = np.uint64(np.uint32(np.uint32(key) * np.uint32(2654435769)) >> np.uint32(32 - _KNOWN_BITS))
+        slot = np.int64(known[part, at, np.uint64(1)])
+        if known[part, at, np.uint64(0)] != key:
+            slot = np.int64(-1)
+            if not key & SKIP:
+                a, b, c = np.int64(base[0, part]), np.int64(base[1, part]), np.int64(base[2, part])
+                origin = (a - CENTRE >> 2) * slab + (b - CENTRE >> 2) * row_of_bricks + (c - CENTRE >> 2)
+                slot = _find_slot(
+                    row, np.int64(start), np.int64(key), origin, plane, shift, matrices, slab, row_of_bricks, table,
+                    bricks, voxels, slots, used,
+                )  # fmt: skip
+            if not key & ALONE:
+                known[part, at, np.uint64(0)], known[part, at, np.uint64(1)] = key, slot
         slot_of[np.uint64(run)] = slot
 
 
@@ -373,38 +395,49 @@ def sum_rows(
     response, state, kinds, first_segment, segment_stop, segment_bin = shared
     edges, polynomials, bounds = pieces
     matrices, sizes, n_bricks, beam, wavelength, lattices, centring, sigmas_squared, s_step = crystal
-    table, bricks, slots, used, whole, real, bin_whole, bin_real = sums
+    table, bricks, voxels, slots, used, whole, real, bin_whole, bin_real = sums
     n_pieces, counting = len(edges) - 1, gain is None
-    c, base, size = np.empty((n_pieces, 3, 4), np.float32), np.empty((n_pieces, 3)), np.empty((n_pieces, 3))
+    c, base, size = np.empty((3, 4, n_pieces), np.float32), np.empty((3, n_pieces)), np.empty((3, n_pieces))
+    margins = np.empty(n_pieces)
+    powers, radii = half_lengths(edges), np.empty((len(lattices), 2, n_pieces))
     dirty, steep, bad = np.zeros(n_pieces, np.bool_), np.zeros(n_pieces, np.bool_), np.zeros(n_fast, np.bool_)
     keys, starts = np.zeros(n_pieces * PIECE + 1, np.int32), np.zeros(n_fast + 8, np.int32)
     slot_of, counts = np.zeros(n_fast, np.int64), np.zeros(n_fast + 1, np.int64)
-    terms, origins = np.zeros((4, n_fast)), np.zeros(n_pieces, np.int64)
+    terms, known = np.zeros((4, n_fast)), np.zeros((n_pieces, 1 << _KNOWN_BITS, 2), np.int32)
     metrics, here = lattices[:, METRIC : METRIC + 6].astype(np.float32), np.empty(BLOCK, np.int32)
     c_spots, base_spots, size_spots = np.empty_like(c), np.empty_like(base), np.empty_like(size)
-    radii, middles = np.empty((n_pieces, 3), np.float32), np.empty(n_pieces * PIECE // BLOCK, np.float32)
-    close = np.empty(len(middles) + 1, np.int64)
+    tests, middles = np.empty((4, n_pieces), np.float32), np.empty((PIECE // BLOCK, n_pieces), np.float32)
+    close, fractions = np.empty(middles.size + 1, np.int64), np.empty((3, n_pieces), np.float32)
     for row in range(first_row, n_rows):
         if used[0] + min(n_fast, 2 * table.shape[1]) > len(bricks) or used[1] + n_fast > len(whole):
             return row
+        anew = row == first_row or row % TOGETHER == 0
+        if anew:
+            last = min(row + TOGETHER - row % TOGETHER, n_rows)
+            known[:] = -1
         _count(row, raw, limits, shared, counting, dirty, bad, counts, bin_whole)
         if gain is not None or background is not None:
             _real_terms(row, raw, bad, dirty, pedestal, gain, background, variance, terms)
         _add_to_bins(row, kinds, first_segment, segment_stop, segment_bin, counting, counts, terms, bin_whole, bin_real)
-        _find_voxels(row, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, c, base, size, steep, keys)
+        _find_voxels(
+            row, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, powers, 4.0 * anew, c, base, size,
+            margins, steep, keys,
+        )  # fmt: skip
         if keep is not None:
             _mark_left_out(row, keep, keys)
         for j in range(len(lattices)):
+            if anew:
+                find_radii(row, last, lattices, j, sigmas_squared, bounds, wavelength, s_step, radii)
             mark_near(
                 row, n_fast, kinds, polynomials, bounds, plane, shift, beam, wavelength, s_step, matrices, sizes,
-                lattices, j, centring, sigmas_squared, metrics, c_spots, base_spots, size_spots, radii, middles, close,
-                here, keys,
+                lattices, j, centring, sigmas_squared, metrics, powers, 1.0 * anew, c_spots, base_spots, size_spots,
+                margins, radii, tests, fractions, middles, close, here, keys,
             )  # fmt: skip
         _mark_skipped(row, n_fast, state, dirty, bad, keys)
         n_runs = find_runs(n_fast, keys, starts)
         _find_slots(
-            row, n_runs, starts, keys, base, origins, steep, plane, shift, matrices, n_bricks, table, bricks, slots,
-            used, slot_of,
+            row, n_runs, starts, keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels, slots, used,
+            known, slot_of,
         )  # fmt: skip
         _add_runs(row, n_runs, starts, slot_of, response, counting, counts, terms, whole, real)
     return n_rows

@@ -5,7 +5,8 @@ each pixel in single precision, several pixels at once; a pixel nearer to a voxe
 by the exact formula. So the result is that of the exact formula at every pixel.
 
 The loops over pixels are written so that the compiler makes vector instructions of them: 32 bits throughout, indices
-without a sign (others are tested for being negative), no branches, and a number of rounds that it does not know.
+without a sign (others are tested for being negative), no branches, a number of rounds that it does not know, and few
+arrays a loop (it checks that what is written is none of those that are read, up to eight pairs of them).
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from diffuse_dials.kernels.pieces import BLOCK, PIECE
+from diffuse_dials.kernels.pieces import BLOCK, ERROR, PIECE
 
 OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
 INLINE = {**OPTIONS, "forceinline": True}  # for each piece: a call that passes arrays costs more than the work itself
 SINGLE = 2.0**-21  # bound of the rounding of a cubic in single precision, over the sum of its terms
 
 # A pixel's key: three fields of 8 bits for its voxel along each axis, CENTRE at the piece's base (``localise``), and
-# flags: near a Bragg spot, not for the map. Neighbours of equal keys make a run.
+# flags: near a Bragg spot, not for the map, and voxel not told by the key. Neighbours of equal keys make a run.
 FIELD, CENTRE = 8, 128
 NEAR_BIT = 24
-NEAR, SKIP = 1 << NEAR_BIT, 1 << 25
+NEAR, SKIP, ALONE = 1 << NEAR_BIT, 1 << 25, 1 << 26
 STEEP = CENTRE - 8.0  # voxels from the base: farther than what a field can hold
 _MIDDLE_KEY = CENTRE << 2 * FIELD | CENTRE << FIELD | CENTRE
 _FRACTION = 20  # bits of a coordinate behind the point
@@ -95,43 +96,112 @@ def linear(matrices, which, j, x, y, z):
     return matrices[which, j, 0] * x + matrices[which, j, 1] * y + matrices[which, j, 2] * z + matrices[which, j, 3]
 
 
+@njit(**OPTIONS)
+def half_lengths(edges):
+    """Powers 0 to 3 of half the number of pixels of each piece, shape (4, pieces)."""
+    powers = np.ones((4, len(edges) - 1))
+    for part in range(len(edges) - 1):
+        for d in range(1, 4):
+            powers[d, part] = powers[d - 1, part] * ((edges[part + 1] - edges[part]) // 2)
+    return powers
+
+
+# Loops in functions of their own, as the compiler makes no vector instructions of a loop within another.
+
+
 @njit(**INLINE)
-def localise(matrices, which, polynomials, piece, half, step, number, out, base, size):
-    """Polynomials of the three coordinates by a matrix on a piece, less a whole number each.
+def _cubics(matrices, which, j, polynomials, row, out):
+    m0, m1, m2 = matrices[which, j, 0], matrices[which, j, 1], matrices[which, j, 2]
+    for i in range(out.shape[1]):
+        at = np.uint64(i)
+        value = m0 * polynomials[row, 0, at] + m1 * polynomials[row, 1, at]
+        out[j, at] = value + m2 * polynomials[row, 2, at]
+
+
+@njit(**INLINE)
+def _constants(matrices, which, j, polynomials, row, out):
+    m0, m1, m2, constant = matrices[which, j, 0], matrices[which, j, 1], matrices[which, j, 2], matrices[which, j, 3]
+    for i in range(out.shape[1]):
+        part = np.uint64(i)
+        value = m0 * polynomials[row, 0, part] + m1 * polynomials[row, 1, part]
+        out[j, part] = value + m2 * polynomials[row, 2, part] + constant
+
+
+@njit(**INLINE)
+def _bases(j, step, values, base):
+    for i in range(base.shape[1]):
+        part = np.uint64(i)
+        base[j, part] = np.floor(values[j, part] / step) * step
+
+
+@njit(**INLINE)
+def _less(j, values, base, out):
+    for i in range(base.shape[1]):
+        part = np.uint64(i)
+        out[j, part] = values[j, part] - base[j, part]
+
+
+@njit(**INLINE)
+def _sizes(j, flat, powers, size):
+    n_pieces = np.uint64(size.shape[1])
+    for i in range(size.shape[1]):
+        part = np.uint64(i)
+        total = np.abs(flat[j, part]) + powers[1, part] * np.abs(flat[j, part + n_pieces])
+        total += powers[2, part] * np.abs(flat[j, part + np.uint64(2) * n_pieces])
+        size[j, part] = total + powers[3, part] * np.abs(flat[j, part + np.uint64(3) * n_pieces])
+
+
+@njit(**OPTIONS)
+def localise(matrices, which, polynomials, row, powers, step, out, base, size):
+    """Polynomials of the three coordinates by a matrix on the pieces of a row, less a whole number each.
 
     Args:
         matrices, which: As in ``linear``.
-        polynomials, piece: Of the unit vector, shape (pieces, 3, 4), and which of them.
-        half: Largest distance of a pixel's number from the middle's.
-        step: What the whole numbers are to be multiples of.
-        number: Which of the results to write.
-        out: Result, single precision, shape (m, 3, 4).
-        base: Result, whole numbers, shape (m, 3).
-        size: Result: sum of the sizes of the terms at most, shape (m, 3). ``out`` evaluated in single precision is
+        polynomials, row: Of the unit vector, shape (rows, 3, 4·pieces), and of which row.
+        powers: Of the largest distance of a pixel's number from the middle's: 0 to 3, shape (4, pieces).
+        step: What the whole numbers are to be multiples of; 0: take those of ``base``.
+        out: Result, single precision, shape (3, 4, pieces).
+        base: Whole numbers near the coordinates of the pieces' middles, shape (3, pieces); result unless ``step`` is 0.
+        size: Result: sum of the sizes of the terms at most, shape (3, pieces). ``out`` evaluated in single precision is
             right to SINGLE times it.
     """
+    flat = out.reshape(3, powers.size)
     for j in range(3):
-        m0, m1, m2 = matrices[which, j, 0], matrices[which, j, 1], matrices[which, j, 2]
-        total, power = 0.0, 1.0
-        for d in range(4):
-            value = m0 * polynomials[piece, 0, d] + m1 * polynomials[piece, 1, d] + m2 * polynomials[piece, 2, d]
-            if d == 0:
-                value += matrices[which, j, 3]
-                base[number, j] = np.floor(value / step) * step
-                value -= base[number, j]
-            out[number, j, d] = value
-            total += np.abs(value) * power
-            power *= half
-        size[number, j] = total
+        _cubics(matrices, which, j, polynomials, row, flat)
+        _constants(matrices, which, j, polynomials, row, size)
+        if step > 0:
+            _bases(j, step, size, base)
+        _less(j, size, base, flat)
+        _sizes(j, flat, powers, size)
 
 
 @njit(**INLINE)
-def find_voxels(first, n, c, number, margin, keys):
+def find_margins(which, row, bounds, sizes, size, margins):
+    """To within which the coordinates on the pieces of a row are right, rounding in single precision included.
+
+    Args:
+        which, row: Number of the matrix, and of the row.
+        bounds: Of all pieces, as pieces.Pieces has them.
+        sizes: Of the matrices, as still.Crystal has them.
+        size: Result of ``localise``.
+        margins: Result, shape (pieces,).
+    """
+    first = np.uint64(row * len(margins))
+    a, b, c = sizes[which, 0], sizes[which, 1], sizes[which, 2]
+    for i in range(len(margins)):
+        part = np.uint64(i)
+        error = bounds[ERROR, first + part]
+        margin = max(error * a + SINGLE * size[0, part], error * b + SINGLE * size[1, part])
+        margins[part] = max(margin, error * c + SINGLE * size[2, part])
+
+
+@njit(**INLINE)
+def find_voxels(first, n, c, part, margin, keys):
     """Keys of the pixels of a piece by polynomials, evaluated in single precision and cut to multiples of 2⁻²⁰.
 
     Args:
         first, n: Number of the first pixel in its row, and of pixels.
-        c, number: Coefficients of the coordinates, shape (m, 3, 4), single precision, and which of them.
+        c, part: Coefficients of the coordinates, shape (3, 4, pieces), single precision, and of which piece.
         margin: To within which the polynomials are right, rounding in single precision included.
         keys: Result, int32, one for each pixel of the row, from number 1 on, and room for whole pieces. What follows
             the row's last pixel has no meaning.
@@ -140,9 +210,9 @@ def find_voxels(first, n, c, number, margin, keys):
         Whether a pixel is nearer to a voxel's boundary than the margin (also if it follows the row's last one).
     """
     one = np.float32(_ONE)
-    a0, a1, a2, a3 = one * c[number, 0, 0], one * c[number, 0, 1], one * c[number, 0, 2], one * c[number, 0, 3]
-    b0, b1, b2, b3 = one * c[number, 1, 0], one * c[number, 1, 1], one * c[number, 1, 2], one * c[number, 1, 3]
-    c0, c1, c2, c3 = one * c[number, 2, 0], one * c[number, 2, 1], one * c[number, 2, 2], one * c[number, 2, 3]
+    a0, a1, a2, a3 = one * c[0, 0, part], one * c[0, 1, part], one * c[0, 2, part], one * c[0, 3, part]
+    b0, b1, b2, b3 = one * c[1, 0, part], one * c[1, 1, part], one * c[1, 2, part], one * c[1, 3, part]
+    c0, c1, c2, c3 = one * c[2, 0, part], one * c[2, 1, part], one * c[2, 2, part], one * c[2, 3, part]
     around = np.uint32(min(margin, 0.5) * _ONE + 2)  # more by 2, as coordinates are cut
     nearest, half = np.uint32(_ONE), np.float32(n // 2)
     fraction, field = np.uint32(_ONE - 1), np.int32((1 << FIELD) - 1)
@@ -173,35 +243,42 @@ def exact_voxel(row, column, plane, shift, matrices):
     )
 
 
-@njit(**OPTIONS)
-def _inside(c, number, j, t, margin):
-    """Whether coordinate j at t is farther from a whole number than the margin."""
-    value = ((c[number, j, 3] * t + c[number, j, 2]) * t + c[number, j, 1]) * t + c[number, j, 0]
-    return margin < value - np.floor(value) < 1 - margin
+@njit(**INLINE)
+def _from_boundary(t, c, j, part):
+    """Distance of coordinate j at t from the nearest whole number."""
+    value = ((c[j, 3, part] * t + c[j, 2, part]) * t + c[j, 1, part]) * t + c[j, 0, part]
+    return np.abs(value - np.rint(value))
 
 
 @njit(**OPTIONS)
-def decide_close(row, first, n, c, number, margin, plane, shift, matrices, base, keys):
+def decide_close(row, first, n, c, part, margin, plane, shift, matrices, base, keys):
     """Decide the pixels of a piece that are nearer to a voxel's boundary than the margin by the exact formula.
 
     Args:
         row, first, n: Place of the piece's first pixel, and number of pixels.
-        c, number, margin, keys: As in ``find_voxels``.
+        c, part, margin, keys: As in ``find_voxels``.
         plane, shift: As in ``direction``.
         matrices: The first leads to the coordinates, as in ``linear``.
-        base: What was taken from them, shape (m, 3).
+        base: What was taken from them, shape (3, pieces).
     """
-    margin += 4.0 / _ONE  # not to leave out what find_voxels found
-    for i in range(n):
-        t = np.float64(i - n // 2)
-        if not (
-            _inside(c, number, 0, t, margin) and _inside(c, number, 1, t, margin) and _inside(c, number, 2, t, margin)
-        ):
-            u, v, w = exact_voxel(row, first + i, plane, shift, matrices)
-            u -= np.int64(base[number, 0])
-            v -= np.int64(base[number, 1])
-            w -= np.int64(base[number, 2])
-            keys[1 + first + i] = (u << 2 * FIELD) + (v << FIELD) + w + _MIDDLE_KEY
+    margin = 2 * margin + 4.0 / _ONE  # as these values are rounded as well, and those of find_voxels are cut
+    for begin in range(0, n, BLOCK):
+        nearest = np.float32(1.0)
+        for i in range(BLOCK):
+            t = _NUMBERS[np.uint64(begin + i)] - np.float32(n // 2)
+            nearest = min(nearest, min(_from_boundary(t, c, 0, part), _from_boundary(t, c, 1, part)))
+            nearest = min(nearest, _from_boundary(t, c, 2, part))
+        if nearest > margin:
+            continue
+        for i in range(begin, min(begin + BLOCK, n)):
+            t = _NUMBERS[np.uint64(i)] - np.float32(n // 2)
+            least = min(_from_boundary(t, c, 0, part), _from_boundary(t, c, 1, part))
+            if min(least, _from_boundary(t, c, 2, part)) <= margin:
+                u, v, w = exact_voxel(row, first + i, plane, shift, matrices)
+                u -= np.int64(base[0, part])
+                v -= np.int64(base[1, part])
+                w -= np.int64(base[2, part])
+                keys[1 + first + i] = (u << 2 * FIELD) + (v << FIELD) + w + _MIDDLE_KEY
 
 
 @njit(**OPTIONS)

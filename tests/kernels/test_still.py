@@ -76,11 +76,11 @@ def test_keys_tell_the_voxel_of_each_pixel_and_runs_begin_where_it_changes(rng):
     keys, starts = np.zeros(pieces.PIECE + 1, np.int32), np.empty(pieces.PIECE + 8, np.int32)
     n_certain = 0
     for _ in range(10_000):
-        n, c = int(rng.integers(4, pieces.PIECE + 1)), np.stack([random_cubic(rng) for _ in range(3)])[None]
+        n, c = int(rng.integers(4, pieces.PIECE + 1)), np.stack([random_cubic(rng) for _ in range(3)])[:, :, None]
         t = np.arange(n) - n // 2
-        coordinates = np.stack([np.polyval(row[::-1].astype(np.float64), t) for row in c[0]], axis=1)
+        coordinates = np.stack([np.polyval(row[::-1].astype(np.float64), t) for row in c[..., 0]], axis=1)
         expected = key_of(np.floor(coordinates).astype(np.int64))
-        margin = voxels.SINGLE * (1 + np.abs(c[0]) @ [1, 64, 64**2, 64**3]).max()
+        margin = voxels.SINGLE * (1 + np.abs(c[..., 0]) @ [1, 64, 64**2, 64**3]).max()
         certain = not voxels.find_voxels(0, n, c, 0, margin, keys)
         n_certain += certain
         far = (np.abs(coordinates - np.rint(coordinates)) > margin).all(axis=1)
@@ -98,13 +98,14 @@ def test_voxels_at_half_integers_and_at_negative_indices_are_those_of_floor(h):
     ndiv, corner, n = 2, -30, 100
     matrices = np.zeros((1, 3, 4))
     matrices[0, :, 3] = h * ndiv + 0.5 - corner
-    c, base, size = np.empty((1, 3, 4), np.float32), np.empty((1, 3)), np.empty((1, 3))
-    voxels.localise(matrices, 0, np.zeros((1, 3, 4)), 0, 50.0, 4.0, 0, c, base, size)
+    c, base, size = np.empty((3, 4, 1), np.float32), np.empty((3, 1)), np.empty((3, 1))
+    powers = voxels.half_lengths(np.array([0, n]))
+    voxels.localise(matrices, 0, np.zeros((1, 3, 4)), 0, powers, 4.0, c, base, size)
     keys, margin = np.zeros(pieces.PIECE + 1, np.int32), 1e-6
     assert voxels.find_voxels(0, n, c, 0, margin, keys) == ((2 * h) % 1 == 0.5)
     voxels.decide_close(0, 0, n, c, 0, margin, np.ones((5, 3)), None, matrices, base, keys)
     expected = voxel_index(np.array([[h, h, h]]), (ndiv, ndiv, ndiv)) - corner
-    assert (keys[1 : n + 1] == key_of(expected, base[0].astype(int))).all()
+    assert (keys[1 : n + 1] == key_of(expected, base[:, 0].astype(int))).all()
 
 
 def sums_by_numpy(index, key, *columns):
@@ -162,9 +163,10 @@ class Case:
         for _ in range(2):
             result = accumulator.sum_panel(
                 self.raw, self.limits, self.shared, self.static, self.pieces, self.plane.vectors, self.plane.shift,
-                crystal, keep, *calibration, background, background,
+                crystal, keep, *calibration, background, background, np.full(3, -1),
             )  # fmt: skip
         index, bragg, *sums = result
+        del sums[2]  # number of accepted pixels
         return np.column_stack([index - reach, bragg]), *sums
 
     def good(self):
@@ -249,7 +251,7 @@ def test_where_polynomials_do_not_fit_every_pixel_is_worked_out(rng):
     case, a_matrix = Case(rng, panel=tilted_panel((100, 700))), orientation(rng, (90.0, 80.0, 37.0), 104.0)
     mask = lattice_mask(a_matrix, radius=0.003)
     first = case.by_kernel(a_matrix, (3, 3, 3), [mask], [a_matrix])
-    case.pieces.bounds[:, pieces.ERROR] = np.inf
+    case.pieces.bounds[pieces.ERROR] = np.inf
     second = case.by_kernel(a_matrix, (3, 3, 3), [mask], [a_matrix])
     assert all(np.array_equal(a, b) for a, b in zip(first, second))
 

@@ -115,10 +115,10 @@ half_mosaicity = Auto
         metric = a_matrix.T @ a_matrix
         distances = distances_in_a_cell(metric)
         radius = None if params.radius is Auto or params.radius is None else params.radius
-        if radius is not None and radius >= distances[-1]:
+        if radius is not None and radius >= distances.max():
             raise ValueError(
                 f"masking.bragg.radius={radius:g} 1/Å leaves no pixel: no point of reciprocal space is farther than "
-                f"{distances[-1]:.3g} 1/Å from a lattice point of the cell {crystal.get_unit_cell()}. "
+                f"{distances.max():.3g} 1/Å from a lattice point of the cell {crystal.get_unit_cell()}. "
                 "Give a smaller one."
             )
         domain_size, half_mosaicity = mosaic_model(crystal, params)
@@ -249,10 +249,11 @@ def mosaic_model(crystal, params) -> tuple[float, float]:
 
 
 def distances_in_a_cell(metric: np.ndarray, steps: int = 24) -> np.ndarray:
-    """Distances (Å⁻¹, ascending) of points spread over a cell of the reciprocal lattice to the nearest corner."""
-    h = (np.arange(steps) + 0.5) / steps - 0.5
-    points = np.stack(np.meshgrid(h, h, h, indexing="ij"), axis=-1).reshape(-1, 3)
-    return np.sort(np.sqrt(np.einsum("ij,ij->i", points @ metric, points)))
+    """Distances (Å⁻¹) of points spread over a cell of the reciprocal lattice to the nearest corner."""
+    x = (np.arange(steps) + 0.5) / steps - 0.5
+    h, k, l = np.meshgrid(x, x, x, indexing="ij", sparse=True)
+    in_a_plane = h * (metric[0, 0] * h + 2 * metric[0, 1] * k) + metric[1, 1] * k * k
+    return np.sqrt(in_a_plane + l * (2 * metric[0, 2] * h + 2 * metric[1, 2] * k + metric[2, 2] * l)).ravel()
 
 
 def need_crystal(name, experiment) -> None:

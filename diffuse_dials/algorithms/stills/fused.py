@@ -19,6 +19,7 @@ from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
 from diffuse_dials.kernels import asymmetric_unit, pieces, spots, still
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
+from diffuse_dials.kernels.harvest import columns, mean_positions
 from diffuse_dials.kernels.shared import LAST_BIN, ClosedForm, make_shared
 from diffuse_dials.kernels.sums import in_units, transform
 from diffuse_dials.models.geometry import PanelPlane
@@ -166,53 +167,29 @@ class Fused:
         raw, limits = self._limits(model, raw, highest, pedestal, gain)
         if gain is None and limits[0] < 0:
             pedestal, gain = np.zeros((1, 1)), np.ones((1, 1))  # negative values: their variance is not their sum
-        index, bragg, whole, real, bin_whole, bin_real = self._accumulator.sum_panel(
+        origin = -corner  # s = 0 is the direct beam and no reflection to cctbx
+        index, bragg, whole, real, n_accepted, bin_whole, bin_real = self._accumulator.sum_panel(
             raw, limits, shared.shared, shared.bins, shared.pieces, plane.vectors, plane.shift, crystal, keep, pedestal,
-            gain, background, variance,
+            gain, background, variance, origin,
         )  # fmt: skip
-        index = index + corner.astype(np.int32)
-        n_accepted = int(whole[bragg == 0, still.N_PIXELS].sum())
-        # s = 0 is the direct beam and no reflection to cctbx; the rows are in order, so that its are neighbours
-        origin = np.flatnonzero((index[:, 0] == 0) & (index[:, 1] == 0) & (index[:, 2] == 0))
-        if len(origin):
-            neighbours = slice(origin[0], origin[-1] + 1)
-            index, bragg = np.delete(index, neighbours, axis=0), np.delete(bragg, neighbours)
-            whole = np.delete(whole, neighbours, axis=0)  # one after the other: each takes its memory twice
-            real = np.delete(real, neighbours, axis=0)
+        index += corner.astype(np.int32)
+        of_the_sums = (
+            gain is None, shared.unit * exposure.incident, self._noise.factor[panel], self._noise.read_variance[panel]
+        )  # fmt: skip
         full = np.ones(len(index), dtype=np.int32)
-        position = None
-        if grid.positions:
-            position, twice = np.empty((len(whole), 2)), 2.0 * whole[:, still.N_PIXELS]
-            for axis, column in enumerate((still.FAST, still.SLOW)):
-                mean = whole[:, column] / twice
-                position[:, axis] = plane.offset + 0.5 + plane.step * (mean - 0.5)
-        unit = shared.unit * exposure.incident
-        columns = self._columns(panel, whole, real, unit, gain is None, background is not None)
         voxels = VoxelSums(
-            full * number, index, self._representatives(index, grid.symmetry_group), full * panel, bragg.astype(bool),
-            *columns, whole[:, still.N_PIXELS].astype(np.int32), position,
+            full * number, index, self._representatives(index, grid.symmetry_group), full * panel, bragg,
+            *columns(whole, real, *of_the_sums), whole[:, still.N_PIXELS].astype(np.int32),
+            mean_positions(whole, plane.offset, plane.step) if grid.positions else None,
         )  # fmt: skip
         hit = np.flatnonzero(bin_whole[:, still.N_PIXELS] + bin_whole[:, still.N_OVERLOADED])
         bin_whole, bin_real = bin_whole[hit], bin_real[hit]
-        columns = self._columns(panel, bin_whole, bin_real, unit, gain is None, background is not None)
         full = np.ones(len(hit), dtype=np.int32)
         totals = RadialTotals(
-            full * number, full * panel, (hit + 0.5) * self._bin_width, *columns,
+            full * number, full * panel, (hit + 0.5) * self._bin_width, *columns(bin_whole, bin_real, *of_the_sums),
             bin_whole[:, still.N_PIXELS].astype(np.int32), bin_whole[:, still.N_OVERLOADED].astype(np.int32),
         )  # fmt: skip
         return voxels, totals, n_accepted
-
-    def _columns(self, panel, whole, real, unit, counting, with_background):
-        """counts, background, response and variance of sums."""
-        none = np.zeros(len(whole))
-        counts = whole[:, still.COUNTS].astype(np.float64) if counting else real[:, still.PHOTONS]
-        positive = counts if counting else real[:, still.POSITIVE]
-        variance = self._noise.factor[panel] * positive
-        variance = variance + self._noise.read_variance[panel] * whole[:, still.N_PIXELS]
-        if with_background:
-            variance = variance + real[:, still.BACKGROUND_VARIANCE]
-        background = real[:, still.BACKGROUND] if with_background else none
-        return counts, background, whole[:, still.RESPONSE] * unit, variance
 
     def _calibration(self, experiment, model, panel, raw):
         """Pedestal and gain that the kernel applies; None, None where whole numbers are photons."""
@@ -313,7 +290,7 @@ class Fused:
         self._panels.pop(key, None)
         shared = None  # so that its memory can be used again
         use = self._sampled(mask if known is None else mask & known.reshape(mask.shape))
-        s_max = float(directions.bounds[:, pieces.CHORD_HIGH].max()) / wavelength
+        s_max = float(directions.bounds[pieces.CHORD_HIGH].max()) / wavelength
         models = (*key[:-1], wavelength)
         if self._last_corrections[0] != models:  # they look at all panels
             self._last_corrections = models, choose_corrections(self._params.corrections, experiment)[0]
@@ -348,7 +325,7 @@ class Fused:
             unit = in_units(by_numpy(corrections, slice(None, None, -(-plane.shape[0] // _SAMPLED_ROWS))))[1]
         d_min, d_max = self._params.d_min, self._params.d_max
         s_range = (0.0 if d_max is None else 1 / d_max, np.inf if d_min is None else 1 / d_min)
-        s_max = bounds[:, pieces.CHORD_HIGH].max() / wavelength
+        s_max = bounds[pieces.CHORD_HIGH].max() / wavelength
         n_bins = min(int(s_max / self._bin_width) + 2, LAST_BIN + 1)
         for _ in range(2):
             made = make_shared(
