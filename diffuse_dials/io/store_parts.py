@@ -293,15 +293,15 @@ class Part:
         with opened(self.path, PART) as file:
             return file["asu/id"][:]
 
-    def read(self, name: str) -> np.ndarray:
-        """A whole column."""
+    def rows(self) -> dict[str, np.ndarray]:
+        """All columns, by name."""
         with opened(self.path, PART) as file:
-            return file["rows"][name][:]
+            return {name: data[:] for name, data in file["rows"].items()}
 
-    def read_totals(self, name: str) -> np.ndarray:
-        """A field of RadialTotals, of all its stills."""
+    def totals(self) -> dict[str, np.ndarray]:
+        """The fields of RadialTotals, by name, of all its stills."""
         with opened(self.path, PART) as file:
-            return file[f"totals/{name}"][:]
+            return {field.name: file[f"totals/{field.name}"][:] for field in fields(RadialTotals)}
 
 
 def box_of(file: h5py.File) -> AsuBox:

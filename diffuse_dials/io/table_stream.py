@@ -1,4 +1,4 @@
-"""A reflection table written piece by piece: what is in memory is one piece, not the table and a copy of it.
+"""A reflection table written block by block: what is in memory is one block, not the table and a copy of it.
 
 The bytes are those that ``flex.reflection_table.as_file`` writes (a test holds them against each other): MessagePack
 of [name of the type, version, {identifiers, nrows, data: {column: [type, [n, bytes]]}}], columns in alphabetical order.
@@ -23,12 +23,13 @@ _KINDS = {
 }  # fmt: skip
 
 
-def write_table(columns: dict, path, identifiers: dict[int, str], n_rows: int) -> None:
+def write_table(names, blocks, path, identifiers: dict[int, str], n_rows: int) -> None:
     """Write a reflection table, complete or not at all.
 
     Args:
-        columns: By name, functions that return an iterable of arrays: the column in pieces, in their order. Vectors and
-            Miller indices have shape (n, 3). Names that io.columns does not list are refused.
+        names: Columns; those that io.columns does not list are refused.
+        blocks: An iterable of consecutive rows: dictionaries of one array for each name. Vectors and Miller indices have
+            shape (n, 3). Each is written before the next is asked for.
         path: Output file.
         identifiers: Experiment identifier of each ``id``.
         n_rows: Length of every column.
@@ -42,17 +43,31 @@ def write_table(columns: dict, path, identifiers: dict[int, str], n_rows: int) -
         file.write(_text("identifiers") + _map(len(identifiers)))
         for number in sorted(identifiers):
             file.write(_whole(int(number)) + _text(identifiers[number]))
-        file.write(_text("nrows") + _whole(n_rows) + _text("data") + _map(len(columns)))
-        for name in sorted(columns):
-            kind, dtype, width = _KINDS[COLUMNS[name].kind]
-            n_bytes = n_rows * width * np.dtype(dtype).itemsize
-            file.write(_text(name) + _array(2) + _text(kind) + _array(2) + _whole(n_rows) + _bytes(n_bytes))
-            for piece in columns[name]():
-                written = np.ascontiguousarray(piece, dtype=dtype)
+        file.write(_text("nrows") + _whole(n_rows) + _text("data") + _map(len(names)))
+        place, places = file.tell(), {}  # columns follow one another: where each begins is known
+        for name in sorted(names):
+            kind, _, _ = _KINDS[COLUMNS[name].kind]
+            n_bytes = n_rows * _row_bytes(name)
+            head = _text(name) + _array(2) + _text(kind) + _array(2) + _whole(n_rows) + _bytes(n_bytes)
+            file.seek(place)
+            file.write(head)
+            places[name] = place + len(head)
+            place += len(head) + n_bytes
+        ends = {name: begin + n_rows * _row_bytes(name) for name, begin in places.items()}
+        for block in blocks:
+            for name, values in block.items():
+                written = np.ascontiguousarray(values, dtype=_KINDS[COLUMNS[name].kind][1])
+                file.seek(places[name])
                 file.write(written.data.cast("B") if written.size else b"")
-                n_bytes -= written.nbytes
-            if n_bytes:
-                raise AssertionError(f"column {name} has not {n_rows} rows of {width}")
+                places[name] += written.nbytes
+        for name, end in ends.items():
+            if places[name] != end:
+                raise AssertionError(f"column {name} has not {n_rows} rows of {_KINDS[COLUMNS[name].kind][2]}")
+
+
+def _row_bytes(name: str) -> int:
+    _, dtype, width = _KINDS[COLUMNS[name].kind]
+    return width * np.dtype(dtype).itemsize
 
 
 def _whole(value: int) -> bytes:

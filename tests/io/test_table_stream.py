@@ -1,4 +1,4 @@
-"""Tables written in pieces: DIALS's own bytes."""
+"""Tables written in blocks: DIALS's own bytes."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ def test_bytes_are_those_that_dials_writes(n, n_names, rng, tmp_path):
     table = columns(n, rng)
     identifiers = {number: "x" * (number % 300) for number in range(n_names)}
     save_table(table, tmp_path / "whole.refl", identifiers)
-    pieces = {name: lambda values=values: np.array_split(values, 7) for name, values in table.items()}
-    table_stream.write_table(pieces, tmp_path / "pieces.refl", identifiers, n)
+    pieces = zip(*(np.array_split(values, 7) for values in table.values()))
+    blocks = (dict(zip(table, block)) for block in pieces)
+    table_stream.write_table(list(table), blocks, tmp_path / "pieces.refl", identifiers, n)
     assert (tmp_path / "pieces.refl").read_bytes() == (tmp_path / "whole.refl").read_bytes()
 
 
 def test_values_of_other_types_become_the_columns(rng, tmp_path):
     counts = rng.poisson(3.0, 100).astype(np.int32)
-    pieces = {"counts": lambda: [counts[:60], counts[60:]], "panel": lambda: [np.ones(100, np.int16)]}
-    table_stream.write_table(pieces, tmp_path / "a.refl", {0: "a"}, 100)
+    blocks = [{"counts": counts[rows], "panel": np.ones(len(counts[rows]), np.int16)} for rows in np.s_[:60, 60:]]
+    table_stream.write_table(["counts", "panel"], blocks, tmp_path / "a.refl", {0: "a"}, 100)
     found = load_table(tmp_path / "a.refl")
     assert found["counts"].dtype == np.float64 and np.array_equal(found["counts"], counts)
     assert found["panel"].tolist() == [1] * 100
@@ -42,7 +43,7 @@ def test_values_of_other_types_become_the_columns(rng, tmp_path):
 
 def test_too_many_rows_and_columns_of_another_length_leave_no_file(tmp_path):
     with pytest.raises(ValueError, match="more than the 150000000"):
-        table_stream.write_table({}, tmp_path / "a.refl", {}, MAX_ROWS + 1)
+        table_stream.write_table([], [], tmp_path / "a.refl", {}, MAX_ROWS + 1)
     with pytest.raises(AssertionError, match="column counts"):
-        table_stream.write_table({"counts": lambda: [np.zeros(3)]}, tmp_path / "a.refl", {}, 4)
+        table_stream.write_table(["counts"], [{"counts": np.zeros(3)}], tmp_path / "a.refl", {}, 4)
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import logging
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -218,34 +217,17 @@ class PartedSums:
         logger.info("%d sums of %d pixels in %d stills", self.n_rows, n_pixels, n_stills)
 
     def save_sums(self, path, identifiers: dict[int, str]) -> None:
-        """Write gridded.refl, column by column and part by part, so that one piece is in memory.
+        """Write gridded.refl, part by part, so that one is in memory.
 
         Raises:
             ValueError: If there are more rows than a table holds, or it cannot be written.
         """
-
-        def pieces(name, absent=None):
-            """The column of each part; where it is absent there, another column, or 0."""
-            for part in self.parts:
-                if name in part.columns:
-                    yield part.read(name)
-                else:
-                    yield np.zeros(part.n_rows) if absent is None else part.read(absent)
-
-        def ids():
-            for part in self.parts:
-                yield np.repeat(part.numbers.astype(np.int32), part.still_rows)
-
-        def positions():
-            for values in pieces("position"):
-                yield np.column_stack([values, np.zeros(len(values))])
-
-        names = ("miller_index", "asu_miller_index", "panel", "bragg", "counts", "response", "n_pixels", "background")
-        columns = {name: partial(pieces, name) for name in names}
-        columns |= {"id": ids, "variance": partial(pieces, "variance", "counts")}
+        names = ["miller_index", "asu_miller_index", "panel", "bragg", "counts", "response", "n_pixels", "background"]
+        names += ["id", "variance"]
         if all("position" in part.columns for part in self.parts if part.n_rows):
-            columns["xyzobs.px.value"] = positions
-        write_table(columns, path, identifiers, self.n_rows)
+            names.append("xyzobs.px.value")
+        rows = (_rows_of(part, names) for part in self.parts if part.n_rows)
+        write_table(names, rows, path, identifiers, self.n_rows)
 
     def save_index(self, path, identifiers) -> None:
         """Write gridded.h5 over the parts."""
@@ -253,7 +235,7 @@ class PartedSums:
 
     def totals(self) -> RadialTotals:
         """The radial totals of all stills, for what fits in memory."""
-        return RadialTotals(*(np.concatenate(list(_totals_of(self.parts, f.name))) for f in fields(RadialTotals)))
+        return RadialTotals.concatenate([RadialTotals(**part.totals()) for part in self.parts if part.n_totals])
 
     def save_totals(self, path, identifiers: dict[int, str]) -> list[str]:
         """Write radial_totals.refl; what is more than a table holds goes to radial_totals_00001.refl and so on.
@@ -273,21 +255,25 @@ class PartedSums:
             blocks[-1] += [part] if part.n_totals else []
         names = [path, *(path.with_stem(f"{path.stem}_{number:05d}") for number in range(1, len(blocks)))]
         for name, block in zip(names, blocks):
-            columns = {
-                {"still": "id"}.get(field.name, field.name): partial(_totals_of, block, field.name)
-                for field in fields(RadialTotals)
-            }
-            write_table(columns, name, identifiers, sum(part.n_totals for part in block))
+            columns = {field.name: {"still": "id"}.get(field.name, field.name) for field in fields(RadialTotals)}
+            rows = ({columns[n]: values for n, values in part.totals().items()} for part in block)
+            write_table(list(columns.values()), rows, name, identifiers, sum(part.n_totals for part in block))
         for old in path.parent.glob(f"{glob.escape(path.stem)}_[0-9][0-9][0-9][0-9][0-9]{path.suffix}"):
             if old not in names:
                 old.unlink()
         return [str(name) for name in names]
 
 
-def _totals_of(parts, name: str):
-    for part in parts:
-        if part.n_totals:
-            yield part.read_totals(name)
+def _rows_of(part: Part, names) -> dict[str, np.ndarray]:
+    """The columns of gridded.refl for the rows of a part; what follows from others is not in it (see store_parts)."""
+    rows = part.rows()
+    rows["id"] = np.repeat(part.numbers.astype(np.int32), part.still_rows)
+    rows.setdefault("background", np.zeros(part.n_rows))
+    rows.setdefault("variance", rows["counts"])
+    if "xyzobs.px.value" in names:
+        rows["xyzobs.px.value"] = place = np.zeros((part.n_rows, 3))
+        place[:, :2] = rows["position"]
+    return {name: rows[name] for name in names}
 
 
 def still_names(stills: Stills):
