@@ -10,7 +10,7 @@ import json
 import sys
 import time
 
-import diffuse_dials  # noqa: F401  (first: it prepares the environment of DIALS)
+import diffuse_dials.cli  # noqa: F401  (first, as in the command: it prepares the environment of DIALS)
 
 # isort: split
 from diffuse_dials.algorithms import pipeline

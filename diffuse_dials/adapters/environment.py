@@ -6,8 +6,9 @@ import importlib.util
 import os
 import sys
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 
 
 def point_to_libtbx_environment() -> None:
@@ -58,6 +59,59 @@ def allow_missing_mono_simulation() -> None:
     """
     if _empty_extension not in sys.meta_path:
         sys.meta_path.append(_empty_extension)
+
+
+class _LateModule(ModuleType):
+    """A module that is executed when something is asked of it that its place in the file system does not tell."""
+
+    def __getattr__(self, name):
+        parent = sys.modules.get(self.__name__.rpartition(".")[0])
+        if isinstance(parent, _LateModule):  # as an import would: the package first
+            parent._execute()
+        if type(self) is _LateModule:
+            self._execute()
+        return getattr(self, name)
+
+    def _execute(self) -> None:
+        self.__class__ = ModuleType
+        self.__spec__.loader = self.__loader__ = self.__spec__.loader.inner
+        self.__loader__.exec_module(self)
+
+
+class _LateLoader(Loader):
+    def __init__(self, inner: Loader):
+        self.inner = inner
+
+    def create_module(self, spec):
+        return self.inner.create_module(spec)
+
+    def exec_module(self, module):
+        module.__class__ = _LateModule
+
+
+class _LateFinder(MetaPathFinder):
+    # dials.array_family.flex and dxtbx.model import them, for functions that few programs call
+    names = ("pandas", "sklearn", "sklearn.cluster")
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname not in self.names:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None:
+            spec.loader = _LateLoader(spec.loader)
+        return spec
+
+
+_late_finder = _LateFinder()
+
+
+def load_late() -> None:
+    """Let pandas and scikit-learn be imported when they are used: they are half of the start of a DIALS program.
+
+    importlib's LazyLoader does not serve: it executes a package as soon as a module in it is imported.
+    """
+    if _late_finder not in sys.meta_path:
+        sys.meta_path.insert(0, _late_finder)
 
 
 def require_dials() -> None:

@@ -28,8 +28,8 @@ def write_table(names, blocks, path, identifiers: dict[int, str], n_rows: int) -
 
     Args:
         names: Columns; those that io.columns does not list are refused.
-        blocks: An iterable of consecutive rows: dictionaries of one array for each name. Vectors and Miller indices have
-            shape (n, 3). Each is written before the next is asked for.
+        blocks: An iterable of consecutive rows: dictionaries of one array for each name. Vectors and Miller indices
+            have shape (n, 3). Each is written before the next is asked for.
         path: Output file.
         identifiers: Experiment identifier of each ``id``.
         n_rows: Length of every column.

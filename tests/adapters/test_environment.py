@@ -55,6 +55,19 @@ def test_an_extension_that_is_installed_wins(tmp_path):
     assert done.stdout == "True\n", done.stderr
 
 
+def test_commands_import_pandas_and_scikit_learn_when_they_are_used():
+    """As modules of DIALS use them: dials.array_family.flex and dxtbx.model import them in their first lines."""
+    pytest.importorskip("sklearn.cluster")
+    code = (
+        "import sys, diffuse_dials.cli; from dials.array_family import flex; import dxtbx.model.detector_helpers as d;"
+        "import pandas, numpy as np; print('sklearn.base' in sys.modules, 'pandas.core.frame' in sys.modules);"
+        "print(*d.sklearn.cluster.DBSCAN(eps=0.1, min_samples=2).fit_predict(np.zeros((3, 2))));"
+        "from sklearn.neighbors import NearestNeighbors; print(pandas.DataFrame({'a': [1]}).shape)"
+    )
+    done = python(code)
+    assert done.stdout == "False False\n0 0 0\n(1, 1)\n", done.stderr
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_can_import_what_stills_process_needs(method, tmp_path):
     script = tmp_path / "workers.py"
