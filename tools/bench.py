@@ -207,19 +207,23 @@ def _growth(job) -> float:
     return status("VmHWM") - before
 
 
-def command(expt: str, n_stills: int, read: float, *parameters: str) -> dict:
-    """CPU time of diffuse.grid as a command, over get_raw_data of the same images, and where it goes."""
-    script = Path(__file__).parent / "bench_command.py"
+def command(expt: str, read: float, *parameters: str) -> dict:
+    """CPU time of diffuse.grid as a command, over that of reading its images (s), and where it goes."""
+    used, split = _script("bench_command.py", expt, *PARAMETERS, *parameters)
+    return {"cpu_s": used, "over_get_raw_data": used / read, "split": split}
+
+
+def _script(name: str, *arguments: str) -> tuple[float, dict]:
+    """CPU time of a script in a process of its own, and the JSON that it prints last."""
     with tempfile.TemporaryDirectory() as scratch:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
-            [sys.executable, str(script), expt, *PARAMETERS, *parameters], cwd=scratch, check=True,
+            [sys.executable, str(Path(__file__).parent.absolute() / name), *arguments], cwd=scratch, check=True,
             capture_output=True, text=True,
         )  # fmt: skip
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    split = json.loads(done.stdout.splitlines()[-1])
-    return {"cpu_s": used, "over_get_raw_data": used / (n_stills * read), "split": split}
+    return used, json.loads(done.stdout.splitlines()[-1])
 
 
 def table(name: str, result: dict) -> None:
@@ -266,13 +270,20 @@ def _commands(folder: Path, result: dict, quick: bool) -> None:
     result["two_processes"] = efficiency(job, quick)
     print(f"efficiency of two processes at once: {result['two_processes']}")
     n_stills = 20 if quick else 200
-    expt = bench_data.write_stills(names, n_stills, folder / "many", planar=False)
-    read = result["16M NXmx"]["seconds"]["get_raw_data"]
-    for reader in ("dxtbx", "hdf5"):
-        used = command(expt, n_stills, read, f"grid.reader={reader}")
-        result[f"command, {reader}"] = used
-        print(f"diffuse.grid, {n_stills} stills, {reader}: {used['cpu_s']:.1f} s, "
-              f"{used['over_get_raw_data']:.2f} x get_raw_data; {used['split']}")  # fmt: skip
+    expt = bench_data.write_stills(names, n_stills, folder / "many")
+    forms = {
+        "one image a file": expt,
+        "one file of all images": bench_data.write_stills(names, n_stills, folder / "master", master=True),
+    }
+    for form, stills in forms.items():
+        read = _script("bench_read.py", stills)[1]
+        result[f"get_raw_data, {form}"] = read
+        print(f"dxtbx, {n_stills} stills, {form}: load {read['load']:.1f} s, get_raw_data {read['loop']:.1f} s")
+        for reader in ("dxtbx", "hdf5"):
+            used = command(stills, read["loop"], f"grid.reader={reader}")
+            result[f"command, {reader}, {form}"] = used
+            print(f"diffuse.grid, {n_stills} stills, {form}, {reader}: {used['cpu_s']:.1f} s, "
+                  f"{used['over_get_raw_data']:.2f} x get_raw_data; {used['split']}")  # fmt: skip
     result["heap_kept"] = keep_heap()
     job = Job(expt)
     kept = best(3, {"get_raw_data": (job.imageset, lambda i: i.get_raw_data(0)), "kernel": (None, job.kernel)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,20 @@ def _write_cbf(case, name, counts) -> None:
     FormatCBFMini.as_file(detector, BeamFactory.simple(1.0), GoniometerFactory.single_axis(), scan, values, name)
 
 
+def write_master(names: list[str], n_images: int, name: Path) -> str:
+    """One NXmx file of many images, a virtual dataset onto files of one image that take turns; returns its name."""
+    shutil.copy(names[0], name)
+    with h5py.File(name, "r+") as file:
+        image = file["entry/data/data"]
+        layout = h5py.VirtualLayout((n_images, *image.shape[1:]), dtype=image.dtype)
+        for number in range(n_images):
+            source = h5py.VirtualSource(names[number % len(names)], image.name, image.shape)
+            layout[number] = source[0]
+        del file["entry/data/data"]
+        file["entry/data"].create_virtual_dataset("data", layout)
+    return str(name)
+
+
 def _write_nexus(case, name, counts) -> None:
     """The least of NXmx that dxtbx needs, uint16, one chunk: bitshuffle and lz4, gzip where the filter is missing."""
     with h5py.File(name, "w", libver="latest") as file:
@@ -149,8 +164,9 @@ def _axis(group, name, value, vector, depends_on):
 
 
 def write_stills(
-    names: list[str], n_stills: int, folder: Path, planar: bool = False, cell=CELL, group=SPACE_GROUP, own: str = ""
-) -> str:
+    names: list[str], n_stills: int, folder: Path, planar: bool = False, cell=CELL, group=SPACE_GROUP, own: str = "",
+    master: bool = False,
+) -> str:  # fmt: skip
     """An .expt of stills in random orientations on links to the images, and its name.
 
     Args:
@@ -161,6 +177,7 @@ def write_stills(
         cell: a, b, c, Å.
         group: Space group.
         own: What each still has of its own, "wavelength" or "detector" (its distance).
+        master: Take the images from one file that holds them all, in place of links (NXmx only).
     """
     rng = np.random.default_rng(1)
     folder.mkdir(exist_ok=True)
@@ -176,7 +193,7 @@ def write_stills(
     experiments = ExperimentList()
     for number in range(n_stills):
         link = folder / f"still_{number + 1:05d}{Path(names[0]).suffix}"
-        if not link.exists():
+        if not (master or link.exists()):
             os.symlink(names[number % len(names)], link)
         axes, _ = np.linalg.qr(rng.normal(size=(3, 3)))
         real_space = np.array(cell)[:, None] * axes * np.sign(np.linalg.det(axes))
@@ -191,17 +208,23 @@ def write_stills(
                 origin = np.array(panel.get_origin()) + (0, 0, 0.05 * number)
                 panel.set_frame(panel.get_fast_axis(), panel.get_slow_axis(), origin)
         experiments.append(Experiment(**models, identifier=f"s{number}"))
-    return _with_own_images(experiments, folder, Path(names[0]).suffix)
+    suffix = Path(names[0]).suffix
+    places = [(str(folder / f"still_{number + 1:05d}{suffix}"), 0) for number in range(n_stills)]
+    if master:
+        many = write_master(names, n_stills, folder / f"master{suffix}")
+        places = [(many, number) for number in range(n_stills)]
+    return _with_own_images(experiments, folder, places)
 
 
-def _with_own_images(experiments, folder, suffix) -> str:
-    """Write the .expt with one imageset a still: making them through dxtbx would open every file."""
+def _with_own_images(experiments, folder, places) -> str:
+    """Write the .expt with one imageset a still, at (file, number in it): dxtbx would open every file to make them."""
     content = experiments.to_dict()
     (template,) = content["imageset"][:1]
     content["imageset"] = []
-    for number, experiment in enumerate(content["experiment"]):
-        link = str(folder / f"still_{number + 1:05d}{suffix}")
-        own = {**template, "images": [link]} if "images" in template else {**template, "template": link}
+    for number, (experiment, (name, index)) in enumerate(zip(content["experiment"], places)):
+        own = {**template, "images": [name]} if "images" in template else {**template, "template": name}
+        if "single_file_indices" in template:
+            own["single_file_indices"] = [index]
         content["imageset"].append(own)
         experiment["imageset"] = number
     loaded = ExperimentListFactory.from_dict(content, check_format=False)

@@ -1,0 +1,34 @@
+"""CPU time of reading the images of an .expt as a program of DIALS does; what it prints last is JSON.
+
+    tools/bench_read.py STILLS.expt
+
+One process, memory as the C library manages it: it loads the list with its format checked and asks each imageset for
+its raw data once. ``load`` is the former (dxtbx opens each file of one image there), ``loop`` the latter: dxtbx opens
+a file again where the one before was another.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import diffuse_dials  # noqa: F401  (first: it prepares the environment of DIALS)
+
+# isort: split
+from dxtbx.format.FormatNXmx import FormatNXmx  # noqa: F401  (its imports are no part of reading)
+from dxtbx.model.experiment_list import ExperimentListFactory
+
+
+def main() -> None:
+    start = time.process_time()
+    experiments = ExperimentListFactory.from_json_file(sys.argv[1], check_format=True)
+    loaded = time.process_time()
+    for experiment in experiments:
+        experiment.imageset.get_raw_data(0)
+        experiment.imageset.clear_cache()
+    print(json.dumps({"load": loaded - start, "loop": time.process_time() - loaded}))
+
+
+if __name__ == "__main__":
+    main()
