@@ -7,6 +7,7 @@ once for the files of a folder is the same in all of them.
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import re
 from dataclasses import dataclass
@@ -87,9 +88,13 @@ def _seconds(data: h5py.Dataset | None, index: int) -> float | None:
     if data is None:
         return None
     values = np.ravel(data[()])
-    unit = nxmx.h5str(data.attrs.get("units", "s"))
-    value = float(nxmx.ureg.Quantity(float(values[index if len(values) > 1 else 0]), unit).to("s").magnitude)
+    value = float(values[index if len(values) > 1 else 0]) * _unit_in_seconds(nxmx.h5str(data.attrs.get("units", "s")))
     return value if np.isfinite(value) and value > 0 else None
+
+
+@functools.cache
+def _unit_in_seconds(unit: str) -> float:
+    return float(nxmx.ureg.Quantity(1.0, unit).to("s").magnitude)
 
 
 def _epoch(data: h5py.Dataset | None) -> float | None:
