@@ -33,6 +33,8 @@ from diffuse_dials.models.sums import StillSums, VoxelSums
 
 logger = logging.getLogger(f"dials.{__name__}")
 
+_KEPT_ROWS = 1_000_000  # of a still: 0.1 GB
+
 phil_scope = libtbx.phil.parse(
     """
 grid {
@@ -93,13 +95,17 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
     """
     box = asu_box(grid, stills, largest_s(stills, params.d_min))
     measurement.prepare(grid, job.comm.shared)
+    counted = {}  # stills that the forecast measured: not again by this process and those that it forks
 
     def plan():
         used = [number for number in range(len(stills)) if measurement.uses(number)]
         most = sum(slow * fast for slow, fast in panel_shapes(stills.experiments[0].detector))
 
         def count(number):
-            return len(measurement.sums(number, grid).voxels)
+            outcome, measured = measure_still(measurement, number, False, grid)
+            if len(measured.voxels) <= _KEPT_ROWS:
+                counted[number] = outcome, measured
+            return len(measured.voxels)
 
         found = forecast(count, used, most, params.output.reflections)
         store = log_forecast(found, params.grid.store, job)
@@ -116,7 +122,11 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
         with writing_part(path, job.key, box, not store, images_mark(keys(block))) as part:
             outcomes = []
             for number in range(*folder.plan["blocks"][block]):
-                outcome, measured = measure_still(measurement, number, params.extraction.skip_failed, grid)
+                if number in counted:
+                    working_on(number)
+                    outcome, measured = counted.pop(number)
+                else:
+                    outcome, measured = measure_still(measurement, number, params.extraction.skip_failed, grid)
                 outcomes.append(outcome.to_dict())
                 if measured is not None:
                     part.append(number, measured.voxels, measured.totals)
