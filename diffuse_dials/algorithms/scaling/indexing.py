@@ -10,9 +10,14 @@ from dials.util import tabulate
 
 from diffuse_dials.adapters import symmetry
 from diffuse_dials.adapters.experiments import load_experiments, without_images
-from diffuse_dials.algorithms.scaling.blocks import VoxelNumbers, compact, make_shells
+from diffuse_dials.algorithms.scaling.blocks import ScaleBlocks, VoxelNumbers, compact, make_shells
 from diffuse_dials.algorithms.scaling.inputs import Gridded
-from diffuse_dials.algorithms.scaling.reindexing import AnisotropicSums, Assignment, assign, fewest_changes
+from diffuse_dials.algorithms.scaling.reindexing import (
+    AnisotropicSums,
+    Assignment,
+    assign,
+    improbable_by_isotropic,
+)
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators, reciprocal_vectors
 from diffuse_dials.models.sums import VoxelSums
 
@@ -43,7 +48,7 @@ def agree_on_indexing(gridded: Gridded, params) -> Gridded:
         return gridded
     operators = gridded.record.reindexing_operators
     if params.reindex:
-        return reindexed(gridded, params.reindexed_experiments)
+        return reindexed(gridded, params.reindexed_experiments, params.outlier.probability)
     if not params.assume_consistent_indexing:
         raise ValueError(
             f"The lattice can be indexed in other ways ({' and '.join(operators)}) that give another map, so stills "
@@ -56,13 +61,14 @@ def agree_on_indexing(gridded: Gridded, params) -> Gridded:
     return gridded
 
 
-def reindexed(gridded: Gridded, experiments_file=None) -> Gridded:
+def reindexed(gridded: Gridded, experiments_file=None, probability: float = 1e-6) -> Gridded:
     """Stills with the indexing that agrees with the others: sums and crystals re-mapped.
 
     Args:
         gridded: Stills and sums.
         experiments_file: Experiments of the same stills that another program made agree (dials.cosym); None: from the
             sums.
+        probability: Sums less probable than this have no part in the decision; 0: all have.
 
     Raises:
         ValueError: If operators do not map the grid onto itself, or the experiments do not fit.
@@ -76,7 +82,7 @@ def reindexed(gridded: Gridded, experiments_file=None) -> Gridded:
             operator = _from_experiments(gridded, experiments_file, matrices)
         logger.info("Indexing taken from %s", experiments_file)
     else:
-        operator = _from_sums(gridded, names, matrices, voxel_matrices)
+        operator = _from_sums(gridded, names, matrices, voxel_matrices, probability)
     for number, name in enumerate(names[1:], start=1):
         logger.info("%d of %d stills are re-indexed by %s", int((operator == number).sum()), len(operator), name)
     for identifier, number in zip(gridded.experiments.identifiers(), operator):
@@ -95,7 +101,7 @@ def _voxel_matrix(matrix: np.ndarray, ndiv, name: str) -> np.ndarray:
     return np.rint(scaled).astype(np.int64)
 
 
-def _from_sums(gridded: Gridded, names, matrices, voxel_matrices) -> np.ndarray:
+def _from_sums(gridded: Gridded, names, matrices, voxel_matrices, probability: float) -> np.ndarray:
     """Operator of each still from the sums; rank 0 decides, with the rows of all."""
     comm = gridded.comm
     parts = comm.gather(_chosen_rows(gridded))
@@ -103,8 +109,14 @@ def _from_sums(gridded: Gridded, names, matrices, voxel_matrices) -> np.ndarray:
     with comm.together():
         if parts is not None:
             products = _products(matrices, laue_operators(gridded.record))
-            sums = _anisotropic(gridded, VoxelSums.concatenate(parts), voxel_matrices)
-            found = fewest_changes(assign(sums), products)
+            sums, n_outliers = _anisotropic(gridded, VoxelSums.concatenate(parts), voxel_matrices, probability)
+            found = assign(sums, products, probability)
+            n_outliers += found.n_outliers
+            if n_outliers:
+                logger.info(
+                    "%d sums are improbable in every indexing (below %g) and have no part in the decision", n_outliers,
+                    probability,
+                )  # fmt: skip
             _log(gridded, names, found)
             operator = found.operator
     return comm.from_first(operator)
@@ -112,7 +124,8 @@ def _from_sums(gridded: Gridded, names, matrices, voxel_matrices) -> np.ndarray:
 
 def _chosen_rows(gridded: Gridded) -> VoxelSums:
     """This rank's part of the rows that the indexing is decided by, ordered by still."""
-    keep = ~gridded.sums.bragg & np.any(gridded.sums.asu_index != 0, axis=1)
+    whole = gridded.sums
+    keep = ~whole.bragg & (whole.response > 0) & (whole.n_pixels > 0) & np.any(whole.asu_index != 0, axis=1)
     sums = gridded.sums.select(keep)
     sums = sums.select(np.argsort(sums.still, kind="stable"))
     n_rows = gridded.comm.everywhere(len(sums))
@@ -124,8 +137,8 @@ def _chosen_rows(gridded: Gridded) -> VoxelSums:
     return sums.select(rng.random(len(sums)) < _MAX_ROWS / sum(n_rows))
 
 
-def _anisotropic(gridded: Gridded, sums: VoxelSums, matrices) -> AnisotropicSums:
-    """Relative excess of the observations over the isotropic part, for the assignment."""
+def _anisotropic(gridded: Gridded, sums: VoxelSums, matrices, probability: float) -> tuple[AnisotropicSums, int]:
+    """Relative excess of the observations over the isotropic part, and how many were left out as improbable."""
     n_stills, space_group = len(gridded.experiments), symmetry.parse_space_group(gridded.record.space_group)
     mapped = [sums.asu_index] + [
         symmetry.map_to_asu((sums.index @ m).astype(np.int32), space_group) for m in matrices[1:]
@@ -134,21 +147,38 @@ def _anisotropic(gridded: Gridded, sums: VoxelSums, matrices) -> AnisotropicSums
     s = np.linalg.norm(reciprocal_vectors(numbers.index, gridded.record), axis=1)
     use = np.ones(len(numbers), dtype=bool)
     shells = make_shells(s, use)
-    blocks, totals = compact([sums], n_stills, numbers, use, shells)
-    still, shell = blocks.still, shells.of_voxel[blocks.voxel]
-    signal, response = blocks.signal.astype(float), blocks.response.astype(float)
-    n_shells = len(shells)
-    scale, isotropic = np.ones(n_stills), np.ones(n_shells)
-    for _ in range(5):
-        expected = np.bincount(shell, scale[still] * response, n_shells)
-        isotropic = np.bincount(shell, signal, n_shells) / np.where(expected > 0, expected, 1)
-        isotropic = np.maximum(isotropic, 1e-6 * np.abs(isotropic).max())
-        predicted = np.bincount(still, response * isotropic[shell], n_stills)
-        scale = np.maximum(np.bincount(still, signal, n_stills) / np.where(predicted > 0, predicted, 1), 1e-6)
-    mean = scale[still] * response * isotropic[shell]
-    added = response * blocks.added[still, shell] if blocks.added.size else 0.0
     voxel = np.stack([numbers(m) for m in mapped])
-    return AnisotropicSums(blocks.starts, voxel, (signal - mean) / mean, mean**2 / (mean + added), len(numbers))
+    n_rows = len(sums)
+    while True:
+        blocks, _ = compact([sums], n_stills, numbers, use, shells)
+        found = _excess(blocks, voxel, gridded.record.isotropic_removed)
+        keep = ~improbable_by_isotropic(found, probability)
+        if keep.all():
+            return found, n_rows - len(sums)
+        # scales and isotropic part were wrong by them
+        sums, voxel = sums.select(keep), voxel[:, keep]
+
+
+def _excess(blocks: ScaleBlocks, voxel: np.ndarray, isotropic_removed: bool) -> AnisotropicSums:
+    still, shell = blocks.still, blocks.shells.of_voxel[blocks.voxel]
+    signal, response = blocks.signal.astype(float), blocks.response.astype(float)
+    added = response * blocks.added[still, shell] if blocks.added.size else np.zeros(len(blocks))
+    if isotropic_removed:
+        # What was subtracted stands in for the isotropic part that is in it.
+        mean, added = np.maximum(added, 1e-6), 0.0
+        excess = signal / mean
+    else:
+        n_stills, n_shells = blocks.n_stills, len(blocks.shells)
+        scale = np.ones(n_stills)
+        for _ in range(5):
+            expected = np.bincount(shell, scale[still] * response, n_shells)
+            isotropic = np.bincount(shell, signal, n_shells) / np.where(expected > 0, expected, 1)
+            isotropic = np.maximum(isotropic, 1e-6 * np.abs(isotropic).max())
+            predicted = np.bincount(still, response * isotropic[shell], n_stills)
+            scale = np.maximum(np.bincount(still, signal, n_stills) / np.where(predicted > 0, predicted, 1), 1e-6)
+        mean = scale[still] * response * isotropic[shell]
+        excess = (signal - mean) / mean
+    return AnisotropicSums(blocks.starts, voxel, excess, mean**2 / (mean + added), mean, blocks.n_voxels)
 
 
 def _products(matrices, laue) -> np.ndarray:

@@ -21,6 +21,7 @@ scale {{
   reindex = False
     .type = bool
     .help = "Where the lattice can be indexed in several ways: find for each still the one that agrees with the others."
+            "Improbable sums (outlier.probability) have no part in it; stills whose choice is not certain are named."
   reindexed_experiments = None
     .type = path
     .help = "With reindex: take the indexing from these experiments (dials.cosym's output) instead of the sums. Stills"

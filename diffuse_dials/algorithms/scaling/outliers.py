@@ -105,18 +105,18 @@ def find_outliers(problem: Problem, probability: float) -> np.ndarray:
         found[part.rows] = improbable(part.counts, expected, variance, probability)
         deviation[part.rows] = np.abs(part.counts - expected) / np.sqrt(variance)
     rows = np.flatnonzero(found & (problem.blocks.response > 0))
-    rows = rows[_worst(problem.blocks.voxel[rows], deviation[rows])]
+    rows = rows[worst_of_voxels(problem.blocks.voxel[rows], deviation[rows])]
     # the worst of this rank's stills, held against those of the others
     comm = problem.comm
     candidates = comm.everywhere((problem.blocks.voxel[rows], deviation[rows]))
-    worst = _worst(*(np.concatenate(values) for values in zip(*candidates)))
+    worst = worst_of_voxels(*(np.concatenate(values) for values in zip(*candidates)))
     first = sum(len(voxel) for voxel, _ in candidates[: comm.rank])
     found[:] = False
     found[rows[worst[(worst >= first) & (worst < first + len(rows))] - first]] = True
     return found
 
 
-def _worst(voxel: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+def worst_of_voxels(voxel: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     """Positions of the largest deviation of each voxel, the last of equal ones."""
     order = np.lexsort((deviation, voxel))
     return order[np.append(np.diff(voxel[order]) > 0, True)] if len(order) else order

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,7 +46,7 @@ def gridded_stills(rng, wrong=0.0, random_orientation=0.0, counts=3.0, contrast=
     rlp = grid / 3 @ b.T
     asu = symmetry.map_to_asu(grid, GROUP)
     code, inverse = np.unique(pack(asu), return_inverse=True)
-    pattern = (1 + contrast * rng.standard_normal(len(code)))[inverse]
+    pattern = np.maximum(1 + contrast * rng.standard_normal(len(code)), 0)[inverse]
     intensity = np.exp(-8 * np.linalg.norm(rlp, axis=1)) * pattern
     intensity *= counts / intensity.mean()
     matrix = symmetry.index_matrix("k,h,-l")
@@ -113,6 +115,65 @@ def test_a_third_of_the_stills_in_the_wrong_setting_are_all_resolved(rng):
             np.array(g.experiments[i].crystal.get_A()).reshape(3, 3) @ (g.sums.index[row] / 3) for g in (gridded, found)
         ]
         assert places[0] == pytest.approx(places[1], abs=1e-9)
+
+
+def contaminated(gridded, rng, share=0.002, photons=2000):
+    """Some sums with photons that are not the crystal's."""
+    sums = gridded.sums
+    added = np.where(rng.random(len(sums)) < share, rng.poisson(photons, len(sums)), 0)
+    return replace(gridded, sums=replace(sums, counts=sums.counts + added, variance=sums.variance + added))
+
+
+def without_isotropic_part(gridded):
+    """As background_method=radial leaves it: the mean of each ring of |s| is subtracted."""
+    sums = gridded.sums
+    s = s_of(sums.index / 3 @ symmetry.fractionalization(CELL).T)
+    ring = sums.still * 64 + (s / 0.2 * 63).astype(int)
+    mean = np.bincount(ring, sums.counts) / np.maximum(np.bincount(ring, sums.response), 1e-9)
+    record = replace(gridded.record, isotropic_removed=True)
+    return replace(gridded, sums=replace(sums, background=sums.response * mean[ring]), record=record)
+
+
+def turned(gridded):
+    """Stills that were re-indexed."""
+    return np.array([gridded.stills.rows[str(i)]["reindexed_by"] != "h,k,l" for i in range(N_STILLS)])
+
+
+@pytest.mark.parametrize(
+    "change, share, photons",
+    [
+        (lambda gridded: gridded, 0.002, 2000),
+        (lambda gridded: gridded, 0.01, 30),
+        (without_isotropic_part, 0.002, 2000),
+    ],
+    ids=["strong", "weak", "signed"],
+)
+def test_sums_with_other_photons_turn_no_still(rng, caplog, change, share, photons):
+    """Three in a thousand turned half of the stills the wrong way, when nothing was left out."""
+    gridded, operator, _ = gridded_stills(rng, wrong=1 / 3)
+    with caplog.at_level("INFO"):
+        found = reindexed(contaminated(change(gridded), rng, share, photons))
+    assert turned(found).tolist() == operator.astype(bool).tolist()
+    assert "not decided" not in caplog.text
+    left_out = int(re.search(r"(\d+) sums are improbable", caplog.text)[1])
+    assert left_out == pytest.approx(share * len(gridded.sums), rel=0.25)
+
+
+def test_nothing_is_decided_where_there_is_nothing_to_decide_by(rng, caplog):
+    """Isotropic stills: whatever agreement their noise is brought into, none is called decided."""
+    gridded, _, _ = gridded_stills(rng, wrong=1 / 3, counts=30.0, contrast=0.0)
+    reindexed(gridded)
+    assert f"The indexing of {N_STILLS} stills is not decided" in caplog.text
+
+
+def test_margins_are_as_certain_as_they_say(rng, caplog):
+    """Weak stills, ln likelihoods of 0 to 30: of those called decided none is wrong (1 in 1000 may be)."""
+    gridded, operator, _ = gridded_stills(rng, wrong=1 / 3, counts=0.3)
+    with caplog.at_level("INFO"):
+        found = reindexed(gridded)
+    undecided = int(re.search(r"The indexing of (\d+) stills is not decided", caplog.text)[1])
+    assert 0 < undecided < N_STILLS / 2
+    assert (turned(found) != operator.astype(bool)).sum() <= undecided
 
 
 def test_the_indexing_of_another_program_is_taken_over(rng, tmp_path):
