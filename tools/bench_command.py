@@ -9,6 +9,7 @@ import functools
 import json
 import sys
 import time
+from contextlib import ExitStack, contextmanager
 
 import diffuse_dials.cli  # noqa: F401  (first, as in the command: it prepares the environment of DIALS)
 
@@ -52,6 +53,23 @@ def count(owner, name: str, part: str) -> None:
     setattr(owner, name, timed)
 
 
+def count_ends(owner, name: str, part: str) -> None:
+    """Let what a context manager does first and last count for a part."""
+    made = getattr(owner, name)
+
+    @contextmanager
+    def timed(*args, **kwargs):
+        with ExitStack() as stack:
+            _switch(part)
+            value = stack.enter_context(made(*args, **kwargs))
+            _switch(None)
+            yield value
+            _switch(part)
+        _switch(None)
+
+    setattr(owner, name, timed)
+
+
 def main() -> None:
     count(Measurement, "__init__", "set-up")
     count(Measurement, "prepare", "set-up")
@@ -62,7 +80,7 @@ def main() -> None:
     count(store_parts.PartWriter, "append", "writing parts")
     for writer in store_parts.PartWriter.__subclasses__():
         count(writer, "finish", "writing parts")
-    count(store_parts, "writing_hdf5", "writing parts")
+    count_ends(pipeline, "writing_part", "writing parts")
     count(PartedSums, "save_sums", "writing the table")
     count(PartedSums, "save_totals", "writing the table")
     count(grid, "pixel_statistics", "pixel statistics")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import resource
+import signal
 
 import h5py
 import numpy as np
@@ -81,6 +84,25 @@ def test_an_exact_part_gives_back_every_bit(stills, tmp_path):
     assert not {"background", "variance"} & set(part.columns)  # 0, and equal to the counts
     assert part.totals()["still"].tolist() == [0, 1, 3, 4]
     assert [outcome["number"] for outcome in part.outcomes] == [0, 1, 3, 4]
+
+
+def test_a_full_disk_is_an_error_wherever_in_an_exact_part_it_shows(stills, tmp_path):
+    """HDF5 itself would end the process. Files may not grow beyond a limit: before, within and right at the end."""
+    (part,) = write(tmp_path / "whole", {"a.h5": stills}, exact=True)
+    size = part.path.stat().st_size
+
+    def refused(limit):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        with pytest.raises(ValueError, match="^Cannot write .*a.h5: File too large"):
+            write(tmp_path / "full", {"a.h5": stills}, exact=True)
+
+    for limit in (0, 100, 2000, size // 2, size - 3000, size - 200):
+        process = multiprocessing.get_context("fork").Process(target=refused, args=(limit,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0, limit
+        assert list((tmp_path / "full").iterdir()) == []
 
 
 def test_radial_totals_beyond_the_rows_of_a_table_go_to_further_files(stills, tmp_path, monkeypatch):
