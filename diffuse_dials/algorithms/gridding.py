@@ -134,7 +134,12 @@ def define_grid(params, stills: Stills, d_min: float) -> Grid:
     Raises:
         ValueError: If the stills have different space groups, or cell, symmetry and ndiv do not fit together.
     """
-    groups = {symmetry.symbol(e.crystal.get_space_group()): e.crystal.get_space_group() for e in stills.experiments}
+    distinct = []  # a symbol takes cctbx some milliseconds
+    for experiment in stills.experiments:
+        group = experiment.crystal.get_space_group()
+        if group not in distinct:
+            distinct.append(group)
+    groups = {symmetry.symbol(group): group for group in distinct}
     if len(groups) > 1:
         raise ValueError(
             f"The stills have different space groups: {', '.join(sorted(groups))}. Process them with one "
