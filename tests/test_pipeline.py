@@ -8,11 +8,12 @@ import shutil
 
 import numpy as np
 import pytest
+from cctbx import sgtbx
 from dials.array_family import flex
 from dials.util import Sorry
 
 from diffuse_dials.adapters.experiments import load_experiments, save_experiments
-from diffuse_dials.algorithms.gridding import rms_delta_hkl
+from diffuse_dials.algorithms.gridding import define_grid, rms_delta_hkl
 from diffuse_dials.algorithms.inputs import load_stills
 from diffuse_dials.cli import extract, grid, make_mask, scale
 from diffuse_dials.io.masks import save_pickle, to_flex
@@ -120,7 +121,6 @@ def test_a_pixel_step_changes_which_pixels_are_read_and_nothing_of_a_pixel(work)
 
 def test_fractional_indices_are_the_reference_for_both_cell_policies(reference, work):
     """h = A_i⁻¹ s and h = B_ref⁻¹ U_iᵀ s of mapping.json, through Grid.to_hkl."""
-    from cctbx import sgtbx
     from dxtbx.model import Crystal, Experiment
 
     from diffuse_dials.algorithms.gridding import Grid
@@ -151,6 +151,13 @@ def test_non_isomorphism_is_that_of_the_strain(work):
     rms = rms_delta_hkl(stills, (30 / 1.01, 30 / 1.01, 25 / 1.01, 90, 90, 90), 1.0)
     expected = 0.01 / 1.01 * np.sqrt((30**2 + 30**2 + 25**2) / 5)
     assert rms == pytest.approx(np.full(6, expected), rel=0.05)
+
+
+def test_stills_of_different_space_groups_are_refused(work):
+    stills = load_stills([str(work / "truth_stills.expt")], [])
+    stills.experiments[3].crystal.set_space_group(sgtbx.space_group_info("P1").group())
+    with pytest.raises(ValueError, match="The stills have different space groups: P 1, .*"):
+        define_grid(grid.phil_scope.extract().grid, stills, 2.0)
 
 
 def test_a_broken_image_stops_the_run_or_is_skipped_and_named(work, tmp_path):
