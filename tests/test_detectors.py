@@ -154,7 +154,8 @@ def test_each_still_has_its_own_wavelength_and_detector(work):
 
 @pytest.mark.parametrize("change", [own_wavelength, own_models])
 @pytest.mark.parametrize("options", [
-    "d_max=9", "sensor_efficiency.material=Si thickness=0.3", "path=helium air.length=40 window='kapton 0.1'",
+    "d_max=9", "background_method=radial",
+    "sensor_efficiency.material=Si thickness=0.3", "path=helium air.length=40 window='kapton 0.1'",
 ])  # fmt: skip
 def test_a_still_of_another_wavelength_has_the_sums_of_numpy(work, change, options, assert_same_sums):
     """The kernel keeps the positions of the pixels and works out the rest; NumPy is the reference."""
@@ -166,7 +167,8 @@ def test_a_still_of_another_wavelength_has_the_sums_of_numpy(work, change, optio
         assert_same_sums(f"numpy_{name}.refl", f"numba_{name}.refl")
 
 
-def test_maps_of_gain_and_pedestal_and_a_range_of_photons_are_the_kernels_too(work, rng, assert_same_sums):
+@pytest.mark.parametrize("method", ["none", "radial"])
+def test_maps_of_gain_and_pedestal_and_a_range_of_photons_are_the_kernels_too(work, method, rng, assert_same_sums):
     """A gain and a pedestal for each pixel, so that a number of photons is another value in each."""
     shape = load_experiments(work / "truth_stills.expt")[0].detector[0].get_image_size()[::-1]
     for name, values in (("gain.pickle", rng.uniform(0.5, 2, shape)), ("pedestal.pickle", rng.uniform(-1, 1, shape))):
@@ -179,7 +181,17 @@ def test_maps_of_gain_and_pedestal_and_a_range_of_photons_are_the_kernels_too(wo
     expt = changed(work, change)
     for engine in ("numba", "numpy"):
         outputs = [f"output.{name}={engine}_{name}.refl" for name in ("reflections", "radial_totals")]
-        grid.run([expt, "d_min=2.5", "radius=0.004", "photons_range=0.5,6", f"engine={engine}", *outputs])
+        grid.run([expt, "d_min=2.5", "radius=0.004", "photons_range=0.5,6", f"engine={engine}", *outputs,
+                  f"background_method={method}"])  # fmt: skip
+    for name in ("reflections", "radial_totals"):
+        assert_same_sums(f"numpy_{name}.refl", f"numba_{name}.refl")
+
+
+def test_the_background_of_a_still_is_estimated_on_all_of_its_panels(work, assert_same_sums):
+    expt = two_panels(work)
+    for engine in ("numba", "numpy"):
+        outputs = [f"output.{name}={engine}_{name}.refl" for name in ("reflections", "radial_totals")]
+        grid.run([expt, "d_min=2.5", "radius=0.004", f"engine={engine}", "background_method=radial", *outputs])
     for name in ("reflections", "radial_totals"):
         assert_same_sums(f"numpy_{name}.refl", f"numba_{name}.refl")
 

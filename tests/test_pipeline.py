@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from dials.array_family import flex
 from dials.util import Sorry
 
 from diffuse_dials.adapters.experiments import load_experiments, save_experiments
+from diffuse_dials.algorithms.background import BACKGROUNDS, RadialBackground
 from diffuse_dials.algorithms.gridding import define_grid, rms_delta_hkl
 from diffuse_dials.algorithms.inputs import load_stills
 from diffuse_dials.cli import extract, grid, make_mask, scale
@@ -46,6 +48,8 @@ def test_sums_from_the_images_and_from_extracted_files_are_the_same(work, tmp_pa
     "d_max=20", "pixel_step=2", "background_method=constant background.constant.value=0.5 constant.variance=0.1",
     "ndiv=2,2,2 cell=reference positions=False", "masking.bragg.method=predicted", "corrections.gain=1.7",
     "masking.bragg.radius=0.005 laue_group=P1", "photons_range=1,9", "photons_range=0.5,4.2 corrections.gain=1.7",
+    "background_method=radial", "background_method=radial radial.bin_width=0.013 pixel_step=2 d_max=9",
+    "background_method=radial corrections.gain=1.7 photons_range=0.5,4.2 masking.bragg.method=predicted",
 ])  # fmt: skip
 def test_numpy_and_the_kernel_give_the_same_sums(work, options, assert_same_sums):
     """engine=numpy, step by step over all pixels, is the reference."""
@@ -56,10 +60,38 @@ def test_numpy_and_the_kernel_give_the_same_sums(work, options, assert_same_sums
     assert_same_sums("radial_totals.refl", "kernel_totals.refl")
 
 
-def test_the_number_of_processes_changes_no_byte(work, tmp_path):
-    run_grid(work)
+@pytest.mark.parametrize("method", ["image", "radial"])
+def test_blanks_are_scaled_and_taken_off_by_the_kernel_as_by_numpy(work, method, assert_same_sums):
+    given = f"background={work / 'blank.expt'}", f"background_method={method}"
+    run_grid(work, *given, "output.reflections=kernel.refl", "output.radial_totals=kernel_totals.refl")
+    run_grid(work, *given, "engine=numpy")
+    assert_same_sums("gridded.refl", "kernel.refl")
+    assert_same_sums("radial_totals.refl", "kernel_totals.refl")
+
+
+def test_a_background_of_all_pixels_of_a_still_goes_by_numpy_and_the_log_says_why(work, monkeypatch, caplog):
+    """As another package may have one: it estimates on each still, and knows no sums over |s|."""
+
+    class ByPixels(RadialBackground):
+        by_profile = False
+
+    run_grid(work, "background_method=radial", "engine=numpy")
+    expected = Path("gridded.refl").read_bytes()
+    monkeypatch.setitem(BACKGROUNDS, "radial", ByPixels)
+    with caplog.at_level("INFO"):
+        run_grid(work, "background_method=radial")
+    assert Path("gridded.refl").read_bytes() == expected
+    assert "grid.engine: numpy, because background_method=radial needs all pixels of a still" in caplog.text
+    asked = "background_method=radial", "engine=numba"
+    message = refuses(grid.run, [str(work / "truth_stills.expt"), "d_min=2", *asked])
+    assert "grid.engine=numba was asked for, but" in message and "Leave grid.engine out" in message
+
+
+@pytest.mark.parametrize("method", ["none", "radial"])
+def test_the_number_of_processes_changes_no_byte(work, tmp_path, method):
+    run_grid(work, f"background_method={method}")
     one = (tmp_path / "gridded.refl").read_bytes()
-    run_grid(work, "mp.nproc=2")
+    run_grid(work, f"background_method={method}", "mp.nproc=2")
     assert (tmp_path / "gridded.refl").read_bytes() == one
 
 

@@ -93,7 +93,8 @@ def bench_case(case: bench_data.Case, folder: Path, quick: bool, mdx2_python: st
         name: Job(bench_data.write_stills(names, 4, folder / f"own_{name}", own=name))
         for name in ("wavelength", "detector")
     }
-    for job in (general, planar, *own.values()):
+    radial = Job(folder / "stills" / "stills.expt", "background_method=radial")
+    for job in (general, planar, radial, *own.values()):
         job.kernel()  # compiled or loaded before it is timed
     # the next still each time, so that nothing made for the one before is of use
     next_still = {name: itertools.cycle((1, 2, 3, 0)).__next__ for name in own}
@@ -104,6 +105,7 @@ def bench_case(case: bench_data.Case, folder: Path, quick: bool, mdx2_python: st
         ),
         "kernel, planar": (None, planar.kernel),
         "kernel, parallax": (None, general.kernel),
+        "kernel, radial background": (None, radial.kernel),
         "kernel, each still its own wavelength": (next_still["wavelength"], own["wavelength"].kernel),
         "kernel, each still its own detector": (next_still["detector"], own["detector"].kernel),
     }  # fmt: skip

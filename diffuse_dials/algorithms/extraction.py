@@ -126,6 +126,7 @@ class Measurement:
         options = params.background.image
         blanks = Blanks(files, options, self._shapes, self._pixels.photons, self._exposures, self._noise)
         self._background = choose_background(params, blanks)
+        self._compiled_background = self._look_at_engine()
         self.record = {
             "corrections": {
                 **corrections,
@@ -212,7 +213,7 @@ class Measurement:
     def sums(self, number: int, grid: Grid) -> StillSums:
         """Measure one still and sum its pixels per voxel: by the kernel in one pass, or by ``measure`` and NumPy.
 
-        A background that is estimated on each still needs all its pixels first, and so NumPy.
+        A background of another package that is estimated on each still needs all its pixels first, and so NumPy.
 
         Args:
             number: Position of the still in the experiment list.
@@ -265,7 +266,26 @@ class Measurement:
         self._kernel().prepare(experiment, self._masks.of(experiment), exposure, share)
 
     def _by_numpy(self, grid: Grid) -> bool:
-        return grid.engine == "numpy" or self._background.per_still
+        return grid.engine == "numpy" or not self._compiled_background
+
+    def _look_at_engine(self) -> bool:
+        """Whether the compiled pass can take the background; where it was meant to and cannot, say so.
+
+        Raises:
+            ValueError: If it cannot and grid.engine=numba or grid.reader=hdf5 was asked for.
+        """
+        if not self._background.per_still or self._background.by_profile:
+            return True
+        grid = getattr(self._params, "grid", None)  # diffuse.extract has none: it goes by pixels
+        if grid is None or grid.engine == "numpy":
+            return False
+        name = self._background.name
+        why = f"background_method={name} needs all pixels of a still at once, which the compiled pass never has"
+        for option, given in (("engine", "numba"), ("reader", "hdf5")):
+            if getattr(grid, option) == given:
+                raise ValueError(f"grid.{option}={given} was asked for, but {why}. Leave grid.{option} out.")
+        logger.info("grid.engine: numpy, because %s.", why)
+        return False
 
     def _read(self, experiment):
         """Raw values of an image, and the largest that is no sentinel (None: sentinels are negative)."""

@@ -26,7 +26,7 @@ class Accumulator:
 
     def sum_panel(
         self, raw, limits, shared, bins, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance,
-        origin,
+        origin, ratio=1.0, profile=None,
     ):  # fmt: skip
         """Sums of one panel; the arguments are those of kernels.still.sum_rows.
 
@@ -38,12 +38,13 @@ class Accumulator:
             The results of harvest, and whole and real sums of each bin.
         """
         n_total = int(np.prod(crystal.n_bricks))
-        n_real = 0 if gain is None and background is None else 4
+        n_bin_real = 0 if gain is None and background is None else 4
+        n_real = n_bin_real if profile is None else 4
         if self._table.shape[1] < n_total:
             self._table = np.full((2, n_total), -1, dtype=np.int32)
         if self._real.shape[1] != n_real:
             self._real = np.zeros((len(self._whole), n_real))
-        bin_whole, bin_real = np.zeros((len(bins), 4), dtype=np.int64), np.zeros((len(bins), n_real))
+        bin_whole, bin_real = np.zeros((len(bins), 4), dtype=np.int64), np.zeros((len(bins), n_bin_real))
         bin_whole[:, [still.N_PIXELS, still.RESPONSE]] = bins
         row = 0
         try:
@@ -55,7 +56,7 @@ class Accumulator:
                 )  # fmt: skip
                 row = still.sum_rows(
                     row, raw, limits, shared, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance,
-                    sums,
+                    ratio, profile, sums,
                 )  # fmt: skip
             rows = harvest(crystal.n_bricks, sums, origin)
         except BaseException:  # whatever happened: half a still must not be added to the next

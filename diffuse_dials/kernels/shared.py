@@ -30,9 +30,9 @@ from diffuse_dials.kernels.sums import UNIT_BITS
 from diffuse_dials.kernels.voxels import OPTIONS
 
 _EXACT = {**OPTIONS, "fastmath": False}  # no operation is contracted with the next
-_NEAR = 1e-9  # of a bin: closer to an edge, rounding could decide; it is below 1e-12
+NEAR_EDGE = 1e-9  # of a bin: closer to an edge, rounding could decide; it is below 1e-12
 _MARGIN = 1e-7  # of |ŝ1 - ŝ0| in the bounds of a piece: they were worked out in another order
-_NEAR_BEAM = 1e-3  # as |ŝ1 - ŝ0|: nearer to the beam, differences cancel
+NEAR_BEAM = 1e-3  # as |ŝ1 - ŝ0|: nearer to the beam, differences cancel
 _FEW, _ALL = 1e-3, 0.125  # exp(x) - 1 of less is the sum of 4 and of 10 terms, to 1e-17
 _C3, _C4, _C5, _C6, _C7, _C8, _C9, _C10 = (1.0 / math.factorial(n) for n in range(3, 11))
 LAST_BIN = np.iinfo(np.uint16).max
@@ -114,7 +114,7 @@ def make_shared(
 
 
 @njit(**_EXACT)
-def _exact_s(row, column, plane, shift, beam, wavelength):
+def exact_s(row, column, plane, shift, beam, wavelength):
     """|s| of a pixel by the operations of PanelPlane.geometry and PixelGeometry.s_lengths, in their order."""
     x = (plane[0, 0] + row * plane[2, 0]) + column * plane[1, 0]
     y = (plane[0, 1] + row * plane[2, 1]) + column * plane[1, 1]
@@ -236,8 +236,8 @@ def _bins(n, work, bins):
     near = np.int32(0)
     for i in range(n):
         s = work[_S + i]
-        k = np.int32(s - _NEAR)
-        near = np.int32(near | (k ^ np.int32(s + _NEAR)))
+        k = np.int32(s - NEAR_EDGE)
+        near = np.int32(near | (k ^ np.int32(s + NEAR_EDGE)))
         bins[i] = k
     return near != 0
 
@@ -251,7 +251,7 @@ def _states(n, row, first, plane, shift, beam, wavelength, s_low, s_high, low, h
         states[:] = USED
         if not (low > s_low and high < s_high and low > 0.0):
             for i in range(n):
-                s = _exact_s(row, first + i, plane, shift, beam, wavelength)
+                s = exact_s(row, first + i, plane, shift, beam, wavelength)
                 if s <= 0 or s > s_high or s < s_low:
                     states[i] = BEYOND
     lowest, highest = np.uint8(MASKED), np.uint8(USED)
@@ -314,9 +314,9 @@ def _share_rows(
                     work[RESPONSE + i] *= factors[i]
             refused, largest = _units(n, per_unit, largest, work, units)
             any_refused |= refused
-            if _bins(n, work, s_bins) or bounds[CHORD_LOW, piece] < _NEAR_BEAM:
+            if _bins(n, work, s_bins) or bounds[CHORD_LOW, piece] < NEAR_BEAM:
                 for i in range(n):
-                    s_bins[i] = np.int32(_exact_s(row, first + i, plane, shift, beam, wavelength) / bin_width)
+                    s_bins[i] = np.int32(exact_s(row, first + i, plane, shift, beam, wavelength) / bin_width)
             lowest, highest = _states(
                 n, row, first, plane, shift, beam, wavelength, s_low, s_high,
                 (bounds[CHORD_LOW, piece] - _MARGIN) / wavelength, (bounds[CHORD_HIGH, piece] + _MARGIN) / wavelength,

@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit
 
 from diffuse_dials.kernels.pieces import BEYOND, BLOCK, MASKED, MIXED, PIECE
+from diffuse_dials.kernels.profile import add_run, run_on_profile
 from diffuse_dials.kernels.spots import METRIC, TOGETHER, find_radii, mark_near
 from diffuse_dials.kernels.voxels import (
     ALONE,
@@ -180,7 +181,7 @@ def _count(row, raw, limits, shared, counting, dirty, bad, counts, bin_whole):
 
 
 @njit(**OPTIONS)
-def _real_terms(row, raw, bad, dirty, pedestal, gain, background, variance, terms):
+def _real_terms(row, raw, bad, dirty, pedestal, gain, background, variance, ratio, terms):
     """Photons, their positive part, background and its variance of each pixel of a row; 0 where it is bad."""
     n_fast = raw.shape[1]
     if gain is not None:
@@ -189,26 +190,33 @@ def _real_terms(row, raw, bad, dirty, pedestal, gain, background, variance, term
         for i in range(n_fast):
             value = raw[row, i] - pedestal[offset_row, 0 if one_offset else i]
             value /= gain[gain_row, 0 if one_gain else i]
-            terms[PHOTONS, i], terms[POSITIVE, i] = value, max(value, 0.0)
+            terms[i, PHOTONS], terms[i, POSITIVE] = value, max(value, 0.0)
     if background is not None:
+        first_row, second_row, squared = row % background.shape[0], row % variance.shape[0], ratio**2
+        one_value, one_variance = background.shape[1] == 1, variance.shape[1] == 1
         for i in range(n_fast):
-            terms[BACKGROUND, i], terms[BACKGROUND_VARIANCE, i] = background[row, i], variance[row, i]
+            terms[i, BACKGROUND] = background[first_row, 0 if one_value else i] * ratio
+            terms[i, BACKGROUND_VARIANCE] = variance[second_row, 0 if one_variance else i] * squared
     for part in range(len(dirty)):
         if dirty[part]:
             for i in range(part * PIECE, min((part + 1) * PIECE, n_fast)):
                 if bad[i]:
-                    for j in range(4):
-                        terms[j, i] = 0.0
+                    terms[i, :] = 0.0
 
 
 @njit(**OPTIONS)
 def _add_terms(start, stop, terms, slot, real):
     """Add the sums of a run's real terms to a row of the sums."""
-    for j in range(real.shape[1]):
-        total = 0.0
-        for i in range(start, stop):
-            total += terms[j, i]
-        real[slot, j] += total
+    photons = positive = background = variance = 0.0
+    for i in range(np.uint64(start), np.uint64(stop)):
+        photons += terms[i, PHOTONS]
+        positive += terms[i, POSITIVE]
+        background += terms[i, BACKGROUND]
+        variance += terms[i, BACKGROUND_VARIANCE]
+    real[slot, PHOTONS] += photons
+    real[slot, POSITIVE] += positive
+    real[slot, BACKGROUND] += background
+    real[slot, BACKGROUND_VARIANCE] += variance
 
 
 @njit(**OPTIONS)
@@ -346,8 +354,13 @@ def _find_slots(
 
 
 @njit(**OPTIONS)
-def _add_runs(row, n_runs, starts, slot_of, responses, counting, counts, terms, whole, real):
-    """Add the sums of a row's runs to their voxels."""
+def _add_runs(row, n_runs, starts, slot_of, responses, counting, counts, with_terms, terms, running, whole, real):
+    """Add the sums of a row's runs to their voxels.
+
+    Args:
+        with_terms: Whether there are real terms.
+        running: Results of ``profile.run_on_profile``, or None.
+    """
     response = responses[row]
     for run in range(n_runs):
         slot = slot_of[np.uint64(run)]
@@ -362,14 +375,17 @@ def _add_runs(row, n_runs, starts, slot_of, responses, counting, counts, terms, 
         whole[slot, RESPONSE] += np.int64(np.uint32(response[end] - response[begin]))
         whole[slot, FAST] += n_pixels * (start + stop)
         whole[slot, SLOW] += n_pixels * (2 * row + 1)
-        if real.shape[1]:
+        if with_terms:
             _add_terms(start, stop, terms, slot, real)
+        if running is not None:
+            add_run(start, stop, running, real, slot, BACKGROUND)
 
 
 @njit(**OPTIONS)
 def sum_rows(
-    first_row, raw, limits, shared, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance, sums
-):
+    first_row, raw, limits, shared, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance, ratio,
+    profile, sums,
+):  # fmt: skip
     """Add the pixels of a panel to the sums, row after row, as long as there is room for what a row may need.
 
     Args:
@@ -385,7 +401,9 @@ def sum_rows(
         crystal: Crystal.
         keep: Which pixels pass other Bragg masks, shape (slow, fast), or None.
         pedestal, gain: Arrays that broadcast to raw's shape; None for whole numbers that are photons.
-        background, variance: Photons and photons², shape (slow, fast), or None.
+        background, variance: Photons and photons², arrays that broadcast to raw's shape, or None.
+        ratio: What multiplies the background; its square, the variance.
+        profile: profile.Profile of the background that was estimated on this still, for the voxels only; or None.
         sums: Sums.
 
     Returns:
@@ -403,7 +421,8 @@ def sum_rows(
     dirty, steep, bad = np.zeros(n_pieces, np.bool_), np.zeros(n_pieces, np.bool_), np.zeros(n_fast, np.bool_)
     keys, starts = np.zeros(n_pieces * PIECE + 1, np.int32), np.zeros(n_fast + 8, np.int32)
     slot_of, counts = np.zeros(n_fast, np.int64), np.zeros(n_fast + 1, np.int64)
-    terms, known = np.zeros((4, n_fast)), np.zeros((n_pieces, 1 << _KNOWN_BITS, 2), np.int32)
+    terms, known = np.zeros((n_fast, 4)), np.zeros((n_pieces, 1 << _KNOWN_BITS, 2), np.int32)
+    s, bins, running = np.zeros(n_fast), np.zeros(n_fast, np.int32), np.zeros((n_fast, 2))
     metrics, here = lattices[:, METRIC : METRIC + 6].astype(np.float32), np.empty(BLOCK, np.int32)
     c_spots, base_spots, size_spots = np.empty_like(c), np.empty_like(base), np.empty_like(size)
     tests, middles = np.empty((4, n_pieces), np.float32), np.empty((PIECE // BLOCK, n_pieces), np.float32)
@@ -417,8 +436,10 @@ def sum_rows(
             known[:] = -1
         _count(row, raw, limits, shared, counting, dirty, bad, counts, bin_whole)
         if gain is not None or background is not None:
-            _real_terms(row, raw, bad, dirty, pedestal, gain, background, variance, terms)
+            _real_terms(row, raw, bad, dirty, pedestal, gain, background, variance, ratio, terms)
         _add_to_bins(row, kinds, first_segment, segment_stop, segment_bin, counting, counts, terms, bin_whole, bin_real)
+        if profile is not None:
+            run_on_profile(row, kinds, bounds, response, plane, shift, beam, wavelength, profile, s, bins, running)
         _find_voxels(
             row, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, powers, 4.0 * anew, c, base, size,
             margins, steep, keys,
@@ -439,5 +460,8 @@ def sum_rows(
             row, n_runs, starts, keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels, slots, used,
             known, slot_of,
         )  # fmt: skip
-        _add_runs(row, n_runs, starts, slot_of, response, counting, counts, terms, whole, real)
+        _add_runs(
+            row, n_runs, starts, slot_of, response, counting, counts, bin_real.shape[1] > 0, terms,
+            None if profile is None else running, whole, real,
+        )  # fmt: skip
     return n_rows

@@ -2,7 +2,7 @@
 
 A background is a sub-class of ``Background`` (base.py) with ``name``, ``phil``, ``from_phil(params, blanks)`` and
 ``describe()``; it offers ``at(panel, exposure)``, the part that all stills share, and, where ``per_still`` is set,
-``of_still(panels)``, the part that is estimated on each still.
+``of_still(panels)``, the part that is estimated on each still (and ``profile(sums)``, the same for the compiled pass).
 """
 
 from __future__ import annotations

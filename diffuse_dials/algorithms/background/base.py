@@ -36,11 +36,14 @@ class Background:
 
     Attributes:
         per_still: Whether :meth:`of_still` is to be asked, once the pixels of a still are known.
+        by_profile: Whether :meth:`profile` says the same as :meth:`of_still`, from sums over bins of |s|: what the
+            compiled pass needs.
         isotropic_removed: Whether it takes the crystal's isotropic scattering with it.
         takes_blanks: Whether it makes use of input.background.
     """
 
     per_still: ClassVar[bool] = False
+    by_profile: ClassVar[bool] = False
     isotropic_removed: ClassVar[bool] = False
     takes_blanks: ClassVar[bool] = False
 
@@ -55,6 +58,32 @@ class Background:
             (photons, their variance, where they are known): arrays (n,) or numbers; None for "everywhere".
         """
         return 0.0, 0.0, None
+
+    def unscaled(self, panel: int, exposure: Exposure):
+        """The same as ``at``, without arrays of its own where the stills share all but one factor.
+
+        Args:
+            panel, exposure: As in ``at``.
+
+        Returns:
+            (photons, their variance, a number that multiplies the photons, and its square their variance, where they
+            are known).
+        """
+        photons, variance, known = self.at(panel, exposure)
+        return photons, variance, 1.0, known
+
+    def profile(self, sums):
+        """The part that is estimated on each still as a profile over |s| times the response; for ``by_profile``.
+
+        The compiled pass needs ``bin_width`` and ``rejection`` of such a class too, as RadialBackground has them.
+
+        Args:
+            sums: As RadialBackground.profile has it.
+
+        Returns:
+            A background.radial.Profile, or None where a still has no pixel.
+        """
+        raise NotImplementedError
 
     def of_still(self, panels: list[PanelSample]) -> list[tuple[np.ndarray, np.ndarray]]:
         """The part that is estimated on each still; added to the map's background, never to the radial totals.

@@ -92,8 +92,13 @@ class ImageBackground(Background):
 
     def at(self, panel: int, exposure):
         """(photons, their variance, where they are known) for a still of that exposure, arrays (n,)."""
+        photons, variance, ratio, known = self.unscaled(panel, exposure)
+        return photons * ratio, variance * ratio**2, known
+
+    def unscaled(self, panel: int, exposure):
+        """The sum of the blanks, its variance, what scales it to a still of that exposure, and where it is known."""
         ratio = (exposure.incident if self.by_monitor else exposure.time) / self.light
-        return self.photons[panel] * ratio, self.variances[panel] * ratio**2, self.known[panel]
+        return self.photons[panel], self.variances[panel], ratio, self.known[panel]
 
     def describe(self) -> dict:
         """For the log and grid.json."""

@@ -37,6 +37,7 @@ class RadialBackground(Background):
     blanks: ImageBackground | None
     name: ClassVar[str] = "radial"
     per_still: ClassVar[bool] = True
+    by_profile: ClassVar[bool] = True
     isotropic_removed: ClassVar[bool] = True
     takes_blanks: ClassVar[bool] = True
     phil: ClassVar[str] = """
@@ -62,6 +63,10 @@ class RadialBackground(Background):
         """The blanks, scaled to the still: (photons, their variance, where they are known)."""
         return super().at(panel, exposure) if self.blanks is None else self.blanks.at(panel, exposure)
 
+    def unscaled(self, panel: int, exposure):
+        """The same without arrays of its own: (photons, their variance, a factor, where they are known)."""
+        return super().unscaled(panel, exposure) if self.blanks is None else self.blanks.unscaled(panel, exposure)
+
     def of_still(self, panels: list[PanelSample]) -> list[tuple[np.ndarray, np.ndarray]]:
         """(photons, their variance) of each panel: the profile that all panels share, times their response.
 
@@ -79,21 +84,46 @@ class RadialBackground(Background):
         )
         if not len(s):
             return [(np.zeros(len(sample.counts)), np.zeros(len(sample.counts))) for sample in panels]
-        bins = _joined_bins(s, self.bin_width)
-        good = np.ones(len(s), dtype=bool)
-        for _ in range(_ROUNDS):
-            profile = _Profile.of(bins[good], s[good], y[good], response[good], variance[good])
-            excess = y - response * profile.intensity_at(s)
-            # The variance that a bin's pixels have on average: an own count must not decide over itself.
-            expected = response * profile.variance_per_response(s)
-            reach = self.rejection**2 / 6
-            above = reach + np.sqrt(reach**2 + self.rejection**2 * expected)
-            good = (excess <= above) & (excess >= -self.rejection * np.sqrt(expected) - 1)
+        fine = np.floor(s / self.bin_width).astype(np.int64)
+        n_bins = int(fine.max()) + 1
+
+        def sums(profile):
+            good = slice(None) if profile is None else self._passes(profile, s, y, response)
+            columns = np.ones(len(s)), response, s * response, y, variance
+            return np.array([np.bincount(fine[good], column[good], n_bins) for column in columns])
+
+        profile = self.profile(sums)
         return [
             (sample.response * profile.intensity_at(sample.s_length),
              sample.response**2 * profile.error_squared_at(sample.s_length))
             for sample in panels
         ]  # fmt: skip
+
+    def profile(self, sums) -> Profile | None:
+        """The profile of a still; None if it has no pixel.
+
+        Args:
+            sums: Function of a profile that gives sums over bins of ``bin_width``, from |s| = 0 on, shape (5, n_bins):
+                pixels, response, |s| x response, counts - blanks and variance of the pixels that are not too far off
+                it; of all that pass the masks for None.
+        """
+        found = sums(None)
+        if not found[0].any():
+            return None
+        joined = _joined(found[0])
+        profile = Profile.of(joined, found)
+        for _ in range(_ROUNDS - 1):
+            profile = Profile.of(joined, sums(profile))
+        return profile
+
+    def _passes(self, profile: Profile, s, y, response) -> np.ndarray:
+        """Which pixels do not differ from a profile by more than counting allows, bool, shape (n,)."""
+        excess = y - response * profile.intensity_at(s)
+        # The variance that a bin's pixels have on average: an own count must not decide over itself.
+        expected = response * profile.variance_per_response(s)
+        reach = self.rejection**2 / 6
+        above = reach + np.sqrt(reach**2 + self.rejection**2 * expected)
+        return (excess <= above) & (excess >= -self.rejection * np.sqrt(expected) - 1)
 
     def describe(self) -> dict:
         """For the log and grid.json."""
@@ -104,38 +134,49 @@ class RadialBackground(Background):
 
 
 @dataclass(frozen=True)
-class _Profile:
-    """J at the mean |s| of each bin, linear between, constant beyond; all arrays of shape (n_bins,)."""
+class Profile:
+    """J at the mean |s| of each bin, linear between, constant beyond; all arrays of shape (k,).
+
+    Attributes:
+        s: Mean |s|, ascending, 1/Å.
+        intensity: J.
+        error_squared: Its variance.
+        noise: Variance of pixels over their response.
+        fine: First and last of the bins of ``bin_width`` that were joined, shape (k, 2).
+    """
 
     s: np.ndarray
     intensity: np.ndarray
     error_squared: np.ndarray
     noise: np.ndarray
+    fine: np.ndarray
 
     @classmethod
-    def of(cls, bins, s, y, response, variance) -> _Profile:
-        n = int(bins.max()) + 1
-        total = np.bincount(bins, response, n)
-        hit = total > 0
-        mean_s, signal, noise = (
-            np.bincount(bins, values, n)[hit] / total[hit] for values in (s * response, y, variance)
-        )
-        return cls(mean_s, signal, noise / total[hit], np.maximum(noise, 0))
+    def of(cls, joined, sums) -> Profile:
+        """From sums, shape (5, n_bins) as in RadialBackground.profile, and the number of the joined bin of each."""
+        response, s_response, y, variance = (np.bincount(joined, values) for values in sums[1:])
+        hit = response > 0
+        total = response[hit]
+        mean_s, signal, noise = (values[hit] / total for values in (s_response, y, variance))
+        edges = np.searchsorted(joined, np.arange(len(response) + 1))
+        fine = np.stack([edges[:-1], edges[1:] - 1], axis=1)[hit]
+        return cls(mean_s, signal, noise / total, np.maximum(noise, 0), fine)
 
     def intensity_at(self, s):
+        """J, same shape as ``s``."""
         return np.interp(s, self.s, self.intensity)
 
     def error_squared_at(self, s):
+        """Variance of J, same shape as ``s``."""
         return np.interp(s, self.s, self.error_squared)
 
     def variance_per_response(self, s):
+        """Variance of a pixel over its response, same shape as ``s``."""
         return np.interp(s, self.s, self.noise)
 
 
-def _joined_bins(s, width: float) -> np.ndarray:
-    """Bin of each |s|: of that width, joined with the next ones until it holds enough pixels."""
-    fine = np.floor(s / width).astype(np.int64)
-    n_pixels = np.bincount(fine)
+def _joined(n_pixels) -> np.ndarray:
+    """Number of each bin when it is joined with the next ones until they hold enough pixels, ascending."""
     number, held, joined = 0, 0, np.empty(len(n_pixels), dtype=np.int64)
     left = n_pixels.sum()
     for i, n in enumerate(n_pixels):
@@ -144,4 +185,4 @@ def _joined_bins(s, width: float) -> np.ndarray:
         left -= n
         if held >= _LEAST_PIXELS and left >= _LEAST_PIXELS:
             number, held = number + 1, 0
-    return joined[fine]
+    return joined

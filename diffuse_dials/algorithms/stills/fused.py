@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from diffuse_dials.adapters import images, symmetry
 from diffuse_dials.adapters.panels import beam_direction, fingerprint, panel_plane, pixel_geometry
 from diffuse_dials.algorithms.corrections import choose_corrections, closed_form, total_response
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
+from diffuse_dials.algorithms.stills.still_profile import StillProfile
 from diffuse_dials.kernels import asymmetric_unit, pieces, spots, still
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
@@ -58,6 +60,28 @@ class _Panel:
         return self.mask[0] is mask and self.mask[1] is known
 
 
+class PanelInput(NamedTuple):
+    """What the kernel takes of one panel of a still: arguments of kernels.still.sum_rows.
+
+    Attributes:
+        shared: What stills share.
+        corner: Lowest voxel index of the grid, shape (3,).
+        raw, limits, crystal, keep, pedestal, gain, background, variance, ratio: As sum_rows has them.
+    """
+
+    shared: _Panel
+    corner: np.ndarray
+    raw: np.ndarray
+    limits: tuple
+    crystal: still.Crystal
+    keep: np.ndarray | None
+    pedestal: np.ndarray | None
+    gain: np.ndarray | None
+    background: np.ndarray | None
+    variance: np.ndarray | None
+    ratio: float
+
+
 class Fused:
     """Sums stills one by one."""
 
@@ -70,7 +94,7 @@ class Fused:
             bin_width: Of the radial totals, 1/Å.
             gain: Detector units per photon for all panels; None: the panel's or the gain map's.
             noise: NoiseModel.
-            background: Background without a part of each still.
+            background: Background; a part of each still by a profile, if there is one.
         """
         if bin_width != SIGMAS_STEP:
             raise RuntimeError("The Bragg radius is looked up by |s| bin: both must have one width.")
@@ -88,7 +112,7 @@ class Fused:
             experiment, mask, exposure: As in ``sums``.
             share: Function that calls another and returns what that returns, see mpi.Communicator.shared.
         """
-        known = [self._background.at(panel, exposure)[2] for panel in range(len(self._shapes))]
+        known = [self._background.unscaled(panel, exposure)[3] for panel in range(len(self._shapes))]
 
         def make():
             for panel in range(len(known)):
@@ -118,44 +142,30 @@ class Fused:
         Returns:
             (VoxelSums with asu_index, without the origin; RadialTotals; number of pixels that pass all masks).
         """
+        of_still = experiment, exposure, bragg_masks, settings, to_hkl, grid
+        panels = (
+            self._input(panel, raw[panel], highest, mask[panel], *of_still) for panel in range(len(self._shapes))
+        )
+        profiles = None
+        if self._background.per_still:
+            panels = list(panels)  # the profile is that of all of them
+            units = [panel.shared.unit * exposure.incident for panel in panels]
+            profiles = StillProfile(self._background, self._noise, panels, units).find()
         voxels, totals, n_accepted = [], [], 0
-        for panel in range(len(self._shapes)):
-            background, variance, known = self._background.at(panel, exposure)
-            shared = self._panel(experiment, panel, mask[panel], known)
-            background, variance = self._per_pixel(panel, background), self._per_pixel(panel, variance)
-            if background is None and variance is not None:
-                background = np.zeros(shared.plane.shape)
-            if variance is None and background is not None:
-                variance = np.zeros(shared.plane.shape)
-            parts = self._panel_sums(
-                number, panel, experiment, raw[panel], highest, shared, exposure, bragg_masks, settings, to_hkl, grid,
-                background, variance,
-            )  # fmt: skip
+        for panel, given in enumerate(panels):
+            profile = None if profiles is None else profiles[panel]
+            parts = self._panel_sums(number, panel, given, exposure, grid, profile)
             voxels.append(parts[0])
             totals.append(parts[1])
             n_accepted += parts[2]
         return VoxelSums.concatenate(voxels), RadialTotals.concatenate(totals), n_accepted
 
-    def _per_pixel(self, panel, values):
-        """A background's values as an array over the pixels that are read; None where they are 0."""
-        if np.ndim(values) == 0:
-            return np.full(self._sampled_shape(panel), float(values)) if values else None
-        return self._sampled(np.asarray(values, dtype=np.float64).reshape(self._shapes[panel]))
-
-    def _sampled_shape(self, panel):
-        return self._sampled(np.empty(self._shapes[panel], dtype=np.uint8)).shape
-
-    def _sampled(self, array):
-        step = self._params.extraction.pixel_step
-        return np.ascontiguousarray(array[step // 2 :: step, step // 2 :: step])
-
-    def _panel_sums(
-        self, number, panel, experiment, raw, highest, shared, exposure, bragg_masks, settings, to_hkl, grid,
-        background, variance,
-    ):  # fmt: skip
-        model, plane = experiment.detector[panel], shared.plane
-        wavelength, beam = experiment.beam.get_wavelength(), beam_direction(experiment.beam)
-        ndiv = np.asarray(grid.ndiv, dtype=np.float64)
+    def _input(self, panel, raw, highest, mask, experiment, exposure, bragg_masks, settings, to_hkl, grid):
+        """PanelInput of one panel."""
+        background, variance, ratio, known = self._background.unscaled(panel, exposure)
+        shared = self._panel(experiment, panel, mask, known)
+        model, wavelength = experiment.detector[panel], experiment.beam.get_wavelength()
+        beam, ndiv = beam_direction(experiment.beam), np.asarray(grid.ndiv, dtype=np.float64)
         matrix = ndiv[:, None] * to_hkl
         reach = np.floor(np.linalg.norm(matrix, axis=1) * shared.s_max + 0.5).astype(np.int64) + 1
         corner = -reach
@@ -167,12 +177,34 @@ class Fused:
         raw, limits = self._limits(model, raw, highest, pedestal, gain)
         if gain is None and limits[0] < 0:
             pedestal, gain = np.zeros((1, 1)), np.ones((1, 1))  # negative values: their variance is not their sum
-        origin = -corner  # s = 0 is the direct beam and no reflection to cctbx
-        index, bragg, whole, real, n_accepted, bin_whole, bin_real = self._accumulator.sum_panel(
-            raw, limits, shared.shared, shared.bins, shared.pieces, plane.vectors, plane.shift, crystal, keep, pedestal,
-            gain, background, variance, origin,
+        return PanelInput(
+            shared, corner, raw, limits, crystal, keep, pedestal, gain,
+            *self._per_pixel(panel, background, variance), float(ratio),
         )  # fmt: skip
-        index += corner.astype(np.int32)
+
+    def _per_pixel(self, panel, background, variance):
+        """A background and its variance as arrays that broadcast to the pixels that are read; None where both are 0."""
+        if np.ndim(background) == 0 and np.ndim(variance) == 0 and not (background or variance):
+            return None, None
+        return tuple(
+            np.full((1, 1), float(values)) if np.ndim(values) == 0
+            else self._sampled(np.asarray(values, dtype=np.float64).reshape(self._shapes[panel]))
+            for values in (background, variance)
+        )  # fmt: skip
+
+    def _sampled(self, array):
+        step = self._params.extraction.pixel_step
+        return np.ascontiguousarray(array[step // 2 :: step, step // 2 :: step])
+
+    def _panel_sums(self, number, panel, given: PanelInput, exposure, grid, profile):
+        shared, plane, gain = given.shared, given.shared.plane, given.gain
+        origin = -given.corner  # s = 0 is the direct beam and no reflection to cctbx
+        index, bragg, whole, real, n_accepted, bin_whole, bin_real = self._accumulator.sum_panel(
+            given.raw, given.limits, shared.shared, shared.bins, shared.pieces, plane.vectors, plane.shift,
+            given.crystal, given.keep, given.pedestal, gain, given.background, given.variance, origin, given.ratio,
+            profile,
+        )  # fmt: skip
+        index += given.corner.astype(np.int32)
         of_the_sums = (
             gain is None, shared.unit * exposure.incident, self._noise.factor[panel], self._noise.read_variance[panel]
         )  # fmt: skip
