@@ -133,6 +133,12 @@ def test_the_bragg_mask_only_flags_and_no_zero_count_is_lost(work):
     assert not np.all(table["miller_index"] == 0, axis=1).any()
 
 
+def test_a_pixel_step_that_leaves_no_pixel_is_refused(work):
+    for command in (extract, grid):
+        said = refuses(command.run, [str(work / "truth_stills.expt"), "pixel_step=5000", "d_min=3"])
+        assert "pixel_step=5000 leaves no pixel of a panel" in said
+
+
 def test_a_pixel_step_changes_which_pixels_are_read_and_nothing_of_a_pixel(work):
     common = [str(work / "truth_stills.expt"), f"mask={work / 'truth_pixels.mask'}", "d_min=2"]
     extract.run([*common, "output.reflections=all.refl"])

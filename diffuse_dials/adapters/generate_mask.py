@@ -87,6 +87,12 @@ def _check(params, detector) -> None:
     for limits in params.resolution_range or ():
         if limits is not None and (len(limits) != 2 or limits[0] == limits[1]):
             raise ValueError(f"resolution_range={limits} is no range. Give two different limits in Å, as in 3.93,3.87.")
+    smallest = min(min(panel.get_image_size()) for panel in detector)
+    if params.border is not None and not 0 <= 2 * params.border < smallest:
+        raise ValueError(
+            f"border={params.border} leaves nothing of a panel that is {smallest} pixels wide, or is negative. It is "
+            "the width in pixels of what is masked along each edge."
+        )
     for region in params.untrusted:
         panel = region.panel or 0
         if not 0 <= panel < len(detector):
@@ -95,8 +101,30 @@ def _check(params, detector) -> None:
         if region.pixel is not None and not (region.pixel[0] < n_slow and region.pixel[1] < n_fast):
             at = tuple(region.pixel)
             raise ValueError(f"untrusted.pixel={at} (slow, fast) is outside panel {panel} ({n_slow} x {n_fast}).")
+        if region.circle is not None and not _touches(region.circle, n_fast, n_slow):
+            at = ",".join(f"{value:g}" for value in region.circle)
+            raise ValueError(
+                f"untrusted.circle={at} (fast, slow, radius) holds no pixel of panel {panel} ({n_fast} fast x {n_slow} "
+                "slow). The radius must be above 0, and the circle on the panel."
+            )
+        if region.rectangle is not None:
+            x0, x1, y0, y1 = region.rectangle
+            if not (0 <= x0 < x1 <= n_fast and 0 <= y0 < y1 <= n_slow):
+                raise ValueError(
+                    f"untrusted.rectangle={x0},{x1},{y0},{y1} (fast from, to, slow from, to) does not fit panel "
+                    f"{panel}, whose limits are 0,{n_fast},0,{n_slow}."
+                )
         if region.polygon is not None and (len(region.polygon) % 2 or len(region.polygon) < 8):
             raise ValueError("untrusted.polygon needs pairs of fast, slow coordinates, four or more of them.")
+
+
+def _touches(circle, n_fast: int, n_slow: int) -> bool:
+    """Whether the square about a circle holds pixels of the panel, as dxtbx demands."""
+    x, y, radius = circle
+    return radius > 0 and all(
+        max(int(np.floor(centre - radius)), 0) < min(int(np.ceil(centre + radius)), size)
+        for centre, size in ((x, n_fast), (y, n_slow))
+    )
 
 
 def attach_mask(experiments, mask, path) -> None:

@@ -113,6 +113,11 @@ class Measurement:
         self._shapes = images.panel_shapes(first.detector)
         check_together(stills, self._shapes, params.extraction.lattices)
         check_photons_range(params.extraction.photons_range)
+        if params.extraction.pixel_step // 2 >= min(min(shape) for shape in self._shapes):
+            raise ValueError(
+                f"extraction.pixel_step={params.extraction.pixel_step} leaves no pixel of a panel of "
+                f"{' x '.join(map(str, min(self._shapes)))} pixels. Use a smaller step."
+            )
         chosen, corrections = choose_corrections(params.corrections, first)
         self.factor_maps = factor_maps(chosen, first)
         self._masks = StaticMasks([name for name in params.input.mask if name], self._shapes)

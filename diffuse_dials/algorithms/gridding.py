@@ -226,7 +226,7 @@ def _log(grid: Grid, cells: np.ndarray, stills: Stills, d_min: float) -> None:
     if grid.operators:
         logger.warning(
             "The lattice has more symmetry than the Laue group: stills indexed one by one are a mixture related by %s. "
-            "Make them agree (dials.cosym) and grid again; diffuse.scale asks for "
+            "Run diffuse.scale with scale.reindex=True, which makes them agree, or, if they do already, with "
             "scale.assume_consistent_indexing=True.",
             " and ".join(grid.operators),
         )

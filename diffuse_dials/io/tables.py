@@ -130,8 +130,8 @@ def load_flex(path) -> flex.reflection_table:
         ) from error
     except Exception as error:  # unpickling garbage can raise anything: pickle's documentation says so
         raise ValueError(
-            f"{path} is no reflection table this DIALS can read; it may have been written by a newer DIALS than "
-            "this one."
+            f"{path} is no reflection table this DIALS can read: it may be empty, cut off, or written by a newer "
+            "DIALS. Make it again."
         ) from error
 
 

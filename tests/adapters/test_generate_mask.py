@@ -91,6 +91,13 @@ def test_a_pixel_of_the_corner_is_masked_beyond_d_min(detector, beam):
     ("untrusted { pixel = 200 3 }", "outside panel 0"),
     ("untrusted { polygon = 1 2 3 4 5 6 7 8 9 }", "pairs"),
     ("untrusted { polygon = 1 1 5 1 3 9 }", "four or more"),
+    ("untrusted { circle = 60 40 -5 }", "radius must be above 0"),
+    ("untrusted { circle = 500 40 12 }", "holds no pixel of panel 0"),
+    ("untrusted { rectangle = 0 500 0 20 }", "does not fit panel 0"),
+    ("untrusted { rectangle = -3 10 0 20 }", "does not fit panel 0"),
+    ("untrusted { rectangle = 10 10 0 20 }", "does not fit panel 0"),
+    ("border = 60", "border=60 leaves nothing"),
+    ("border = -1", "is negative"),
     ("resolution_range = 3 3", "is no range"),
 ])  # fmt: skip
 def test_regions_that_do_not_fit_are_refused(detector, beam, text, message):
