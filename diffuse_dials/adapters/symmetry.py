@@ -11,6 +11,9 @@ from dials.array_family import flex
 from dxtbx import flumpy
 from dxtbx.model import Crystal
 
+# How far the median cell of stills may be from what the symmetry demands: relative, and in degrees.
+_CELL_LENGTHS, _CELL_ANGLES = 0.03, 3.0
+
 
 def laue_group(space_group: sgtbx.space_group) -> sgtbx.space_group:
     """Rotations of the space group and inversion, translations and centring dropped (physics.md G)."""
@@ -139,8 +142,16 @@ def mean_cell(cells: np.ndarray, space_group: sgtbx.space_group) -> tuple[float,
 
     Returns:
         Six parameters.
+
+    Raises:
+        ValueError: If the cells are far from obeying it.
     """
     median = uctbx.unit_cell(tuple(float(x) for x in np.median(cells, axis=0)))
+    if not space_group.is_compatible_unit_cell(median, _CELL_LENGTHS, _CELL_ANGLES):
+        raise ValueError(
+            f"The stills' cell {','.join(f'{value:.4g}' for value in median.parameters())} does not fit the group "
+            f"{symbol(space_group)}. Correct grid.laue_group, or process the stills with the right space group."
+        )
     return tuple(space_group.average_unit_cell(median).parameters())
 
 

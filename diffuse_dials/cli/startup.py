@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,7 +100,9 @@ def start(
             f"{others[0]} is no .expt or .refl file and no parameter of this command. See -h for what it takes and "
             "-c -e2 for its parameters."
         )
+    _refuse_no_numbers(params)
     output = getattr(params, "output", None)
+    _refuse_names(output, getattr(phil.extract(), "output", None))
     with user_errors():
         comm = Communicator.of(params.mp.method if hasattr(params, "mp") and not conducts else "")
     if comm.rank:
@@ -136,6 +139,27 @@ def _refuse_parameters(name: str) -> None:
             libtbx.phil.parse(file_name=name)
         except RuntimeError as error:
             raise Sorry(f"{name} cannot be read as parameters: {' '.join(str(error).split())}") from None
+
+
+def _refuse_no_numbers(params, path: str = "") -> None:
+    """A value nan passes the limits of every type, and all comparisons after it."""
+    for name, value in vars(params).items():
+        if name.startswith("__"):
+            continue
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(one, libtbx.phil.scope_extract):
+                _refuse_no_numbers(one, f"{path}{name}.")
+            elif isinstance(one, float) and math.isnan(one):
+                raise Sorry(f"{path}{name}={one} is no number. Give one, or leave the parameter out.")
+
+
+def _refuse_names(output, defaults) -> None:
+    """The next command knows a file by the end of its name, and DIALS writes experiments by it."""
+    for name, default in vars(defaults).items() if defaults is not None else ():
+        suffixes = {".expt": (".expt",), ".refl": (".refl", ".h5")}.get(Path(str(default)).suffix)
+        given = getattr(output, name)
+        if suffixes and given is not None and not str(given).endswith(suffixes):
+            raise Sorry(f"output.{name}={given} must end in {' or '.join(suffixes)}.")
 
 
 def _start_log(log, verbose: int) -> None:
@@ -180,7 +204,7 @@ def user_errors(comm: Communicator | None = None):
     except ValueError as error:
         if comm is not None and comm.rank:
             raise SystemExit(0) from None  # a failure here would make mpirun kill rank 0 before it has said why
-        raise Sorry(str(error)) from None
+        raise Sorry(" ".join(str(error).split())) from None  # other programs' messages have lines
     except (Exception, MemoryError) as error:
         if comm is not None and comm.size > 1:
             comm.abort()

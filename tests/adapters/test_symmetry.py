@@ -72,6 +72,12 @@ def test_one_stray_cell_does_not_move_the_mean():
     )
 
 
+def test_cells_that_do_not_obey_the_group_are_refused():
+    cells = np.array([[30, 30, 25, 90, 90, 90]] * 3)
+    with pytest.raises(ValueError, match="cell 30,30,25,90,90,90 does not fit the group P 6/m"):
+        symmetry.mean_cell(cells, symmetry.parse_space_group("P6/m"))
+
+
 def test_the_super_cell_has_voxel_indices_as_miller_indices():
     crystal = symmetry.supercell_crystal((50, 50, 60, 90, 90, 90), (3, 3, 5), symmetry.parse_space_group("P41212"))
     assert crystal.get_unit_cell().parameters() == pytest.approx((150, 150, 300, 90, 90, 90))

@@ -230,6 +230,23 @@ def test_a_table_of_other_stills_is_refused(gridded, tmp_path):
     assert "other.refl refers to experiment elsewhere-0" in refused("gridded.expt", "other.refl")
 
 
+def test_the_same_files_twice_are_refused(gridded):
+    said = refused("gridded.expt", "gridded.refl", "gridded.expt", "gridded.refl")
+    assert said == "gridded.expt holds still still-0, which another file has as well. Give each still once."
+
+
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ("scale.tolerance=nan", "scale.tolerance=nan is no number"),
+        ("output.experiments=scaled", "output.experiments=scaled must end in .expt"),
+        ("output.reflections=/dev/full", "must end in .refl"),
+    ],
+)
+def test_parameters_that_no_command_can_use_are_refused_before_it_begins(gridded, option, words):
+    assert words in refused("gridded.expt", "gridded.refl", option)
+
+
 def test_a_table_without_the_columns_is_refused(gridded):
     table = load_table("gridded.refl")
     del table.columns["response"]

@@ -59,6 +59,8 @@ def parse_formula(text: str) -> Counter:
     atoms: Counter = Counter()
     for symbol, number in re.findall(r"([A-Z][a-z]?)(\d+(?:\.\d*)?)?", compact):
         atoms[element_symbol(symbol)] += float(number) if number else 1
+    if not sum(atoms.values()) > 0:
+        raise ValueError(f"{text!r} has no atoms. Write element symbols and numbers, such as C613 H951 N193 O185 S10.")
     return atoms
 
 

@@ -157,6 +157,11 @@ def load_gridded(experiment_files, reflection_files, comm: Communicator = ALONE)
                 raise ValueError(
                     f"{name} has experiments without an image. Give the gridded.expt that diffuse.grid wrote."
                 )
+            twice = set(loaded.identifiers()) & set(experiments.identifiers()) - {""}
+            if twice:
+                raise ValueError(
+                    f"{name} holds still {min(twice)}, which another file has as well. Give each still once."
+                )
             experiments.extend(loaded)
         record = load_grid_record(reflection_files[0])
         for name in reflection_files:

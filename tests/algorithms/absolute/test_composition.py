@@ -210,6 +210,7 @@ def test_implausible_contents_are_called_so(reference):
         ("absolute.sequence=GAS\nabsolute.formula=C2", "sequence and formula are given together"),
         ("absolute.formula=C2Xx3", "'Xx' is no chemical element"),
         ('absolute.formula="12 of those"', "is no formula"),
+        ("absolute.formula=C0", "has no atoms"),
         ("absolute.sequence=GAZ", "residue Z, which is none of the 20"),
         ("absolute.sequence=missing.fasta", "There is no file missing.fasta"),
         ("absolute.sequence=GAC\nabsolute.disulfides=1", "needs 2 cysteines; the sequence has 1"),
