@@ -183,6 +183,10 @@ def test_wrong_input_is_one_line(files, sequence, rng, reference):
     assert "needs radial_totals.refl" in refused([*FILES[:3], given])
     assert "No merged map was given" in refused(["merged.expt", "scaled.expt", "radial_totals.refl", given])
     assert "Give merged.expt and scaled.expt" in refused(["merged.expt", *FILES[1:2], "radial_totals.refl", given])
+    table = load_table("merged.refl")
+    table.columns["intensity.scale.value"][:] = np.nan
+    save_table(table.columns, "nan.refl")
+    assert "that are no numbers" in refused(["merged.expt", "nan.refl", *FILES[2:], given])
     scales = rng.uniform(0.3, 3, 5)
     write_totals(rng, reference, scales, 0.38, "low.refl")
     assert "needs 0.4 and should have 0.45" in refused([*FILES[:3], "low.refl", given])

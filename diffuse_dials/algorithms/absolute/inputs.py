@@ -107,6 +107,9 @@ def _tables(names) -> tuple[Table, Table | None, tuple[Table, ...]]:
     if merged is None:
         raise ValueError("No merged map was given. Give merged.expt and merged.refl, which diffuse.scale wrote.")
     merged.require(_MERGED_COLUMNS, "diffuse.scale")
+    for column in ("intensity.scale.value", "intensity.scale.variance"):
+        if not np.all(np.isfinite(merged[column])):
+            raise ValueError(f"{merged.path} has values in {column} that are no numbers. Run diffuse.scale again.")
     return merged, radial, tuple(raw)
 
 
