@@ -298,8 +298,9 @@ class Problem:
         out = out_t @ self.still_columns
         if self.a.size:
             out = np.concatenate([out, out_a @ self.offset_columns], axis=1)
-        out, out_p = self.comm.sum(out), self.comm.sum(out_p)
-        out = np.concatenate([out.ravel(), *(d.T @ out_p for d in self._p_derivatives)])
+        summed = self.comm.sum(np.concatenate([out.ravel(), out_p]))
+        out, out_p = summed[: out.size], summed[out.size :]
+        out = np.concatenate([out, *(d.T @ out_p for d in self._p_derivatives)])
         return out + self._restraint(vector)
 
     def null_directions(self) -> np.ndarray:
