@@ -6,6 +6,7 @@ import bz2
 import csv
 import gzip
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from dials.util import Sorry
 from dxtbx import flumpy
+from dxtbx.ext import compress, uncompress
 from dxtbx.model import Beam, Crystal, Detector, Experiment, ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 
@@ -24,6 +26,7 @@ from diffuse_dials.io.masks import save_pickle
 from diffuse_dials.io.tables import load_table
 from diffuse_dials.kernels import physics
 
+DIMENSIONS = b"Second", b"Fastest"
 MODEL = """\
 CRYST1   30.000   30.000   25.000  90.00  90.00  90.00 P 21 21 21
 ATOM      1  C   ALA A   1       5.000   6.000   7.000  1.00  0.00           C
@@ -192,6 +195,28 @@ def test_the_background_of_a_still_is_estimated_on_all_of_its_panels(work, asser
     for engine in ("numba", "numpy"):
         outputs = [f"output.{name}={engine}_{name}.refl" for name in ("reflections", "radial_totals")]
         grid.run([expt, "d_min=2.5", "radius=0.004", f"engine={engine}", "background_method=radial", *outputs])
+    for name in ("reflections", "radial_totals"):
+        assert_same_sums(f"numpy_{name}.refl", f"numba_{name}.refl")
+
+
+def test_more_photons_in_a_pixel_than_the_kernel_counts_are_summed_as_real_numbers(work, tmp_path, assert_same_sums):
+    """2³⁰ photons, of which the kernel's running sums of 32 bits would lose some; NumPy is the reference."""
+    start = b"\x0c\x1a\x04\xd5"
+    for image in (work / "images").glob("*.cbf"):
+        head, data = image.read_bytes().split(start, 1)
+        size = int(re.search(rb"X-Binary-Size: (\d+)", head)[1])
+        n_slow, n_fast = (int(re.search(rb"X-Binary-Size-%s-Dimension: (\d+)" % name, head)[1]) for name in DIMENSIONS)
+        counts = uncompress(packed=data[:size], fast=n_fast, slow=n_slow).as_numpy_array()
+        counts[20, 30:40] = 2**30
+        packed = compress(flumpy.from_numpy(counts))
+        head = head.replace(b"X-Binary-Size: %d" % size, b"X-Binary-Size: %d" % len(packed))
+        (tmp_path / image.name).write_bytes(head + start + packed + data[size:])
+    text = (work / "truth_stills.expt").read_text().replace(str(work / "images"), str(tmp_path))
+    (tmp_path / "bright.expt").write_text(text)
+    for engine in ("numba", "numpy"):
+        outputs = [f"output.{name}={engine}_{name}.refl" for name in ("reflections", "radial_totals")]
+        grid.run(["bright.expt", "d_min=2.5", "radius=0.004", "trusted_range=none", f"engine={engine}", *outputs])
+    assert load_table("numba_radial_totals.refl")["counts"].sum() > 10 * 2**30
     for name in ("reflections", "radial_totals"):
         assert_same_sums(f"numpy_{name}.refl", f"numba_{name}.refl")
 

@@ -14,6 +14,8 @@ from diffuse_dials.kernels.pieces import (
     INVERSE_LOW,
     PIECE,
     REACH,
+    STRAY,
+    TOGETHER,
     Pieces,
     row_edges,
 )
@@ -41,7 +43,7 @@ def make_pieces(shape, plane, shift, beam) -> Pieces:
             at = np.arange(terms)
         nodes[part, :terms] = at
         solve[part, :terms, :terms] = np.linalg.inv(np.vander(at - n // 2.0, terms, increasing=True))
-    polynomials, bounds = np.empty((shape[0], 3, _TERMS, n_pieces)), np.empty((6, shape[0] * n_pieces))
+    polynomials, bounds = np.empty((shape[0], 3, _TERMS, n_pieces)), np.empty((7, shape[0] * n_pieces))
     _fit(shape[0], edges, nodes, solve, plane, shift, beam, polynomials, bounds)
     return Pieces(edges, polynomials.reshape(shape[0], 3, _TERMS * n_pieces), bounds)
 
@@ -67,16 +69,20 @@ def _fit(n_rows, edges, nodes, solve, plane, shift, beam, polynomials, bounds):
                     for k in range(_TERMS):
                         value += solve[part, d, k] * pixels[nodes[part, k], j]
                     polynomials[row, j, d, part] = value
-            error = reach = 0.0
+            error = reach = stray = 0.0
+            first_row = row // TOGETHER * TOGETHER
             for i in range(n):
                 t, middle = np.float64(i - n // 2), min(i // BLOCK * BLOCK + BLOCK // 2, n - 1)
-                off = apart = 0.0
+                off = apart = beside = 0.0
                 for j in range(3):
                     found = polynomials[row, j, 3, part] * t + polynomials[row, j, 2, part]
                     found = (found * t + polynomials[row, j, 1, part]) * t + polynomials[row, j, 0, part]
                     off += (found - pixels[i, j]) ** 2
-                    apart += (pixels[i, j] - pixels[middle, j]) ** 2
-                error, reach = max(error, off), max(reach, apart)
+                    away = pixels[i, j] - pixels[middle, j]
+                    apart += away**2
+                    beside += (away - (i - middle) * polynomials[first_row, j, 1, part]) ** 2
+                error, reach, stray = max(error, off), max(reach, apart), max(stray, beside)
             bounds[ERROR, piece], bounds[REACH, piece] = np.sqrt(error) + _ROUNDING, np.sqrt(reach) + _ROUNDING
+            bounds[STRAY, piece] = np.sqrt(stray) + _ROUNDING
             bounds[CHORD_LOW, piece], bounds[CHORD_HIGH, piece] = np.sqrt(chord_low), np.sqrt(chord_high)
             bounds[INVERSE_LOW, piece], bounds[INVERSE_HIGH, piece] = inverse_low, inverse_high

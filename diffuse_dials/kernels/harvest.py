@@ -17,7 +17,8 @@ from diffuse_dials.kernels.still import (
     SLOTS,
     SLOW,
 )
-from diffuse_dials.kernels.voxels import OPTIONS, trailing_zeros
+from diffuse_dials.kernels.vectors import trailing_zeros
+from diffuse_dials.kernels.voxels import OPTIONS
 
 
 @njit(**OPTIONS)

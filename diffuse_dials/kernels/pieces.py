@@ -16,10 +16,11 @@ import numpy as np
 
 PIECE = 128  # pixels: two words of 64 bits mark where something changes
 BLOCK = 16  # pixels that are tested together for Bragg spots
+TOGETHER = 32  # rows for which some things are worked out once
 # What a piece holds, and the state of a pixel
 USED, MIXED, BEYOND, MASKED = range(4)
 # Rows of ``Pieces.bounds``
-ERROR, REACH, CHORD_LOW, CHORD_HIGH, INVERSE_LOW, INVERSE_HIGH = range(6)
+ERROR, REACH, STRAY, CHORD_LOW, CHORD_HIGH, INVERSE_LOW, INVERSE_HIGH = range(7)
 
 
 class Pieces(NamedTuple):
@@ -29,8 +30,10 @@ class Pieces(NamedTuple):
         edges: First pixel of each piece of a row, and the row's length, shape (m + 1,).
         polynomials: Coefficients of the unit vector's components in i - n//2, i the number in a piece of n pixels,
             shape (rows, 3, 4·m): the constants of all pieces, then what is linear, and so on.
-        bounds: Of each piece, shape (6, rows·m): error of the polynomial, largest distance of a pixel from the middle
-            of its block, both as unit vectors differ; least and largest |ŝ1 - ŝ0|; least and largest 1/distance, 1/mm.
+        bounds: Of each piece, shape (7, rows·m): error of the polynomial, largest distance of a pixel from the middle
+            of its block and from the straight line through it, all as unit vectors differ; least and largest |ŝ1 - ŝ0|;
+            least and largest 1/distance, 1/mm. The line has the direction and the speed (``polynomials``, what is
+            linear) of the piece in the first of TOGETHER rows.
     """
 
     edges: np.ndarray

@@ -1,8 +1,9 @@
 """Which pixels of a row are near a reciprocal lattice point.
 
-Blocks of pixels whose middle is farther from its lattice point than the radius and the block's own extent are passed
-over. The others are worked out in single precision; a pixel whose distance is within the known error of the radius, or
-half way between two lattice points, is decided by the exact formula of ``algorithms.masking.bragg.LatticeMask``.
+Blocks of pixels are taken for pieces of straight lines, and passed over if they are farther from a lattice point than
+the radius and what they stray from the line. The others are worked out in single precision; a pixel whose distance is
+within the known error of the radius, or half way between two lattice points, is decided by the exact formula of
+``algorithms.masking.bragg.LatticeMask``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from diffuse_dials.kernels.pieces import (
     INVERSE_LOW,
     PIECE,
     REACH,
+    STRAY,
 )
 from diffuse_dials.kernels.voxels import (
     INLINE,
@@ -34,13 +36,12 @@ from diffuse_dials.kernels.voxels import (
 )
 
 # Parameters of a lattice's mask: metric (6); square of the radius (5): constant, by |ŝ1 - ŝ0|², by 1/distance², least
-# of the latter term, upper limit; half the distance of lattice planes (infinite where the lattice is not oblique);
-# lengths of the axes of the reciprocal lattice (3), and the sum of the metric's sizes
-METRIC, RADIUS, HALF_SPACING, AXES, METRIC_SIZE, N_LATTICE = 0, 6, 11, 12, 15, 16
+# of the latter term, upper limit; half the distance of lattice planes; lengths of the axes of the reciprocal lattice
+# (3); the sum of the metric's sizes; whether the lattice is oblique
+METRIC, RADIUS, HALF_SPACING, AXES, METRIC_SIZE, OBLIQUE, N_LATTICE = 0, 6, 11, 12, 15, 16, 17
 _UNSURE = 1  # a flag beside NEAR
 _BLOCKS = PIECE // BLOCK
-TOGETHER = 32  # rows that share bounds of the radius
-FAR, LEAST, MOST, EDGE = range(4)  # rows of ``tests``
+FAR, HALF, LEAST, MOST, EDGE, N_TESTS = range(6)  # rows of ``tests``
 _SINGLE = 2.0**-20  # bound of the rounding of a squared distance in single precision, over the sum of its terms
 
 
@@ -86,6 +87,32 @@ def find_radii(row, stop, lattices, which, sigmas_squared, bounds, wavelength, s
         radii[which, 1, part] = np.sqrt(min(high * most, limit)) * (1 + 1e-9)
 
 
+@njit(**OPTIONS)
+def find_lines(row, polynomials, matrices, lattices, which, lines):
+    """The lines along which the pixels of each piece pass a lattice, near enough for TOGETHER rows (pieces.Pieces).
+
+    Args:
+        row: The first of these rows.
+        polynomials, matrices, lattices, which: As in ``mark_near``.
+        lines: Result, of ``which``, shape (l, 4, pieces): what the offsets from a lattice point are multiplied by for
+            the way along the line, and the way of one pixel, 1/Å.
+    """
+    n_pieces = lines.shape[2]
+    d, e, f = 0.5 * lattices[which, 3], 0.5 * lattices[which, 4], 0.5 * lattices[which, 5]
+    for part in range(n_pieces):
+        linear_term = n_pieces + part
+        x, y, z = polynomials[row, 0, linear_term], polynomials[row, 1, linear_term], polynomials[row, 2, linear_term]
+        h = linear(matrices, which + 1, 0, x, y, z) - matrices[which + 1, 0, 3]
+        k = linear(matrices, which + 1, 1, x, y, z) - matrices[which + 1, 1, 3]
+        l = linear(matrices, which + 1, 2, x, y, z) - matrices[which + 1, 2, 3]
+        a = lattices[which, 0] * h + d * k + e * l
+        b = d * h + lattices[which, 1] * k + f * l
+        c = e * h + f * k + lattices[which, 2] * l
+        speed = np.sqrt(h * a + k * b + l * c)
+        lines[which, 0, part], lines[which, 1, part], lines[which, 2, part] = a / speed, b / speed, c / speed
+        lines[which, 3, part] = speed
+
+
 @njit(**INLINE)
 def _fractions(j, middle, powers, c, out):
     """How far coordinate j of a pixel of each piece is from the nearest whole number."""
@@ -97,7 +124,18 @@ def _fractions(j, middle, powers, c, out):
 
 
 @njit(**INLINE)
-def _distances(block, m, which, fractions, tests, out):
+def _along(which, fractions, lines, tests, out):
+    """What a squared distance from the middle of a block is less if it is from the nearest point of the block."""
+    for i in range(out.shape[0]):
+        part = np.uint64(i)
+        way = fractions[0, part] * lines[which, 0, part] + fractions[1, part] * lines[which, 1, part]
+        way = np.abs(way + fractions[2, part] * lines[which, 2, part])
+        rest = max(way - tests[HALF, part], np.float32(0))
+        out[part] = way * way - rest * rest
+
+
+@njit(**INLINE)
+def _distances(block, m, which, fractions, less, tests, out):
     """Squared distance by a metric, less what it must be to be near."""
     m00, m11, m22 = m[which, 0], m[which, 1], m[which, 2]
     m01, m02, m12 = m[which, 3], m[which, 4], m[which, 5]
@@ -105,24 +143,25 @@ def _distances(block, m, which, fractions, tests, out):
         part = np.uint64(i)
         h, k, l = fractions[0, part], fractions[1, part], fractions[2, part]
         distance = h * (m00 * h + m01 * k + m02 * l) + k * (m11 * k + m12 * l) + m22 * l * l
-        out[block, part] = distance - tests[FAR, part]
+        out[block, part] = distance - less[part] - tests[FAR, part]
 
 
 @njit(**OPTIONS)
-def _middle_distances(powers, c, m, which, tests, fractions, out):
-    """Squared distances of the middle pixels of a row's blocks from the nearest lattice point, less those to be near.
+def _block_distances(powers, c, m, which, lines, tests, fractions, less, out):
+    """Squared distances of the blocks of a row from the nearest lattice point, less what they must be to be near.
 
     Args:
         powers, c: As in ``localise``.
         m, which: Metrics, shape (l, 6), single precision, and which of them.
-        tests, fractions: As in ``mark_near``.
+        lines, tests, fractions, less: As in ``mark_near``.
         out: Result, of the first, second... block of each piece, shape (PIECE / BLOCK, pieces), single precision.
     """
     for block in range(_BLOCKS):
         middle = np.float32(np.int32(block * BLOCK + BLOCK // 2))
         for j in range(3):
             _fractions(j, middle, powers, c, fractions)
-        _distances(block, m, which, fractions, tests, out)
+        _along(which, fractions, lines, tests, less)
+        _distances(block, m, which, fractions, less, tests, out)
 
 
 @njit(**INLINE)
@@ -184,41 +223,10 @@ def _centred(t, c, part, base, centring):
 
 
 @njit(**OPTIONS)
-def mark_near(
-    row, n_fast, kinds, polynomials, bounds, plane, shift, beam, wavelength, s_step, matrices, sizes, lattices, which,
-    centring, sigmas_squared, metrics, powers, step, c, base, size, margins, radii, tests, fractions, middles, close,
-    here, keys,
-):  # fmt: skip
-    """Mark the pixels of a row that are near a point of one lattice.
-
-    Args:
-        row, n_fast: The row, and its number of pixels.
-        kinds, polynomials, bounds: Of all pieces.
-        plane, shift: As in ``voxels.direction``.
-        beam, wavelength: Unit vector ŝ0; Å.
-        s_step: By which |s| the radius is looked up, 1/Å.
-        matrices: From unit vectors to the voxels, and to the Miller indices of each lattice, shape (1 + l, 3, 4).
-        sizes: Of these, as Crystal has them.
-        lattices, which: Parameters of the masks, shape (l, N_LATTICE), and which of them.
-        centring: Translations, shape (m, 3).
-        sigmas_squared: k² by |s|.
-        metrics: Those of all lattices, shape (l, 6), single precision.
-        powers, step: As in ``localise``.
-        c, base, size, margins: Work space for ``localise`` and ``find_margins``.
-        radii: Result of ``find_radii``.
-        tests: Work space, single precision, shape (4, pieces): squared distance of a block's middle for a pixel to be
-            near; least and most of the squared radius as far as it is sure; farthest from a whole number for the
-            nearest one to be sure.
-        fractions: Work space, single precision, shape (3, pieces).
-        middles, close: Work space for what is less than 0 where pixels may be near, single precision, shape (blocks of
-            a piece, pieces), and for the first pixels of these blocks, int64, shape (blocks + 1,).
-        here: Work space, shape (BLOCK,), int32.
-        keys: Of the pixels, as in ``voxels.find_voxels``; NEAR is added to them.
-    """
-    n_pieces = c.shape[2]
+def _find_tests(row, kinds, bounds, wavelength, lattices, which, size, margins, radii, lines, tests):
+    """What the blocks and pixels of each piece of a row are held against; the arguments are those of ``mark_near``."""
+    n_pieces = tests.shape[1]
     rounding = lattices[which, METRIC_SIZE] * _SINGLE
-    localise(matrices, which + 1, polynomials, row, powers, step, c, base, size)
-    find_margins(which + 1, row, bounds, sizes, size, margins)
     for part in range(n_pieces):
         piece = row * n_pieces + part
         if kinds[piece] >= BEYOND:
@@ -228,22 +236,43 @@ def mark_near(
         for j in range(3):
             error += SINGLE * size[j, part] * lattices[which, AXES + j]
         low, high = radii[which, 0, part], radii[which, 1, part]
+        # the lattice point of a near pixel is that of its block's middle if both are nearer than half the planes
         reach = high + bounds[REACH, piece] / wavelength + error
-        far = np.inf if reach > lattices[which, HALF_SPACING] else (reach + error) ** 2 + rounding
-        tests[FAR, part] = far
+        half, far = np.float32(0), np.inf
+        if reach <= lattices[which, HALF_SPACING]:
+            half = np.float32(BLOCK // 2 * lines[which, 3, part])
+            far = (high + bounds[STRAY, piece] / wavelength + 2 * error) ** 2 + rounding
+        elif not lattices[which, OBLIQUE]:
+            far = (reach + error) ** 2 + rounding
+        tests[HALF, part], tests[FAR, part] = half, far
         tests[LEAST, part] = max(low - error, 0.0) ** 2 - rounding
         tests[MOST, part] = (high + error) ** 2 + rounding
         tests[EDGE, part] = 0.5 - margins[part] - 1e-6
-    _middle_distances(powers, c, metrics, which, tests, fractions, middles)
+
+
+@njit(**OPTIONS)
+def _close_blocks(row, n_fast, kinds, distances, close):
+    """Write the first pixels of the blocks that may be near; returns their number."""
+    n_pieces = distances.shape[1]
     found, rest = 0, n_fast - (n_pieces - 1) * PIECE
     for block in range(_BLOCKS):
         begin = block * BLOCK
         if 0 < rest - begin <= BLOCK // 2 and kinds[row * n_pieces + n_pieces - 1] < BEYOND:
-            middles[block, n_pieces - 1] = -1  # its middle is not in the image
+            distances[block, n_pieces - 1] = -1  # its middle is not in the image
         for part in range(n_pieces - (rest <= begin)):
             close[found] = part * PIECE + begin
-            found += middles[block, part] < 0
-    for begin in close[:found]:
+            found += distances[block, part] < 0
+    return found
+
+
+@njit(**OPTIONS)
+def _mark_blocks(
+    found, close, row, n_fast, plane, shift, beam, wavelength, s_step, matrices, lattices, which, centring,
+    sigmas_squared, metrics, c, base, tests, here, keys,
+):  # fmt: skip
+    """Mark the pixels of blocks; the arguments are those of ``mark_near``."""
+    for number in range(found):
+        begin = close[number]
         part = begin // PIECE
         first = part * PIECE
         half = min(PIECE, n_fast - first) // 2
@@ -262,3 +291,46 @@ def mark_near(
         if together:
             for i in range(BLOCK):
                 keys[np.uint64(1 + begin + i)] |= here[i]
+
+
+@njit(**OPTIONS)
+def mark_near(
+    row, n_fast, kinds, polynomials, bounds, plane, shift, beam, wavelength, s_step, matrices, sizes, lattices, which,
+    centring, sigmas_squared, metrics, powers, step, c, base, size, margins, radii, lines, tests, fractions,
+    less, distances, close, here, keys,
+):  # fmt: skip
+    """Mark the pixels of a row that are near a point of one lattice.
+
+    Args:
+        row, n_fast: The row, and its number of pixels.
+        kinds, polynomials, bounds: Of all pieces.
+        plane, shift: As in ``voxels.direction``.
+        beam, wavelength: Unit vector ŝ0; Å.
+        s_step: By which |s| the radius is looked up, 1/Å.
+        matrices: From unit vectors to the voxels, and to the Miller indices of each lattice, shape (1 + l, 3, 4).
+        sizes: Of these, as Crystal has them.
+        lattices, which: Parameters of the masks, shape (l, N_LATTICE), and which of them.
+        centring: Translations, shape (m, 3).
+        sigmas_squared: k² by |s|.
+        metrics: Those of all lattices, shape (l, 6), single precision.
+        powers, step: As in ``localise``.
+        c, base, size, margins: Work space for ``localise`` and ``find_margins``.
+        radii, lines: Results of ``find_radii`` and ``find_lines``.
+        tests: Work space, single precision, shape (N_TESTS, pieces): squared distance of a block for a pixel to be
+            near, half a block's length (0: from its middle); least and most of the squared radius as far as it is
+            sure; farthest from a whole number for the nearest one to be sure.
+        fractions, less: Work space, single precision, shape (3, pieces) and (pieces,).
+        distances, close: Work space for what is less than 0 where pixels may be near, single precision, shape (blocks
+            of a piece, pieces), and for the first pixels of these blocks, int64, shape (blocks + 1,).
+        here: Work space, shape (BLOCK,), int32.
+        keys: Of the pixels, as in ``voxels.find_voxels``; NEAR is added to them.
+    """
+    localise(matrices, which + 1, polynomials, row, powers, step, c, base, size)
+    find_margins(which + 1, row, bounds, sizes, size, margins)
+    _find_tests(row, kinds, bounds, wavelength, lattices, which, size, margins, radii, lines, tests)
+    _block_distances(powers, c, metrics, which, lines, tests, fractions, less, distances)
+    found = _close_blocks(row, n_fast, kinds, distances, close)
+    _mark_blocks(
+        found, close, row, n_fast, plane, shift, beam, wavelength, s_step, matrices, lattices, which, centring,
+        sigmas_squared, metrics, c, base, tests, here, keys,
+    )  # fmt: skip

@@ -18,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from diffuse_dials.kernels.pieces import BEYOND, BLOCK, MASKED, MIXED, PIECE
+from diffuse_dials.kernels.pieces import BEYOND, BLOCK, MASKED, MIXED, PIECE, TOGETHER
 from diffuse_dials.kernels.profile import add_run, run_on_profile
-from diffuse_dials.kernels.spots import METRIC, TOGETHER, find_radii, mark_near
+from diffuse_dials.kernels.spots import METRIC, N_TESTS, find_lines, find_radii, mark_near
+from diffuse_dials.kernels.vectors import EIGHT, running_sums
 from diffuse_dials.kernels.voxels import (
     ALONE,
     CENTRE,
@@ -39,12 +40,14 @@ from diffuse_dials.kernels.voxels import (
     localise,
 )
 
+LARGEST = 2**32 // PIECE - 1  # count of a pixel, where whole numbers are photons
 SLOTS = 64  # voxels are found through bricks of 4 x 4 x 4
 # Columns of the sums: whole numbers (of |s| bins the first four), and real ones where they are needed.
 N_PIXELS, COUNTS, RESPONSE, FAST, SLOW = range(5)
 N_OVERLOADED = 3
 PHOTONS, POSITIVE, BACKGROUND, BACKGROUND_VARIANCE = range(4)
-_KNOWN_BITS = 8  # of the number of voxels that are remembered for a piece
+_FAR = 48.0  # voxels from the base: then it is chosen anew
+_KNOWN_BITS = 10  # of the number of voxels that are remembered for a piece
 _BRICK = (1 << (FIELD - 2)) - 1  # of a key's field: which brick
 
 
@@ -116,8 +119,11 @@ def _untrusted(first, n, values, low, high):
 @njit(**INLINE)
 def _run_on(first, n, values, total, counts):
     """Running sums of the values of a piece; returns the last."""
-    for i in range(n):
-        total += np.int64(values[np.uint64(first + i)])
+    together = n // EIGHT * EIGHT
+    for i in range(0, together, EIGHT):
+        total = running_sums(values, first + i, total, counts, first + i + 1)
+    for i in range(together, n):
+        total += np.uint32(values[np.uint64(first + i)])
         counts[np.uint64(first + i + 1)] = total
     return total
 
@@ -153,12 +159,13 @@ def _count(row, raw, limits, shared, counting, dirty, bad, counts, bin_whole):
         counting: Whether the values are counts.
         dirty: Result: which pieces have pixels that are no measurement, or some that are not for the map.
         bad: Result: which pixels of these are no measurement.
-        counts: Result, shape (row + 1,).
+        counts: Result, shape (row + 1,), uint32. They overflow; the difference over a piece is right as long as no
+            value is above LARGEST.
         bin_whole: Sums of the |s| bins; what is refused is taken out of the static ones.
     """
     low, high, _, _ = limits
     response, state, kinds, first_segment, segment_stop, segment_bin = shared
-    values, total = raw[row], np.int64(0)
+    values, total = raw[row], np.uint32(0)
     n_fast, n_pieces = len(values), len(dirty)
     for part in range(n_pieces):
         piece, first = row * n_pieces + part, part * PIECE
@@ -174,7 +181,7 @@ def _count(row, raw, limits, shared, counting, dirty, bad, counts, bin_whole):
             )  # fmt: skip
         if counting and dirty[part]:
             for i in range(first, first + n):
-                total += np.int64(0) if bad[i] else np.int64(values[i])
+                total += np.uint32(0) if bad[i] else np.uint32(values[i])
                 counts[i + 1] = total
         elif counting:
             total = _run_on(first, n, values, total, counts)
@@ -230,7 +237,7 @@ def _add_to_bins(row, kinds, first_segment, segment_stop, segment_bin, counting,
         for j in range(first_segment[piece], first_segment[piece + 1]):
             s, stop = np.uint64(segment_bin[np.uint64(j)]), part * PIECE + np.int64(segment_stop[np.uint64(j)])
             if counting:
-                bin_whole[s, COUNTS] += counts[np.uint64(stop)] - counts[np.uint64(start)]
+                bin_whole[s, COUNTS] += np.int64(np.uint32(counts[np.uint64(stop)] - counts[np.uint64(start)]))
             if bin_real.shape[1]:
                 _add_terms(start, stop, terms, s, bin_real)
             start = stop
@@ -238,19 +245,27 @@ def _add_to_bins(row, kinds, first_segment, segment_stop, segment_bin, counting,
 
 @njit(**OPTIONS)
 def _find_voxels(
-    row, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, powers, step, c, base, size, margins, steep,
-    keys,
+    row, begin, anew, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, powers, c, base, size, margins,
+    steep, known, keys,
 ):  # fmt: skip
     """Keys of a row's pixels, but for the flags NEAR and SKIP of single ones.
 
     Args:
-        powers, step: As in ``localise``.
-        c, base, size: Results of ``localise``; the base is a multiple of 4, that keys count bricks.
+        begin, anew: Whether there is no base yet, and whether it is to be looked at.
+        powers: As in ``localise``.
+        c, base, size: Results of ``localise``; the base is a multiple of 4, that keys count bricks. It is kept from row
+            to row, so that keys stay comparable, until the coordinates have gone far from it.
         margins: Result of ``find_margins``.
         steep: Result: of which pieces each pixel is a run of its own, whose key does not tell the voxel.
+        known: Emptied where the base changes.
     """
     n_pieces = c.shape[2]
-    localise(matrices, 0, polynomials, row, powers, step, c, base, size)
+    localise(matrices, 0, polynomials, row, powers, 4.0 * begin, c, base, size)
+    if anew and size.max() > _FAR:
+        localise(matrices, 0, polynomials, row, powers, 4.0, c, base, size)
+        begin = True
+    if begin:
+        known[:] = -1
     find_margins(0, row, bounds, sizes, size, margins)
     for part in range(n_pieces):
         piece, first = row * n_pieces + part, part * PIECE
@@ -371,7 +386,7 @@ def _add_runs(row, n_runs, starts, slot_of, responses, counting, counts, with_te
         begin, end = np.uint64(start), np.uint64(stop)
         whole[slot, N_PIXELS] += n_pixels
         if counting:
-            whole[slot, COUNTS] += counts[end] - counts[begin]
+            whole[slot, COUNTS] += np.int64(np.uint32(counts[end] - counts[begin]))
         whole[slot, RESPONSE] += np.int64(np.uint32(response[end] - response[begin]))
         whole[slot, FAST] += n_pixels * (start + stop)
         whole[slot, SLOW] += n_pixels * (2 * row + 1)
@@ -400,7 +415,7 @@ def sum_rows(
         shift: What parallax adds along fast and slow, shape (2, slow, fast), mm; or None.
         crystal: Crystal.
         keep: Which pixels pass other Bragg masks, shape (slow, fast), or None.
-        pedestal, gain: Arrays that broadcast to raw's shape; None for whole numbers that are photons.
+        pedestal, gain: Arrays that broadcast to raw's shape; None for whole numbers from 0 to LARGEST that are photons.
         background, variance: Photons and photons², arrays that broadcast to raw's shape, or None.
         ratio: What multiplies the background; its square, the variance.
         profile: profile.Profile of the background that was estimated on this still, for the voxels only; or None.
@@ -420,20 +435,21 @@ def sum_rows(
     powers, radii = half_lengths(edges), np.empty((len(lattices), 2, n_pieces))
     dirty, steep, bad = np.zeros(n_pieces, np.bool_), np.zeros(n_pieces, np.bool_), np.zeros(n_fast, np.bool_)
     keys, starts = np.zeros(n_pieces * PIECE + 1, np.int32), np.zeros(n_fast + 8, np.int32)
-    slot_of, counts = np.zeros(n_fast, np.int64), np.zeros(n_fast + 1, np.int64)
+    slot_of, counts = np.zeros(n_fast, np.int64), np.zeros(n_fast + 1, np.uint32)
     terms, known = np.zeros((n_fast, 4)), np.zeros((n_pieces, 1 << _KNOWN_BITS, 2), np.int32)
     s, bins, running = np.zeros(n_fast), np.zeros(n_fast, np.int32), np.zeros((n_fast, 2))
     metrics, here = lattices[:, METRIC : METRIC + 6].astype(np.float32), np.empty(BLOCK, np.int32)
     c_spots, base_spots, size_spots = np.empty_like(c), np.empty_like(base), np.empty_like(size)
-    tests, middles = np.empty((4, n_pieces), np.float32), np.empty((PIECE // BLOCK, n_pieces), np.float32)
-    close, fractions = np.empty(middles.size + 1, np.int64), np.empty((3, n_pieces), np.float32)
+    lines, tests = np.empty((len(lattices), 4, n_pieces), np.float32), np.empty((N_TESTS, n_pieces), np.float32)
+    fractions, less = np.empty((3, n_pieces), np.float32), np.empty(n_pieces, np.float32)
+    distances = np.empty((PIECE // BLOCK, n_pieces), np.float32)
+    close = np.empty(distances.size + 1, np.int64)
     for row in range(first_row, n_rows):
         if used[0] + min(n_fast, 2 * table.shape[1]) > len(bricks) or used[1] + n_fast > len(whole):
             return row
         anew = row == first_row or row % TOGETHER == 0
         if anew:
             last = min(row + TOGETHER - row % TOGETHER, n_rows)
-            known[:] = -1
         _count(row, raw, limits, shared, counting, dirty, bad, counts, bin_whole)
         if gain is not None or background is not None:
             _real_terms(row, raw, bad, dirty, pedestal, gain, background, variance, ratio, terms)
@@ -441,18 +457,20 @@ def sum_rows(
         if profile is not None:
             run_on_profile(row, kinds, bounds, response, plane, shift, beam, wavelength, profile, s, bins, running)
         _find_voxels(
-            row, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, powers, 4.0 * anew, c, base, size,
-            margins, steep, keys,
+            row, row == first_row, anew, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, powers, c,
+            base, size, margins, steep, known, keys,
         )  # fmt: skip
         if keep is not None:
             _mark_left_out(row, keep, keys)
         for j in range(len(lattices)):
             if anew:
                 find_radii(row, last, lattices, j, sigmas_squared, bounds, wavelength, s_step, radii)
+                first = row // TOGETHER * TOGETHER
+                find_lines(first, polynomials, matrices, lattices, j, lines)
             mark_near(
                 row, n_fast, kinds, polynomials, bounds, plane, shift, beam, wavelength, s_step, matrices, sizes,
                 lattices, j, centring, sigmas_squared, metrics, powers, 1.0 * anew, c_spots, base_spots, size_spots,
-                margins, radii, tests, fractions, middles, close, here, keys,
+                margins, radii, lines, tests, fractions, less, distances, close, here, keys,
             )  # fmt: skip
         _mark_skipped(row, n_fast, state, dirty, bad, keys)
         n_runs = find_runs(n_fast, keys, starts)

@@ -12,11 +12,10 @@ arrays a loop (it checks that what is written is none of those that are read, up
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from diffuse_dials.kernels.pieces import BLOCK, ERROR, PIECE
+from diffuse_dials.kernels.vectors import changes, ones, trailing_zeros
 
 OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
 INLINE = {**OPTIONS, "forceinline": True}  # for each piece: a call that passes arrays costs more than the work itself
@@ -32,41 +31,6 @@ _MIDDLE_KEY = CENTRE << 2 * FIELD | CENTRE << FIELD | CENTRE
 _FRACTION = 20  # bits of a coordinate behind the point
 _ONE = 1 << _FRACTION
 _NUMBERS = np.arange(PIECE, dtype=np.float32)
-
-
-@intrinsic
-def trailing_zeros(typing_context, word):
-    """Number of the lowest bit of a word of 64 bits that is set; 64 of 0."""
-
-    def build(context, builder, signature, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
-
-    return types.uint64(types.uint64), build
-
-
-@intrinsic
-def ones(typing_context, word):
-    """Number of bits of a word of 64 bits that are set."""
-
-    def build(context, builder, signature, args):
-        return builder.ctpop(args[0])
-
-    return types.uint64(types.uint64), build
-
-
-@intrinsic
-def changes(typing_context, values, at):
-    """Bits of the 64 elements of an array of int32 after number ``at`` that differ from the one before them."""
-
-    def build(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        before = builder.gep(data, [args[1]])
-        after = builder.gep(before, [ir.Constant(ir.IntType(64), 1)])
-        vector = ir.VectorType(ir.IntType(32), 64)
-        before, after = (builder.load(builder.bitcast(p, vector.as_pointer()), align=4) for p in (before, after))
-        return builder.bitcast(builder.icmp_signed("!=", before, after), ir.IntType(64))
-
-    return types.uint64(values, types.int64), build
 
 
 @njit(**OPTIONS)

@@ -223,6 +223,18 @@ def test_sums_of_a_panel_are_those_of_numpy_for_every_pixel(kind, rng):
     assert np.array_equal(of_bins[:, still.N_OVERLOADED], np.bincount(bin_of[above], minlength=400))
 
 
+def test_the_largest_counts_are_summed_exactly(rng):
+    """Running sums of 32 bits overflow along the row, and their differences over a run do not."""
+    case, a_matrix = Case(rng, "uint32"), orientation(rng, (90.0, 80.0, 37.0))
+    case.raw[:] = rng.choice([0, 1, still.LARGEST], case.raw.shape)
+    case.limits = tuple(np.uint32(x) for x in (0, still.LARGEST, still.LARGEST, 2**32 - 2))
+    rows, sums, *_ = case.by_kernel(a_matrix, (3, 3, 3))
+    expected_rows, expected = case.by_numpy(a_matrix, (3, 3, 3), np.zeros(case.raw.size, bool))
+    assert np.array_equal(rows, expected_rows)
+    for column, values in zip(WHOLE, expected):
+        assert np.array_equal(sums[:, column], values.astype(np.int64))
+
+
 @pytest.mark.parametrize("shape", [(40, 131), (40, 7), (300, 1), (40, 128)])
 @pytest.mark.parametrize("parallax", [True, False])
 def test_rows_of_any_length_are_summed(shape, parallax, rng):

@@ -175,8 +175,9 @@ class Fused:
         pedestal, gain = self._calibration(experiment, model, panel, raw)
         raw = self._sampled(raw)
         raw, limits = self._limits(model, raw, highest, pedestal, gain)
-        if gain is None and limits[0] < 0:
-            pedestal, gain = np.zeros((1, 1)), np.ones((1, 1))  # negative values: their variance is not their sum
+        if gain is None and (limits[0] < 0 or has_values(raw, still.LARGEST + 1, limits[1])):
+            # of negative values the variance is not the sum, and the kernel counts no larger ones
+            pedestal, gain = np.zeros((1, 1)), np.ones((1, 1))
         return PanelInput(
             shared, corner, raw, limits, crystal, keep, pedestal, gain,
             *self._per_pixel(panel, background, variance), float(ratio),
@@ -372,7 +373,7 @@ class Fused:
 
 
 def lattice_parameters(mask: LatticeMask, panel: int, wavelength: float):
-    """The parameters of spots.N_LATTICE: terms of oᵀ M o, of the radius squared, and half the spacing of planes."""
+    """The parameters of spots.N_LATTICE: terms of oᵀ M o, of the radius squared, and what follows from them."""
     metric = mask.metric
     terms = [*np.diag(metric), 2 * metric[0, 1], 2 * metric[0, 2], 2 * metric[1, 2]]
     if mask.radius is not None:
@@ -384,5 +385,10 @@ def lattice_parameters(mask: LatticeMask, panel: int, wavelength: float):
             mask.largest**2,
         ]  # fmt: skip
     oblique = np.any(np.abs(terms[3:]) > 1e-12 * metric.max())
-    half_spacing = 0.5 / np.sqrt(np.linalg.inv(metric).diagonal().max()) if oblique else np.inf
-    return np.array([*terms, *radius, half_spacing, *np.sqrt(np.diag(metric)), np.abs(terms).sum()])
+    half_spacing = 0.5 / np.sqrt(np.linalg.inv(metric).diagonal().max())
+    return np.array([*terms, *radius, half_spacing, *np.sqrt(np.diag(metric)), np.abs(terms).sum(), oblique])
+
+
+def has_values(raw, low: int, high: int) -> bool:
+    """Whether an image of whole numbers has a value from ``low`` to ``high``."""
+    return low <= high and bool(np.any((raw >= low) & (raw <= high)))
