@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from diffuse_dials.kernels.pieces import BEYOND, BLOCK, CHORD_HIGH, CHORD_LOW, MASKED, PIECE
+from diffuse_dials.kernels.pieces import BEYOND, CHORD_HIGH, CHORD_LOW, MASKED, PIECE, TOGETHER
 from diffuse_dials.kernels.shared import NEAR_BEAM, NEAR_EDGE, exact_s
-from diffuse_dials.kernels.spots import METRIC, TOGETHER, find_radii, mark_near
-from diffuse_dials.kernels.voxels import INLINE, NEAR, OPTIONS, half_lengths
+from diffuse_dials.kernels.spots import make_work, mark_near
+from diffuse_dials.kernels.voxels import INLINE, NEAR, OPTIONS
 
 WORDS = PIECE // 32  # of 32 bits, one a pixel
 # Columns of the sums of a bin. Whole numbers are exact in them; the response is in units.
@@ -283,30 +283,15 @@ def sum_bins(
     """
     low, high, _, _ = limits
     response, state, _, _, _, _ = shared
-    edges, polynomials, bounds = pieces
-    matrices, sizes, _, beam, wavelength, lattices, centring, sigmas_squared, s_step = crystal
+    edges, _, bounds = pieces
+    _, _, _, beam, wavelength, _, _, _, _ = crystal
     n_pieces, (n_rows, n_fast) = len(edges) - 1, raw.shape
     s, bins, used = np.zeros(n_fast), np.zeros(n_fast, np.int32), np.zeros(n_pieces * PIECE, np.int32)
     work, keys = np.zeros((7, n_fast)), np.zeros(n_pieces * PIECE + 1, np.int32)
-    # work space of mark_near
-    metrics, c = lattices[:, METRIC : METRIC + 6].astype(np.float32), np.empty((3, 4, n_pieces), np.float32)
-    base, size, margins = np.empty((3, n_pieces)), np.empty((3, n_pieces)), np.empty(n_pieces)
-    powers, radii = half_lengths(edges), np.empty((len(lattices), 2, n_pieces))
-    tests, middles = np.empty((4, n_pieces), np.float32), np.empty((PIECE // BLOCK, n_pieces), np.float32)
-    close, fractions = np.empty(middles.size + 1, np.int64), np.empty((3, n_pieces), np.float32)
-    here = np.empty(BLOCK, np.int32)
+    near = make_work(crystal.lattices, edges)
     for row in range(n_rows):
         keys[:] = 0
-        anew = row % TOGETHER == 0
-        for j in range(len(lattices)):
-            if anew:
-                last = min(row + TOGETHER, n_rows)
-                find_radii(row, last, lattices, j, sigmas_squared, bounds, wavelength, s_step, radii)
-            mark_near(
-                row, n_fast, kinds, polynomials, bounds, plane, shift, beam, wavelength, s_step, matrices, sizes,
-                lattices, j, centring, sigmas_squared, metrics, powers, 1.0 * anew, c, base, size, margins, radii,
-                tests, fractions, middles, close, here, keys,
-            )  # fmt: skip
+        mark_near(row, row % TOGETHER == 0, n_fast, kinds, pieces, plane, shift, crystal, near, keys)
         _find_used(row, raw[row], low, high, state, keep, keys, used)
         _pack(row, n_pieces, used, bits)
         _find_s(row, 0, n_fast, bounds, plane, shift, beam, wavelength, s)

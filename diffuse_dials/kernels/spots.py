@@ -8,6 +8,8 @@ within the known error of the radius, or half way between two lattice points, is
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
@@ -22,6 +24,7 @@ from diffuse_dials.kernels.pieces import (
     PIECE,
     REACH,
     STRAY,
+    TOGETHER,
 )
 from diffuse_dials.kernels.voxels import (
     INLINE,
@@ -31,6 +34,7 @@ from diffuse_dials.kernels.voxels import (
     SINGLE,
     direction,
     find_margins,
+    half_lengths,
     linear,
     localise,
 )
@@ -45,6 +49,52 @@ FAR, HALF, LEAST, MOST, EDGE, N_TESTS = range(6)  # rows of ``tests``
 _SINGLE = 2.0**-20  # bound of the rounding of a squared distance in single precision, over the sum of its terms
 
 
+class Work(NamedTuple):
+    """Memory for ``mark_near``, single precision where nothing else is said; for l lattices and m pieces in a row.
+
+    Attributes:
+        metrics: Of the lattices, shape (l, 6).
+        powers: As in ``localise``, float64.
+        c, bases, size, margins: Results of ``localise`` and ``find_margins``; a base for each lattice, shape (l, 3, m).
+        radii: Least and largest radius, shape (l, 2, m), 1/Å, float64.
+        lines: Of ``_find_lines``, shape (l, 4, m).
+        tests: Squared distance of a block for a pixel to be near, half a block's length (0: from its middle); least and
+            most of the squared radius as far as it is sure; farthest from a whole number for the nearest one to be
+            sure; shape (N_TESTS, m).
+        fractions, less: Of one block in each piece, shape (3, m) and (m,).
+        distances: Less than 0 where a pixel of a block may be near, shape (blocks of a piece, m).
+        close: First pixels of these blocks, shape (blocks of a row + 1,), int64.
+        here: What is found of the pixels of a block, shape (BLOCK,), int32.
+    """
+
+    metrics: np.ndarray
+    powers: np.ndarray
+    c: np.ndarray
+    bases: np.ndarray
+    size: np.ndarray
+    margins: np.ndarray
+    radii: np.ndarray
+    lines: np.ndarray
+    tests: np.ndarray
+    fractions: np.ndarray
+    less: np.ndarray
+    distances: np.ndarray
+    close: np.ndarray
+    here: np.ndarray
+
+
+@njit(**OPTIONS)
+def make_work(lattices, edges):
+    """Work for lattices, shape (l, N_LATTICE), and the pieces between ``edges``."""
+    n, m = len(lattices), len(edges) - 1
+    return Work(
+        lattices[:, METRIC : METRIC + 6].astype(np.float32), half_lengths(edges), np.empty((3, 4, m), np.float32),
+        np.empty((n, 3, m)), np.empty((3, m)), np.empty(m), np.empty((n, 2, m)), np.empty((n, 4, m), np.float32),
+        np.empty((N_TESTS, m), np.float32), np.empty((3, m), np.float32), np.empty(m, np.float32),
+        np.empty((_BLOCKS, m), np.float32), np.empty(_BLOCKS * m + 1, np.int64), np.empty(BLOCK, np.int32),
+    )  # fmt: skip
+
+
 @njit(**OPTIONS)
 def _radius_squared(lattices, which, sigmas_squared, chord, inverse, wavelength, s_step):
     """Square of the Bragg radius at one pixel: k²(|s|) σ² up to the largest, LatticeMask.radius_squared."""
@@ -55,12 +105,14 @@ def _radius_squared(lattices, which, sigmas_squared, chord, inverse, wavelength,
 
 
 @njit(**OPTIONS)
-def find_radii(row, stop, lattices, which, sigmas_squared, bounds, wavelength, s_step, radii):
+def _find_radii(row, stop, lattices, which, sigmas_squared, bounds, wavelength, s_step, radii):
     """Least and largest radius on each piece of a row and of those that follow it.
 
     Args:
         row, stop: The first of the rows, and the one after the last.
-        lattices, which, sigmas_squared, bounds, wavelength, s_step: As in ``mark_near``.
+        lattices, which: Parameters of the masks, and which of them.
+        sigmas_squared, wavelength, s_step: Of the crystal.
+        bounds: Of all pieces.
         radii: Result, of ``which``, shape (l, 2, pieces), 1/Å.
     """
     n_pieces, last = radii.shape[2], len(sigmas_squared) - 1
@@ -88,12 +140,13 @@ def find_radii(row, stop, lattices, which, sigmas_squared, bounds, wavelength, s
 
 
 @njit(**OPTIONS)
-def find_lines(row, polynomials, matrices, lattices, which, lines):
+def _find_lines(row, polynomials, matrices, lattices, which, lines):
     """The lines along which the pixels of each piece pass a lattice, near enough for TOGETHER rows (pieces.Pieces).
 
     Args:
         row: The first of these rows.
-        polynomials, matrices, lattices, which: As in ``mark_near``.
+        polynomials: Of all pieces.
+        matrices, lattices, which: Of the crystal, and which of its lattices.
         lines: Result, of ``which``, shape (l, 4, pieces): what the offsets from a lattice point are multiplied by for
             the way along the line, and the way of one pixel, 1/Å.
     """
@@ -153,7 +206,7 @@ def _block_distances(powers, c, m, which, lines, tests, fractions, less, out):
     Args:
         powers, c: As in ``localise``.
         m, which: Metrics, shape (l, 6), single precision, and which of them.
-        lines, tests, fractions, less: As in ``mark_near``.
+        lines, tests, fractions, less: As in ``Work``.
         out: Result, of the first, second... block of each piece, shape (PIECE / BLOCK, pieces), single precision.
     """
     for block in range(_BLOCKS):
@@ -224,7 +277,7 @@ def _centred(t, c, part, base, centring):
 
 @njit(**OPTIONS)
 def _find_tests(row, kinds, bounds, wavelength, lattices, which, size, margins, radii, lines, tests):
-    """What the blocks and pixels of each piece of a row are held against; the arguments are those of ``mark_near``."""
+    """What the blocks and pixels of a row are held against; the arguments are of ``mark_near`` or ``Work``."""
     n_pieces = tests.shape[1]
     rounding = lattices[which, METRIC_SIZE] * _SINGLE
     for part in range(n_pieces):
@@ -270,7 +323,7 @@ def _mark_blocks(
     found, close, row, n_fast, plane, shift, beam, wavelength, s_step, matrices, lattices, which, centring,
     sigmas_squared, metrics, c, base, tests, here, keys,
 ):  # fmt: skip
-    """Mark the pixels of blocks; the arguments are those of ``mark_near``."""
+    """Mark the pixels of blocks; the arguments are of ``mark_near`` or ``Work``."""
     for number in range(found):
         begin = close[number]
         part = begin // PIECE
@@ -294,43 +347,35 @@ def _mark_blocks(
 
 
 @njit(**OPTIONS)
-def mark_near(
-    row, n_fast, kinds, polynomials, bounds, plane, shift, beam, wavelength, s_step, matrices, sizes, lattices, which,
-    centring, sigmas_squared, metrics, powers, step, c, base, size, margins, radii, lines, tests, fractions,
-    less, distances, close, here, keys,
-):  # fmt: skip
-    """Mark the pixels of a row that are near a point of one lattice.
+def mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, keys):
+    """Mark the pixels of a row that are near a point of one of the lattices.
 
     Args:
         row, n_fast: The row, and its number of pixels.
-        kinds, polynomials, bounds: Of all pieces.
+        anew: Whether the work space does not hold yet what TOGETHER rows share: for the first row, and each that is a
+            multiple of TOGETHER.
+        kinds, pieces: Of all pieces: pieces.Shared.kinds, and pieces.Pieces.
         plane, shift: As in ``voxels.direction``.
-        beam, wavelength: Unit vector ŝ0; Å.
-        s_step: By which |s| the radius is looked up, 1/Å.
-        matrices: From unit vectors to the voxels, and to the Miller indices of each lattice, shape (1 + l, 3, 4).
-        sizes: Of these, as Crystal has them.
-        lattices, which: Parameters of the masks, shape (l, N_LATTICE), and which of them.
-        centring: Translations, shape (m, 3).
-        sigmas_squared: k² by |s|.
-        metrics: Those of all lattices, shape (l, 6), single precision.
-        powers, step: As in ``localise``.
-        c, base, size, margins: Work space for ``localise`` and ``find_margins``.
-        radii, lines: Results of ``find_radii`` and ``find_lines``.
-        tests: Work space, single precision, shape (N_TESTS, pieces): squared distance of a block for a pixel to be
-            near, half a block's length (0: from its middle); least and most of the squared radius as far as it is
-            sure; farthest from a whole number for the nearest one to be sure.
-        fractions, less: Work space, single precision, shape (3, pieces) and (pieces,).
-        distances, close: Work space for what is less than 0 where pixels may be near, single precision, shape (blocks
-            of a piece, pieces), and for the first pixels of these blocks, int64, shape (blocks + 1,).
-        here: Work space, shape (BLOCK,), int32.
+        crystal: still.Crystal.
+        work: Work of the same lattices and pieces.
         keys: Of the pixels, as in ``voxels.find_voxels``; NEAR is added to them.
     """
-    localise(matrices, which + 1, polynomials, row, powers, step, c, base, size)
-    find_margins(which + 1, row, bounds, sizes, size, margins)
-    _find_tests(row, kinds, bounds, wavelength, lattices, which, size, margins, radii, lines, tests)
-    _block_distances(powers, c, metrics, which, lines, tests, fractions, less, distances)
-    found = _close_blocks(row, n_fast, kinds, distances, close)
-    _mark_blocks(
-        found, close, row, n_fast, plane, shift, beam, wavelength, s_step, matrices, lattices, which, centring,
-        sigmas_squared, metrics, c, base, tests, here, keys,
-    )  # fmt: skip
+    _, polynomials, bounds = pieces
+    matrices, sizes, _, beam, wavelength, lattices, centring, sigmas_squared, s_step = crystal
+    metrics, powers, c, bases, size, margins, radii, lines, tests, fractions, less, distances, close, here = work
+    n_rows, step = len(polynomials), 1.0 if anew else 0.0
+    for which in range(len(lattices)):
+        if anew:
+            stop = min(row + TOGETHER - row % TOGETHER, n_rows)
+            _find_radii(row, stop, lattices, which, sigmas_squared, bounds, wavelength, s_step, radii)
+            _find_lines(row // TOGETHER * TOGETHER, polynomials, matrices, lattices, which, lines)
+        base = bases[which]
+        localise(matrices, which + 1, polynomials, row, powers, step, c, base, size)
+        find_margins(which + 1, row, bounds, sizes, size, margins)
+        _find_tests(row, kinds, bounds, wavelength, lattices, which, size, margins, radii, lines, tests)
+        _block_distances(powers, c, metrics, which, lines, tests, fractions, less, distances)
+        found = _close_blocks(row, n_fast, kinds, distances, close)
+        _mark_blocks(
+            found, close, row, n_fast, plane, shift, beam, wavelength, s_step, matrices, lattices, which, centring,
+            sigmas_squared, metrics, c, base, tests, here, keys,
+        )  # fmt: skip

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from diffuse_dials.kernels.pieces import BEYOND, BLOCK, MASKED, MIXED, PIECE, TOGETHER
+from diffuse_dials.kernels.pieces import BEYOND, MASKED, MIXED, PIECE, TOGETHER
 from diffuse_dials.kernels.profile import add_run, run_on_profile
-from diffuse_dials.kernels.spots import METRIC, N_TESTS, find_lines, find_radii, mark_near
+from diffuse_dials.kernels.spots import make_work, mark_near
 from diffuse_dials.kernels.vectors import EIGHT, running_sums
 from diffuse_dials.kernels.voxels import (
     ALONE,
@@ -427,29 +427,21 @@ def sum_rows(
     n_rows, n_fast = raw.shape
     response, state, kinds, first_segment, segment_stop, segment_bin = shared
     edges, polynomials, bounds = pieces
-    matrices, sizes, n_bricks, beam, wavelength, lattices, centring, sigmas_squared, s_step = crystal
+    matrices, sizes, n_bricks, beam, wavelength, lattices, _, _, _ = crystal
     table, bricks, voxels, slots, used, whole, real, bin_whole, bin_real = sums
     n_pieces, counting = len(edges) - 1, gain is None
     c, base, size = np.empty((3, 4, n_pieces), np.float32), np.empty((3, n_pieces)), np.empty((3, n_pieces))
-    margins = np.empty(n_pieces)
-    powers, radii = half_lengths(edges), np.empty((len(lattices), 2, n_pieces))
+    margins, powers = np.empty(n_pieces), half_lengths(edges)
     dirty, steep, bad = np.zeros(n_pieces, np.bool_), np.zeros(n_pieces, np.bool_), np.zeros(n_fast, np.bool_)
     keys, starts = np.zeros(n_pieces * PIECE + 1, np.int32), np.zeros(n_fast + 8, np.int32)
     slot_of, counts = np.zeros(n_fast, np.int64), np.zeros(n_fast + 1, np.uint32)
     terms, known = np.zeros((n_fast, 4)), np.zeros((n_pieces, 1 << _KNOWN_BITS, 2), np.int32)
     s, bins, running = np.zeros(n_fast), np.zeros(n_fast, np.int32), np.zeros((n_fast, 2))
-    metrics, here = lattices[:, METRIC : METRIC + 6].astype(np.float32), np.empty(BLOCK, np.int32)
-    c_spots, base_spots, size_spots = np.empty_like(c), np.empty_like(base), np.empty_like(size)
-    lines, tests = np.empty((len(lattices), 4, n_pieces), np.float32), np.empty((N_TESTS, n_pieces), np.float32)
-    fractions, less = np.empty((3, n_pieces), np.float32), np.empty(n_pieces, np.float32)
-    distances = np.empty((PIECE // BLOCK, n_pieces), np.float32)
-    close = np.empty(distances.size + 1, np.int64)
+    work = make_work(lattices, edges)
     for row in range(first_row, n_rows):
         if used[0] + min(n_fast, 2 * table.shape[1]) > len(bricks) or used[1] + n_fast > len(whole):
             return row
         anew = row == first_row or row % TOGETHER == 0
-        if anew:
-            last = min(row + TOGETHER - row % TOGETHER, n_rows)
         _count(row, raw, limits, shared, counting, dirty, bad, counts, bin_whole)
         if gain is not None or background is not None:
             _real_terms(row, raw, bad, dirty, pedestal, gain, background, variance, ratio, terms)
@@ -462,16 +454,7 @@ def sum_rows(
         )  # fmt: skip
         if keep is not None:
             _mark_left_out(row, keep, keys)
-        for j in range(len(lattices)):
-            if anew:
-                find_radii(row, last, lattices, j, sigmas_squared, bounds, wavelength, s_step, radii)
-                first = row // TOGETHER * TOGETHER
-                find_lines(first, polynomials, matrices, lattices, j, lines)
-            mark_near(
-                row, n_fast, kinds, polynomials, bounds, plane, shift, beam, wavelength, s_step, matrices, sizes,
-                lattices, j, centring, sigmas_squared, metrics, powers, 1.0 * anew, c_spots, base_spots, size_spots,
-                margins, radii, lines, tests, fractions, less, distances, close, here, keys,
-            )  # fmt: skip
+        mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, keys)
         _mark_skipped(row, n_fast, state, dirty, bad, keys)
         n_runs = find_runs(n_fast, keys, starts)
         _find_slots(

@@ -143,9 +143,7 @@ class Fused:
             (VoxelSums with asu_index, without the origin; RadialTotals; number of pixels that pass all masks).
         """
         of_still = experiment, exposure, bragg_masks, settings, to_hkl, grid
-        panels = (
-            self._input(panel, raw[panel], highest, mask[panel], *of_still) for panel in range(len(self._shapes))
-        )
+        panels = (self._input(panel, raw[panel], highest, mask[panel], *of_still) for panel in range(len(self._shapes)))
         profiles = None
         if self._background.per_still:
             panels = list(panels)  # the profile is that of all of them
