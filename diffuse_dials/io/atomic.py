@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +27,7 @@ def replacing(path):
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        remove_leftovers(path.parent, path.name)
         yield partial
         os.replace(partial, path)
     except OSError as error:
@@ -38,11 +38,18 @@ def replacing(path):
         partial.unlink(missing_ok=True)
 
 
-def _remove_leftovers(path: Path) -> None:
-    """What processes of this machine that were killed left of the same file."""
-    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
-        number = leftover.name[len(path.stem) + 2 : len(leftover.name) - len(path.suffix)]
-        if number.isdigit() and not Path("/proc", number).exists() and Path("/proc/self").exists():
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what processes of this machine that were killed left half written in a folder.
+
+    Args:
+        folder: The folder.
+        name: Of the finished file; None: any.
+    """
+    for leftover in folder.glob(".*"):
+        found = re.fullmatch(r"\.(.*)\.([0-9]+)(\.[^.]*)?", leftover.name)
+        if found is None or (name is not None and found[1] + (found[3] or "") != name):
+            continue
+        if Path("/proc/self").exists() and not Path("/proc", found[2]).exists():
             leftover.unlink(missing_ok=True)
 
 

@@ -14,6 +14,7 @@ from diffuse_dials.algorithms.running.forecast import Forecast
 from diffuse_dials.algorithms.running.mpi import Communicator
 from diffuse_dials.algorithms.running.parallel import each
 from diffuse_dials.algorithms.running.run_folder import RunFolder
+from diffuse_dials.io.atomic import remove_leftovers
 from diffuse_dials.io.gridded_store import write_index
 from diffuse_dials.io.store_parts import Part
 from diffuse_dials.io.table_stream import write_table
@@ -154,6 +155,7 @@ def make_parts(
             pass
     except ValueError as error:
         if job.comm.rank == 0:
+            remove_leftovers(folder.path)  # of processes that were killed because another failed
             kept = sum(folder.part(number).is_file() for number in range(len(blocks)))
             hint = f" {kept} of {len(blocks)} parts are finished: resume=True makes only the others." if kept else ""
             if kept:

@@ -21,7 +21,7 @@ from diffuse_dials.algorithms.running.parallel import each
 from diffuse_dials.algorithms.simulation.images import encode
 from diffuse_dials.algorithms.simulation.stills import Scene
 from diffuse_dials.algorithms.simulation.truth import true_map
-from diffuse_dials.io.atomic import replacing, write_text
+from diffuse_dials.io.atomic import remove_leftovers, replacing, write_text
 from diffuse_dials.io.masks import save_mask
 from diffuse_dials.io.tables import save_table
 
@@ -130,7 +130,12 @@ def write_images(scene: Scene, folder: Path, nproc: int) -> tuple[list[dict], li
             partial.write_bytes(encode(counts, scene.camera.header, serial, shot.exposure_time, Path(name).stem))
         return _row(scene, shot, name, counts)
 
-    rows = list(each(work, tasks, nproc, "Simulating"))
+    try:
+        rows = list(each(work, tasks, nproc, "Simulating"))
+    except ValueError:
+        for name in ("images", "blanks"):
+            remove_leftovers(folder / name)  # of processes that were killed because another failed
+        raise
     return rows[:n_stills], rows[n_stills:]
 
 
