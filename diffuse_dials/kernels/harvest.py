@@ -112,12 +112,12 @@ def columns(whole, real, counting, unit, factor, read_variance):
     Args:
         whole, real: Rows of sums, shape (n, 4 or 5) and (n, 4) or (n, 0).
         counting: Whether the whole numbers are photons; if not, the real ones are.
-        unit: Of the response.
+        unit: Of the response, sr s.
         factor: Variance of a photon, in photons.
         read_variance: Of each pixel, photons².
 
     Returns:
-        (counts, background, response, variance), shape (n,) each.
+        (counts, background, response, variance), shape (n,) each: photons, photons, sr s, photons².
     """
     n = len(whole)
     counts, background, response, variance = np.empty(n), np.zeros(n), np.empty(n), np.empty(n)
@@ -133,11 +133,11 @@ def columns(whole, real, counting, unit, factor, read_variance):
 
 @njit(**OPTIONS)
 def mean_positions(whole, offset, step):
-    """Mean fast and slow pixel coordinate of voxels, shape (n, 2).
+    """Mean fast and slow coordinate of voxels on the panel, shape (n, 2), pixels.
 
     Args:
         whole: Rows of sums, shape (n, 5).
-        offset, step: Of the pixels that were read, along both axes.
+        offset, step: The pixels that were read are number offset, offset + step, ... along both axes.
     """
     position = np.empty((len(whole), 2))
     for i in range(len(whole)):

@@ -1,7 +1,7 @@
 """The profile of a still over |s|, for a background that is estimated on each still (algorithms.background.radial).
 
 ``sum_bins`` sums the pixels of a panel that pass every mask, the Bragg mask too, by |s| bin; ``take_out`` takes those
-away again that are too far off a profile; ``add_profile`` gives the kernel the profile's share of each pixel of a row.
+away again that are too far off a profile; ``run_on_profile`` and ``add_run`` give the kernel its share of a row.
 |s| and bins are those of the NumPy code, so that the same pixels are in the same bins and the same ones are left out.
 Of a pixel nothing is kept but one bit; a piece keeps the extremes of its pixels, by which most pieces are seen to hold
 none that is too far off.

@@ -246,7 +246,7 @@ def _add_to_bins(row, kinds, first_segment, segment_stop, segment_bin, counting,
 @njit(**OPTIONS)
 def _find_voxels(
     row, begin, anew, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, powers, c, base, size, margins,
-    steep, known, keys,
+    known, keys,
 ):  # fmt: skip
     """Keys of a row's pixels, but for the flags NEAR and SKIP of single ones.
 
@@ -256,7 +256,6 @@ def _find_voxels(
         c, base, size: Results of ``localise``; the base is a multiple of 4, that keys count bricks. It is kept from row
             to row, so that keys stay comparable, until the coordinates have gone far from it.
         margins: Result of ``find_margins``.
-        steep: Result: of which pieces each pixel is a run of its own, whose key does not tell the voxel.
         known: Emptied where the base changes.
     """
     n_pieces = c.shape[2]
@@ -273,8 +272,7 @@ def _find_voxels(
         if kinds[piece] >= BEYOND:
             keys[1 + first : 1 + first + n] = SKIP
             continue
-        steep[part] = max(max(size[0, part], size[1, part]), size[2, part]) > STEEP
-        if steep[part]:
+        if max(max(size[0, part], size[1, part]), size[2, part]) > STEEP:
             keys[1 + first : 1 + first + n] = ALONE | np.arange(n)
         elif find_voxels(first, n, c, part, margins[part], keys):
             decide_close(row, first, n, c, part, margins[part], plane, shift, matrices, base, keys)
@@ -432,7 +430,7 @@ def sum_rows(
     n_pieces, counting = len(edges) - 1, gain is None
     c, base, size = np.empty((3, 4, n_pieces), np.float32), np.empty((3, n_pieces)), np.empty((3, n_pieces))
     margins, powers = np.empty(n_pieces), half_lengths(edges)
-    dirty, steep, bad = np.zeros(n_pieces, np.bool_), np.zeros(n_pieces, np.bool_), np.zeros(n_fast, np.bool_)
+    dirty, bad = np.zeros(n_pieces, np.bool_), np.zeros(n_fast, np.bool_)
     keys, starts = np.zeros(n_pieces * PIECE + 1, np.int32), np.zeros(n_fast + 8, np.int32)
     slot_of, counts = np.zeros(n_fast, np.int64), np.zeros(n_fast + 1, np.uint32)
     terms, known = np.zeros((n_fast, 4)), np.zeros((n_pieces, 1 << _KNOWN_BITS, 2), np.int32)
@@ -450,7 +448,7 @@ def sum_rows(
             run_on_profile(row, kinds, bounds, response, plane, shift, beam, wavelength, profile, s, bins, running)
         _find_voxels(
             row, row == first_row, anew, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, powers, c,
-            base, size, margins, steep, known, keys,
+            base, size, margins, known, keys,
         )  # fmt: skip
         if keep is not None:
             _mark_left_out(row, keep, keys)

@@ -26,30 +26,20 @@ END
 SIMULATE = ("modules=1,2", "distance=60", "truth.d_min=2", "photons_per_pixel=5", "exposure_time=0.1,0.2",
             "mosaic_rms=0.1", "output.directory=.", "n_blanks=3")  # fmt: skip
 
-SMALL = """
-spotfinder {
+_STILLS = """
+spotfinder {{
   filter.min_spot_size = 2
-  filter.d_min = 2
+  filter.d_min = {d_min}
   threshold.dispersion.global_threshold = 5
-}
-indexing.stills { indexer = stills
-  refine_all_candidates = False }
-profile.gaussian_rs { centroid_definition = com
-  parameters.sigma_b_cutoff = None }
-prediction.d_min = 2
+}}
+indexing.stills {{ indexer = stills
+  refine_all_candidates = False }}
+profile.gaussian_rs.centroid_definition = com
+prediction.d_min = {d_min}
 """
 
-DEMO = """
-spotfinder {
-  filter.min_spot_size = 2
-  filter.d_min = 1.46
-  threshold.dispersion.global_threshold = 5
-}
-indexing.stills { indexer = stills
-  refine_all_candidates = False }
-profile.gaussian_rs.centroid_definition = com
-prediction.d_min = 1.46
-"""
+SMALL = _STILLS.format(d_min=2) + "profile.gaussian_rs.parameters.sigma_b_cutoff = None\n"
+DEMO = _STILLS.format(d_min=1.46)
 
 TABLES = ("gridded.refl", "radial_totals.refl", "scaled.refl", "merged.refl", "absolute.refl")
 
