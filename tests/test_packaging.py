@@ -129,3 +129,14 @@ def test_images_compressed_with_bitshuffle_can_be_read():
     assert h5py.h5z.filter_avail(32008)
     if Path("/etc/debian_version").is_file():
         assert " bitshuffle\n" in (ROOT / "tools" / "setup.sh").read_text(encoding="utf-8")
+
+
+def test_parameters_shown_to_a_reader_who_has_seen_enough_end_quietly(tmp_path):
+    """As ``diffuse.grid -c -e2 | head -1``: more than a pipe holds, and nobody takes the rest."""
+    code = "from diffuse_dials.cli import grid; grid.run(['-c', '-e2', '-a2'])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=tmp_path, **pipe) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,6 +131,9 @@ def _parse(parser, arguments):
         return parser.parse_args(args=arguments, show_diff_phil=False, return_unhandled=True, quick_parse=False)
     except (Sorry, RuntimeError) as error:
         raise Sorry(" ".join(str(error).split())) from None
+    except BrokenPipeError:  # who reads -h or -c (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        raise SystemExit(1) from None
 
 
 def _refuse_parameters(name: str) -> None:
