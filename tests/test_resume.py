@@ -286,7 +286,8 @@ def slow_environment():
         "            pipeline.measure_still = slow\n"
         "sys.meta_path.insert(0, Slow())\n"
     )
-    return {**os.environ, "PYTHONPATH": str(Path("slow").absolute())}
+    paths = [str(Path("slow").absolute()), os.environ["PYTHONPATH"]]  # the latter leads to this checkout: conftest.py
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def rank_of(pid):
