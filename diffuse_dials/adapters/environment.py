@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -61,21 +62,37 @@ def allow_missing_mono_simulation() -> None:
         sys.meta_path.append(_empty_extension)
 
 
+# For all modules that are imported late, since they import each other. A thread that has it may ask again.
+_loading = threading.RLock()
+
+
 class _LateModule(ModuleType):
     """A module that is executed when something is asked of it that its place in the file system does not tell."""
 
     def __getattr__(self, name):
-        parent = sys.modules.get(self.__name__.rpartition(".")[0])
-        if isinstance(parent, _LateModule):  # as an import would: the package first
-            parent._execute()
-        if type(self) is _LateModule:
-            self._execute()
-        return getattr(self, name)
+        with _loading:  # another thread waits until the module is complete
+            for module in (
+                sys.modules.get(self.__name__.rpartition(".")[0]),
+                self,
+            ):  # as in an import: the package first
+                if isinstance(module, _LateModule):
+                    _execute(module)
+        # not getattr: what a module that is being executed has not defined yet is missing
+        return ModuleType.__getattribute__(self, name)
 
-    def _execute(self) -> None:
-        self.__class__ = ModuleType
-        self.__spec__.loader = self.__loader__ = self.__spec__.loader.inner
-        self.__loader__.exec_module(self)
+
+def _execute(module: _LateModule) -> None:
+    """Execute the module, unless that has been begun; after a failure the next use tries again."""
+    late = module.__spec__.loader
+    if not isinstance(late, _LateLoader):
+        return
+    module.__spec__.loader = module.__loader__ = late.inner
+    try:
+        late.inner.exec_module(module)
+    except BaseException:
+        module.__spec__.loader = module.__loader__ = late
+        raise
+    module.__class__ = ModuleType
 
 
 class _LateLoader(Loader):

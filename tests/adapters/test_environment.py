@@ -68,6 +68,37 @@ def test_commands_import_pandas_and_scikit_learn_when_they_are_used():
     assert done.stdout == "False False\n0 0 0\n(1, 1)\n", done.stderr
 
 
+def test_a_module_that_is_imported_late_is_complete_in_every_thread(tmp_path):
+    """Executed once, and for another thread not there before its last line."""
+    (tmp_path / "pandas.py").write_text(
+        "import time\nprint('executed')\nfirst = 1\nassert first == __import__('pandas').first\n"
+        "time.sleep(0.3)\nlast = 2\n"
+    )
+    code = (
+        f"import sys, threading; sys.path.insert(0, {str(tmp_path)!r});"
+        "from diffuse_dials.adapters.environment import load_late; load_late(); import pandas;"
+        "from concurrent.futures import ThreadPoolExecutor; start = threading.Barrier(8);"
+        "run = lambda _: (start.wait(), pandas.last)[1]; print(*ThreadPoolExecutor(8).map(run, range(8)))"
+    )
+    done = python(code)
+    assert done.stdout == "executed\n2 2 2 2 2 2 2 2\n", done.stderr
+
+
+def test_a_module_that_fails_says_so_at_each_use(tmp_path):
+    (tmp_path / "pandas.py").write_text("import there_is_no_such_module\n")
+    code = f"""if True:
+        import sys; sys.path.insert(0, {str(tmp_path)!r})
+        from diffuse_dials.adapters.environment import load_late; load_late(); import pandas
+        for _ in range(2):
+            try:
+                pandas.DataFrame
+            except ImportError as error:
+                print(error.name)
+    """
+    done = python(code)
+    assert done.stdout == 2 * "there_is_no_such_module\n", done.stderr
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_can_import_what_stills_process_needs(method, tmp_path):
     script = tmp_path / "workers.py"
