@@ -16,6 +16,7 @@ from diffuse_dials.algorithms.limits import corner_resolution
 from diffuse_dials.algorithms.running.parallel import each, n_processes
 from diffuse_dials.algorithms.scaling.inputs import Gridded
 from diffuse_dials.algorithms.stills.still_pixels import StillMeasurement
+from diffuse_dials.algorithms.wording import sentence
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.models.sums import RadialTotals, VoxelSums
 
@@ -60,7 +61,7 @@ def grid_stills(stills: Stills, params) -> tuple[Gridded, RadialTotals]:
     outcomes, measured = zip(*each(work, range(len(stills)), n_processes(params.mp), "grid"))
     sums = [still for still in measured if still is not None]
     if not sums:
-        raise ValueError(f"No still could be measured. The first: {outcomes[0].reason}")
+        raise ValueError(f"No still could be measured. The first: {sentence(outcomes[0].reason)}")
     table = StillsTable()
     pipeline.update_stills(table, stills, outcomes)
     record = grid.record(params, pipeline.contents_record(measurement.record))

@@ -36,6 +36,7 @@ from diffuse_dials.adapters.symmetry import restore_space_group
 from diffuse_dials.algorithms.running.forked import WorkerDied
 from diffuse_dials.algorithms.running.mpi import Communicator
 from diffuse_dials.algorithms.running.parallel import each, working_on
+from diffuse_dials.algorithms.wording import sentence
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.io.tables import load_flex
@@ -420,7 +421,7 @@ def check_any(results: list[Result]) -> None:
     first = next(result for result in results if result.outcome.kind == kind)
     raise ValueError(
         f"None of {len(results)} images was integrated: {numbers}. {likely} For example {first.label}: "
-        f"{first.outcome.reason.rstrip('.')}. stills.csv has the reason for each."
+        f"{sentence(first.outcome.reason)} stills.csv has the reason for each."
     )
 
 

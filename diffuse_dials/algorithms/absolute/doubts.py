@@ -6,6 +6,7 @@ import numpy as np
 
 from diffuse_dials.algorithms.absolute.methods import METHODS
 from diffuse_dials.algorithms.absolute.methods.base import Evidence
+from diffuse_dials.algorithms.wording import clause
 from diffuse_dials.models.grid import GridRecord
 
 DISAGREEMENT = 0.20
@@ -75,7 +76,9 @@ def of_record(record: GridRecord, n_stills: int, method: str) -> list[str]:
     for name, values in record.corrections.items():
         if isinstance(values, dict) and values.get("applied") is False:
             what = name.replace("_", " ")
-            found.append(f"The {what} was not corrected for ({values.get('reason')}): K depends on |s| by that much.")
+            found.append(
+                f"The {what} was not corrected for ({clause(values.get('reason'))}): K depends on |s| by that much."
+            )
     compares_totals = method in METHODS and "totals" in METHODS[method].needs
     if compares_totals and record.background.get("method") in (None, "none"):
         found.append(

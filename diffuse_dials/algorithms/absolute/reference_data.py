@@ -11,6 +11,8 @@ from cctbx import crystal, uctbx
 from dxtbx import flumpy
 from iotbx.reflection_file_reader import any_reflection_file
 
+from diffuse_dials.algorithms.wording import sentence
+
 _EDGE_TOLERANCE = 0.02  # relative, of each cell edge
 _ANGLE_TOLERANCE = 2.0  # degrees
 MODEL_D_MAX = 4.0  # Å: beyond, bulk solvent, which a model leaves out, changes |F|²
@@ -60,7 +62,7 @@ def find_reference(params, unit_cell, space_group, bragg) -> tuple[ReferenceData
     try:
         return calculated_reference(params.model, unit_cell, space_group, 0.99 / float(bragg.s.max())), {}
     except ValueError as error:
-        return None, {"reference": f"|F|² on the absolute scale. {error} Give absolute.reference.file=."}
+        return None, {"reference": f"|F|² on the absolute scale. {sentence(error)} Give absolute.reference.file=."}
 
 
 def is_reflection_file(path) -> bool:

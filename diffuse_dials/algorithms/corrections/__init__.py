@@ -19,6 +19,7 @@ from diffuse_dials.algorithms.corrections.maps import checked_factor
 from diffuse_dials.algorithms.corrections.polarization import Polarization
 from diffuse_dials.algorithms.corrections.sensor_efficiency import SensorEfficiency
 from diffuse_dials.algorithms.corrections.solid_angle import SolidAngle
+from diffuse_dials.algorithms.wording import clause, sentence
 from diffuse_dials.plugins import with_plugins
 
 logger = logging.getLogger(f"dials.{__name__}")
@@ -67,7 +68,7 @@ def choose_corrections(params, experiment) -> tuple[list, dict]:
             correction = cls.from_phil(values, experiment)
         except NotKnown as reason:
             if values.apply is True:
-                raise ValueError(f"corrections.{name}.apply=True, but {reason}") from None
+                raise ValueError(f"corrections.{name}.apply=True, but {sentence(reason)}") from None
             record[name] = {"applied": False, "reason": str(reason)}
             continue
         chosen.append(correction)
@@ -112,7 +113,7 @@ def log_corrections(record: dict, ranges: dict) -> None:
     """
     for name, values in record.items():
         if not values["applied"]:
-            logger.warning("  %s: not applied (%s)", name, values["reason"])
+            logger.warning("  %s: not applied (%s)", name, clause(values["reason"]))
             continue
         words = [f"{key} {value}" for key, value in values.items() if key != "applied"]
         if name in ranges:

@@ -29,6 +29,7 @@ from diffuse_dials.algorithms.masking.dynamic import block_levels, spread_out
 from diffuse_dials.algorithms.masking.geometry import Geometries, in_parts
 from diffuse_dials.algorithms.masking.survey import trusted_values
 from diffuse_dials.algorithms.running import parallel
+from diffuse_dials.algorithms.wording import sentence
 from diffuse_dials.kernels.sums import transform
 
 SHELL = 0.05  # 1/Å, width of a shell of |s|
@@ -203,7 +204,7 @@ def load_profile(path) -> BraggProfile:
     try:
         return BraggProfile.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ValueError(f"{path} cannot be used: {error}. Run diffuse.make_mask again.") from None
+        raise ValueError(f"{path} cannot be used: {sentence(error)} Run diffuse.make_mask again.") from None
 
 
 def sample(keys, shape_sizes: int, n_sample) -> list[int]:

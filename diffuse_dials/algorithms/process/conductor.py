@@ -16,6 +16,7 @@ from diffuse_dials.algorithms.process import STEPS, Run, Step, checks
 from diffuse_dials.algorithms.process.child import run_module
 from diffuse_dials.algorithms.process.state import State, key_of, mark
 from diffuse_dials.algorithms.running.run_folder import code_hash
+from diffuse_dials.algorithms.wording import sentence
 from diffuse_dials.io.atomic import write_text
 
 logger = logging.getLogger(f"dials.{__name__}")
@@ -93,8 +94,8 @@ def _do(step: Step, run: Run, state: State) -> bool:
     failure = run_module(step.module, [*inputs, *arguments], launcher)
     if failure is not None:
         raise ValueError(
-            f"{step.command} stopped: {failure} What it said is in diffuse.process.log. Correct it and go on with "
-            "resume=True."
+            f"{step.command} stopped: {sentence(failure)} What it said is in diffuse.process.log. Correct it and go on "
+            "with resume=True."
         )
     missing = [name for name in step.outputs(run) if not os.path.isfile(name)]
     if missing:

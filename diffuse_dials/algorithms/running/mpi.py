@@ -15,6 +15,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from diffuse_dials.algorithms.wording import sentence
+
 _ALIGNED = 64  # bytes: where an array may begin in shared memory
 _ASK, _DONE, _FAILED, _TASK, _STOP, _ITEM = range(1, 7)
 
@@ -273,7 +275,7 @@ def spread(comm: Communicator, work, tasks: list, name):
         stopped = "SIGTERM" in str(error)
         if stopped:
             lost = ", ".join(name(tasks[position]) for position in at_work.values())
-            raise ValueError(f"{error} The other ranks were working on {lost or 'their share'}.") from None
+            raise ValueError(f"{sentence(error)} The other ranks were working on {lost or 'their share'}.") from None
         raise
     finally:
         if not stopped:  # a rank that is dead would never take the message

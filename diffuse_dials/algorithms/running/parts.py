@@ -14,6 +14,7 @@ from diffuse_dials.algorithms.running.forecast import Forecast
 from diffuse_dials.algorithms.running.mpi import Communicator
 from diffuse_dials.algorithms.running.parallel import each
 from diffuse_dials.algorithms.running.run_folder import RunFolder
+from diffuse_dials.algorithms.wording import sentence
 from diffuse_dials.io.atomic import remove_leftovers
 from diffuse_dials.io.gridded_store import write_index
 from diffuse_dials.io.store_parts import Part
@@ -162,7 +163,7 @@ def make_parts(
                 folder.close()
             else:
                 folder.discard()
-            raise ValueError(f"{error}{hint}") from None
+            raise ValueError(f"{sentence(error)}{hint}") from None
         raise
     if job.comm.rank:
         return None
@@ -195,7 +196,9 @@ class PartedSums:
         if not measured:
             folder.discard()
             reasons = [outcome.reason for outcome in outcomes if outcome.reason]
-            raise ValueError(f"No still could be measured. The first: {reasons[0] if reasons else 'it has no pixel'}")
+            raise ValueError(
+                f"No still could be measured. The first: {sentence(reasons[0] if reasons else 'it has no pixel')}"
+            )
         return cls(folder, measured, outcomes)
 
     @property

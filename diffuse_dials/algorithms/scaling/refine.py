@@ -26,6 +26,7 @@ from diffuse_dials.algorithms.scaling.signed import METHOD, fit_signed, ring_she
 from diffuse_dials.algorithms.scaling.streaming import all_voxels, subsample
 from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors
 from diffuse_dials.algorithms.scaling.validation import HEADERS, Verdict, validate
+from diffuse_dials.algorithms.wording import sentence
 from diffuse_dials.kernels.scaling import group_of_stills
 from diffuse_dials.models.grid import holds_lattice_point
 
@@ -177,7 +178,7 @@ class _Run:
                 still, reason = next(iter(self.failed.items()))
                 raise ValueError(
                     f"None of the {n_stills} stills can be scaled. The first: {self.gridded.keys[still].label}: "
-                    f"{reason}."
+                    f"{sentence(reason)}"
                 )
             _check_overlap(self.blocks, self.gridded, n_stills - len(self.failed))
             try:
