@@ -191,6 +191,26 @@ def test_non_isomorphism_is_that_of_the_strain(work):
     assert rms == pytest.approx(np.full(6, expected), rel=0.05)
 
 
+@pytest.mark.parametrize("factor, outcome", [(1, "fine"), (1.03, "warned"), (0.97, "warned"), (1.15, "refused"),
+                                             (10, "refused"), (0.1, "refused"), (float("nan"), "refused")])  # fmt: skip
+def test_a_reference_cell_that_is_not_the_crystals_is_warned_of_or_refused(factor, outcome, work, caplog):
+    """To 10 %, within which indexing would take the one for the other, it may be meant; beyond, or no number, not."""
+    stills = load_stills([str(work / "truth_stills.expt")], [])
+    params = grid.phil_scope.extract().grid
+    params.unit_cell = [30 * factor, 30 * factor, 25 * factor, 90, 90, 90]
+    with caplog.at_level("WARNING", "dials"):
+        if outcome == "refused":
+            with pytest.raises(
+                ValueError, match="^grid.unit_cell=.* the crystals' cell, which is 30,30,25,90,90,90 .med"
+            ):
+                define_grid(params, stills, 2.0)
+            return
+        define_grid(params, stills, 2.0)
+    said = [record.getMessage() for record in caplog.records if "grid.unit_cell" in record.getMessage()]
+    assert len(said) == (outcome == "warned")
+    assert not any("isomorphous" in record.getMessage() for record in caplog.records)
+
+
 def test_stills_of_different_space_groups_are_refused(work):
     stills = load_stills([str(work / "truth_stills.expt")], [])
     stills.experiments[3].crystal.set_space_group(sgtbx.space_group_info("P1").group())

@@ -13,6 +13,8 @@ from dxtbx.model import Crystal
 
 # How far the median cell of stills may be from what the symmetry demands: relative, and in degrees.
 _CELL_LENGTHS, _CELL_ANGLES = 0.03, 3.0
+# Up to which DIALS's indexing takes a lattice for that of a known cell: relative, and in degrees.
+_SAME_LENGTHS, _SAME_ANGLES = 0.1, 5.0
 
 
 def laue_group(space_group: sgtbx.space_group) -> sgtbx.space_group:
@@ -169,6 +171,28 @@ def check_cell(unit_cell, space_group: sgtbx.space_group, parameter: str = "grid
     if not space_group.is_compatible_unit_cell(uctbx.unit_cell(tuple(unit_cell))):
         cell = ",".join(f"{value:g}" for value in unit_cell)
         raise ValueError(f"The cell {cell} does not fit the space group {symbol(space_group)}. Correct {parameter}.")
+
+
+def check_same_lattice(unit_cell, crystals, whose: str) -> None:
+    """Refuse a reference cell that cannot be the crystals': no indexing would have found the one for the other.
+
+    Args:
+        unit_cell: grid.unit_cell: six parameters, Å and degrees.
+        crystals: The crystals' own.
+        whose: Where the latter come from, for the message.
+
+    Raises:
+        ValueError: With both cells.
+    """
+    given, known = np.array(unit_cell), np.array(crystals)
+    lengths = np.abs(given[:3] / known[:3] - 1).max()
+    if lengths <= _SAME_LENGTHS and np.abs(given[3:] - known[3:]).max() <= _SAME_ANGLES:
+        return
+    given, known = (",".join(f"{value:.4g}" for value in cell) for cell in (given, known))
+    raise ValueError(
+        f"grid.unit_cell={given} cannot be the crystals' cell, which is {known} ({whose}). Correct grid.unit_cell, or "
+        "leave it out."
+    )
 
 
 def restore_space_group(crystal: Crystal, known: sgtbx.space_group) -> None:

@@ -35,7 +35,8 @@ grid {
             "reference: h from the still's orientation and the reference cell, so that |s| stays exact."
   unit_cell = None
     .type = floats(size=6)
-    .help = "Reference cell (Å, degrees) of the map. None: the median of the stills' cells."
+    .help = "Reference cell (Å, degrees) of the map, whose resolutions are worked out with it. It must be the crystals'"
+            "own, to 10 % of an edge and 5 degrees. None: the median of the stills' cells."
   laue_group = Auto
     .type = str
     .help = "Space group or Laue group whose symmetry the map shall have. Auto: the Laue class of the crystals' space"
@@ -113,7 +114,7 @@ class Grid:
             d_min=params.d_min,
             d_max=params.d_max,
             cell_policy=self.cell_policy,
-            rms_delta_hkl=float(np.sqrt(np.mean(self.rms_delta_hkl**2))),
+            rms_delta_hkl=_overall(self.rms_delta_hkl),
             ambiguous=bool(self.operators),
             reindexing_operators=self.operators,
             **contents,
@@ -132,7 +133,8 @@ def define_grid(params, stills: Stills, d_min: float) -> Grid:
         The grid.
 
     Raises:
-        ValueError: If the stills have different space groups, or cell, symmetry and ndiv do not fit together.
+        ValueError: If the stills have different space groups, grid.unit_cell is another crystal's, or cell, symmetry
+            and ndiv do not fit together.
     """
     distinct = []  # a symbol takes cctbx some milliseconds
     for experiment in stills.experiments:
@@ -150,11 +152,13 @@ def define_grid(params, stills: Stills, d_min: float) -> Grid:
         space_group if params.laue_group in (None, Auto, "Auto") else symmetry.parse_space_group(params.laue_group)
     )
     cells = np.array([e.crystal.get_unit_cell().parameters() for e in stills.experiments])
+    median = f"median of {len(cells)} stills"
     if params.unit_cell is not None:
         unit_cell, origin = tuple(params.unit_cell), "given"
+        symmetry.check_same_lattice(unit_cell, np.median(cells, axis=0), median)
         symmetry.check_cell(unit_cell, symmetry_group)
     else:
-        unit_cell, origin = symmetry.mean_cell(cells, symmetry_group), f"median of {len(cells)} stills"
+        unit_cell, origin = symmetry.mean_cell(cells, symmetry_group), median
     symmetry.check_ndiv(params.ndiv, symmetry_group)
     engine = choose_engine(params.engine)
     if params.reader == "hdf5" and engine == "numpy":
@@ -203,6 +207,10 @@ def rms_delta_hkl(stills: Stills, unit_cell, d_min: float) -> np.ndarray:
     return np.array(rms)
 
 
+def _overall(rms: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(rms**2)))
+
+
 def _log(grid: Grid, cells: np.ndarray, stills: Stills, d_min: float) -> None:
     logger.info("Reference cell: %s (%s)", " ".join(f"{x:.3f}" for x in grid.unit_cell), grid.origin)
     logger.info("Standard deviations over the stills: %s", " ".join(f"{x:.3f}" for x in cells.std(axis=0)))
@@ -212,17 +220,26 @@ def _log(grid: Grid, cells: np.ndarray, stills: Stills, d_min: float) -> None:
         symmetry.symbol(symmetry.laue_group(grid.symmetry_group)),
         grid.ndiv,
     )
-    overall = float(np.sqrt(np.mean(grid.rms_delta_hkl**2)))
+    overall = _overall(grid.rms_delta_hkl)
     logger.info("rms Δhkl between the stills' cells and the reference, to %.2f Å: %.3f", d_min, overall)
     if overall > MAX_RMS_DELTA_HKL:
-        worst = np.argsort(grid.rms_delta_hkl)[::-1][:5]
-        names = ", ".join(f"{stills.keys[i].label} ({grid.rms_delta_hkl[i]:.2f})" for i in worst)
-        logger.warning(
-            "rms Δhkl is above %.1f: the crystals are not isomorphous. Farthest: %s. Keep grid.cell=own, or leave "
-            "them out.",
-            MAX_RMS_DELTA_HKL,
-            names,
-        )
+        median = tuple(np.median(cells, axis=0))
+        among_them = overall if grid.origin != "given" else _overall(rms_delta_hkl(stills, median, d_min))
+        if among_them <= MAX_RMS_DELTA_HKL:
+            logger.warning(
+                "rms Δhkl is above %.1f (%.3f against the stills' median cell %s): grid.unit_cell is not that of these "
+                "crystals. The map's resolutions are those of grid.unit_cell; leave it out unless that is intended.",
+                MAX_RMS_DELTA_HKL, among_them, " ".join(f"{x:.3f}" for x in median),
+            )  # fmt: skip
+        else:
+            worst = np.argsort(grid.rms_delta_hkl)[::-1][:5]
+            names = ", ".join(f"{stills.keys[i].label} ({grid.rms_delta_hkl[i]:.2f})" for i in worst)
+            logger.warning(
+                "rms Δhkl is above %.1f: the crystals are not isomorphous. Farthest: %s. Keep grid.cell=own, or leave "
+                "them out.",
+                MAX_RMS_DELTA_HKL,
+                names,
+            )
     if grid.operators:
         logger.warning(
             "The lattice has more symmetry than the Laue group: stills indexed one by one are a mixture related by %s. "

@@ -125,6 +125,7 @@ def test_what_cannot_work_is_refused_before_anything_is_done(made, run_in_tmp_pa
         "background=blanks/*.cbf": r"^input.background=blanks/\*.cbf: there is no such file",
         "d_max=1": "^d_min=2.5 and d_max=1 leave nothing",
         "unit_cell=30,40,25,90,90,90": "^The cell 30,40,25,90,90,90 does not fit the space group P 43 21 2",
+        "grid.unit_cell=300,300,250,90,90,90": "^grid.unit_cell=300,300,250.* cannot be .*, which is 30,30,25,",
     }.items():
         with pytest.raises(Sorry, match=said):
             process.run([*images, str(made / "process.phil"), wrong])

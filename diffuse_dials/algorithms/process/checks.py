@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from diffuse_dials.adapters.experiments import load_experiments
-from diffuse_dials.adapters.symmetry import check_cell
+from diffuse_dials.adapters.symmetry import check_cell, check_same_lattice
 from diffuse_dials.algorithms.process.base import Run, Step
 from diffuse_dials.io.masks import load_pickle
 from diffuse_dials.io.tables import load_table
@@ -87,6 +87,8 @@ def check_parameters(run: Run) -> None:
         )
     if params.unit_cell is not None and params.space_group is not None:
         check_cell(params.unit_cell.parameters(), params.space_group.group(), "unit_cell or space_group")
+    if params.unit_cell is not None and params.grid.unit_cell is not None:
+        check_same_lattice(params.grid.unit_cell, params.unit_cell.parameters(), "unit_cell")
 
 
 def _names_an_input(found) -> bool:
