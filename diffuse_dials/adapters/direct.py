@@ -11,13 +11,8 @@ import os
 import h5py
 import numpy as np
 
-from diffuse_dials.adapters import images, nexus
+from diffuse_dials.adapters import hdf5_filters, images, nexus
 from diffuse_dials.adapters.experiments import image_of
-
-try:
-    import hdf5plugin  # noqa: F401  (registers its filters where the HDF5 library has none of its own)
-except ImportError:
-    pass
 
 
 class DirectReader:
@@ -29,6 +24,7 @@ class DirectReader:
         self._data: dict[str, h5py.Dataset] = {}
         self._buffer = np.empty((0, 0))
         self._checked = False
+        hdf5_filters.use_fastest()
 
     def read(self, experiment) -> tuple[tuple[np.ndarray, ...], int]:
         """Raw values of a still's image as they are stored.

@@ -17,6 +17,7 @@ from dxtbx import flumpy
 from dxtbx.format import Registry
 from dxtbx.model import Panel
 
+from diffuse_dials.adapters import hdf5_filters
 from diffuse_dials.adapters.experiments import image_of
 from diffuse_dials.io.masks import load_mask, load_pickle
 
@@ -47,6 +48,8 @@ def _new_format_instance(path: str, options: dict | None):
         if cls is None:
             raise ValueError(f"{path} is of no format that dxtbx knows. Check that it is an image and is complete.")
         _classes[key] = cls
+        if h5py.is_hdf5(path):
+            hdf5_filters.use_fastest()
     return cls.get_instance(path, **(options or {}))
 
 

@@ -10,12 +10,11 @@ import h5py
 import numpy as np
 import pytest
 
-from diffuse_dials.adapters import images
+from diffuse_dials.adapters import hdf5_filters, images
 from diffuse_dials.adapters.direct import DirectReader
 from diffuse_dials.adapters.experiments import load_experiments
 
-BITSHUFFLE = 32008  # the HDF5 filter's number
-needs_bitshuffle = pytest.mark.skipif(not h5py.h5z.filter_avail(BITSHUFFLE), reason="HDF5 has no bitshuffle here")
+needs_bitshuffle = pytest.mark.skipif(not hdf5_filters.use_fastest(), reason="HDF5 has no bitshuffle here")
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
@@ -77,7 +76,7 @@ def bitshuffled(path, values, kind):
             "data",
             data=values.astype(kind),
             chunks=(1, *values.shape[1:]),
-            compression=BITSHUFFLE,
+            compression=hdf5_filters.BITSHUFFLE,
             compression_opts=(0, 2),
         )
 
