@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import signal
+import subprocess
+import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -11,7 +15,7 @@ import pytest
 from dials.array_family import flex
 from dxtbx.model import BeamFactory, Experiment, ExperimentList
 
-from diffuse_dials.algorithms.process import STEPS
+from diffuse_dials.algorithms.process import STEPS, child
 from diffuse_dials.algorithms.process.base import Run
 from diffuse_dials.algorithms.process.conductor import conduct, parameters_of
 from diffuse_dials.algorithms.process.integrating import Integrate
@@ -157,3 +161,43 @@ def test_several_masks_are_one_mask_for_the_integration_written_only_when_it_cha
     save_mask([np.ones((3, 4), bool)], "1.mask")
     with pytest.raises(ValueError, match="1.mask has 1 panel"):
         mask_of_the_integration()
+
+
+STOPPED = """
+import time
+from pathlib import Path
+from diffuse_dials.algorithms.running.parallel import each
+from diffuse_dials.io.atomic import replacing
+
+def write(path):
+    with replacing(path) as partial:
+        partial.write_text("half")
+        try:
+            time.sleep(60)
+        finally:  # as a large file is closed
+            time.sleep(0.5)
+            Path("closed").touch()
+
+def run():
+    if Path("parallel").exists():
+        list(each(write, ["map"], 1, "maps"))
+    write("map")
+"""
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_step_that_is_told_twice_to_stop_leaves_nothing_half_written(parallel, run_in_tmp_path):
+    """SIGTERM to a group reaches the step at once, and again from diffuse.process."""
+    Path("stopped_step.py").write_text(STOPPED)
+    if parallel:
+        Path("parallel").touch()
+    code = child._CODE.format(root=str(run_in_tmp_path), module="stopped_step")
+    step = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    while not list(Path().glob(".map*")):
+        time.sleep(0.01)
+    for _ in range(2):
+        step.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    _, said = step.communicate(timeout=30)
+    assert Path("closed").exists() and not list(Path().glob("*map*")) and not list(Path().glob(".map*"))
+    assert step.returncode == 143 or b"told to stop" in said

@@ -20,12 +20,16 @@ import diffuse_dials
 
 logger = logging.getLogger(f"dials.{__name__}")
 
-# SIGTERM ends a command by an exception, so that it removes what it has half written. What DIALS cannot write into its
-# log (disk full) it does not say, line by line, on the terminal.
+# SIGTERM ends a command by an exception, so that it removes what it has half written; a second one (sent to the group,
+# it comes from there and from us) does not interrupt that. What DIALS cannot write into its log (disk full) it does not
+# say, line by line, on the terminal.
 _CODE = """
 import logging, signal, sys
 logging.raiseExceptions = False
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def end(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
 sys.path.append({root!r})
 import diffuse_dials
 from {module} import run

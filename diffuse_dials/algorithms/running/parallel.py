@@ -122,6 +122,7 @@ def _stoppable():
     """SIGTERM (a batch system's time limit, mpirun after the death of a rank) ends the run with a message."""
 
     def stop(_signal, _frame):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told again, it goes on removing what is half written
         raise ValueError("The run was told to stop (SIGTERM): a rank was killed, or the time limit of the job is over.")
 
     try:
