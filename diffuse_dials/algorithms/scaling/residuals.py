@@ -2,7 +2,8 @@
 
 χ² of a group is Σ r²/V over Σ f σ²/V: r the residual, σ² the variance of the sum as it was measured, f what the fit of
 the map leaves free of it, and V a smooth model of the variance that knows nothing of the row's own counts. As V stands
-on both sides it only says how much each row counts; an error in it, or a zero count, brings no bias.
+on both sides it only says how much each row counts; an error in it, or a zero count, brings no bias. Rows that have a
+voxel to themselves, of which the map leaves nothing free, are in no group.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from diffuse_dials.models.scaled import ScaledRows
 
 # Fewer degrees of freedom than this say nothing.
 _LEAST_FREEDOM = 0.5
+# Of one row: below this it is alone in its voxel, the map follows it, and its residual is 0 whatever it is.
+_ALONE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Misfit:
     """Residuals of groups of rows.
 
     Attributes:
-        n_rows: Rows in each group, shape (n_groups,), int.
+        n_rows: Rows in each group that share their voxel with others, shape (n_groups,), int.
         excess: Σ(C - G - b R I) / Σ b R I: the part by which the group measures more than the map says, same shape; NaN
             without rows.
         esd: Its standard uncertainty from the variances of the sums, same shape.
@@ -77,10 +80,12 @@ class Misfits:
         rows = rows.diffuse
         known = self._place[rows.voxel] >= 0
         rows = rows if known.all() else rows.select(known)
+        free = 1 - rows.weight * rows.expected / self._merged.exposure[self._place[rows.voxel]]
+        shared = free > _ALONE
+        rows, free = rows.select(shared), free[shared]
         voxel = self._place[rows.voxel]
         expected = rows.expected * self._merged.intensity.value[voxel]
         residual = rows.signal - expected
-        free = np.maximum(1 - rows.weight * rows.expected / self._merged.exposure[voxel], 0)
         variance = free * rows.variance
         terms = (
             residual**2 / rows.model_variance, variance / rows.model_variance, residual, expected, variance,
@@ -111,7 +116,8 @@ class Misfits:
     def r_factors(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """R = Σ|C - G - b R I| / Σ b R I of the groups of one grouping, and what the noise alone makes of it.
 
-        The mean deviation of a Gaussian is √(2/π) σ; for sums below about one photon that is too much.
+        Rows with a voxel to themselves are left out, as reflections measured once are of R_merge. The mean deviation of
+        a Gaussian is √(2/π) σ; for sums below about one photon that is too much.
         """
         expected, deviation, noise = self._sums[name][[3, 6, 7]]
         return _quotient(deviation, expected), _quotient(noise, expected)

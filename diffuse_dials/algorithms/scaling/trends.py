@@ -53,11 +53,11 @@ class Trend:
 
     @property
     def rms(self) -> float:
-        """Root mean square excess that counting noise does not explain, over the groups weighted by their rows."""
-        known = np.isfinite(self.misfit.excess) & (self.misfit.n_rows > 0)
+        """Root mean square excess that counting noise does not explain, over the groups weighted by their precision."""
+        known = np.isfinite(self.misfit.excess) & (self.misfit.esd > 0)
         if not known.any():
             return float("nan")
-        weight = 1 / np.maximum(self.misfit.esd[known], 1e-12) ** 2
+        weight = 1 / self.misfit.esd[known] ** 2
         square = np.average(self.misfit.excess[known] ** 2 - self.misfit.esd[known] ** 2, weights=weight)
         return float(np.sqrt(max(square, 0)))
 

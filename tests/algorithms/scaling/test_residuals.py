@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -121,6 +121,27 @@ def test_a_panel_that_counts_five_percent_more_is_found(rows, rng):
     expected = np.array([1, 1, 1.05, 1]) / 1.0125 - 1
     assert trend.misfit.excess[0] == pytest.approx(expected, abs=4 * trend.misfit.esd.max())
     assert trend.worst[1] > 5 and trend.to_dict()["rms_excess"] == pytest.approx(0.0214, abs=0.006)
+
+
+def test_sums_with_a_voxel_to_themselves_say_nothing(rows):
+    """The map follows them. With 4000 such, in places of their own, all is as without them."""
+    groupings = {**axes().groupings(EDGES), "all": Grouping(lambda rows, s: 0 * rows.still, 1)}
+    lonely = rows.select(np.arange(0, len(rows), 20))
+    lonely = replace(lonely, voxel=lonely.voxel + N_VOXELS, index=lonely.index + np.int32([N_VOXELS, 0, 0]))
+    for still in range(N_STILLS):  # places of the detector that nothing else fell on
+        lonely.position[lonely.still == still] = -50 if still % 2 else 150
+    joined = ScaledRows(*(np.concatenate([getattr(part, f.name) for part in (rows, lonely)]) for f in fields(rows)))
+    plane = replace(PLANE, origin=np.array([[-20.0, -20], [20, -20], [-20, 20], [20, 20]]))  # room beside the panels
+    found = {}
+    for name, some in (("without", rows), ("with", joined)):
+        place = replace(axes(), plane=plane).groupings(EDGES)["trend detector"]
+        groups = {**groupings, "trend detector": Grouping(place.number, place.n_groups)}
+        misfits = misfits_of(some, groups)
+        trends = replace(axes(), plane=plane).trends(misfits, EDGES)
+        found[name] = misfits.of("all"), *misfits.r_factors("all"), *[trend.rms for trend in trends]
+    (one, *others), (two, *same) = found["without"], found["with"]
+    assert one.n_rows == two.n_rows and one.chi_square == pytest.approx(two.chi_square, rel=1e-9)
+    assert np.hstack(others) == pytest.approx(np.hstack(same), rel=1e-9)
 
 
 def test_a_shadow_on_the_detector_is_found_where_it_is(rows, rng):
