@@ -44,7 +44,7 @@ def sections(
     One row per plane and one column per map; a single map has its planes side by side.
 
     Args:
-        maps: Values by title, each of shape (n,); NaN is grey. All share the colours of the last.
+        maps: Values by title, each of shape (n,); NaN is grey. All share the colours: those of the last.
         index: Voxels, shape (n, 3).
         frame: Grid and symmetry.
         planes: Names of planes, of ``PLANES``.
@@ -54,9 +54,9 @@ def sections(
     shape = (len(planes), len(maps)) if len(maps) > 1 else (1, len(planes))
     figure = Figure(figsize=(4.4 * shape[1] + 0.8, 4.2 * shape[0]), layout="constrained")
     rows = figure.subplots(*shape, squeeze=False).reshape(len(planes), len(maps))
+    low, high = _limits(list(maps.values())[-1], signed)
     for row, plane in zip(rows, planes):
         images = [_section(index, values, frame, PLANES[plane]) for values in maps.values()]
-        low, high = _limits(images[-1][2], signed)
         for axes, title, (x, y, image) in zip(row, maps, images):
             mesh = axes.pcolormesh(
                 x, y, np.ma.masked_invalid(image), cmap="RdBu_r" if signed else "viridis", vmin=low, vmax=high,
@@ -95,9 +95,9 @@ def _section(index, values, frame: VoxelFrame, axis: int):
     return u * along[0] + v * along[1], v * across, image
 
 
-def _limits(image: np.ndarray, signed: bool) -> tuple[float, float]:
-    """Colour limits from quantiles, so that single noisy voxels do not set them."""
-    seen = image[np.isfinite(image)]
+def _limits(values: np.ndarray, signed: bool) -> tuple[float, float]:
+    """Colour limits from quantiles of a map, so that single noisy voxels do not set them."""
+    seen = values[np.isfinite(values)]
     if not len(seen):
         return -1.0, 1.0
     if signed:

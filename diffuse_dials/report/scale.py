@@ -17,16 +17,19 @@ from diffuse_dials.report.html import Section
 
 STATISTICS = (
     "Scales come from all stills; CC½ correlates maps of random halves of the stills, averaged over the splits, after "
-    "the isotropic part of each half was taken out of it (± is the spread over the splits). CC½ total leaves it in, "
-    "and the fall-off inflates it. σ ratio is the scatter of the stills over the predicted σ."
+    "the isotropic part of each half was taken out of it (± is the spread over the splits; two stills have one split). "
+    "CC½ total leaves it in, and the fall-off inflates it. σ ratio is the scatter of the stills over the predicted σ, "
+    "χ² that of their sums about scales and map: both 1 where the errors are right. d is that of voxels' centres: few "
+    "of those beyond the limit that pixels were cut at are measured."
 )
 SYMMETRY = (
     "Correlation of the anisotropic parts of voxels that an operator relates, before they are merged. Expected is what "
-    "the noise leaves of 1 if the symmetry holds."
+    "the noise leaves of 1 if the symmetry holds: too high where χ² says that the predicted errors are too small."
 )
 RESIDUALS = (
     "Excess = Σ(counts - background - model) / Σ model. Each plot is flat within its errors if no component is "
-    "missing. Map and scales take up a factor over |s| that all stills share, and one over the stills."
+    "missing. Sums with a voxel to themselves are left out: the map follows them. Map and scales take up a factor over "
+    "|s| that all stills share, and one over the stills."
 )
 NULL = (
     "Every still was turned by a random rotation: what half maps share then does not come from the crystal. Mean and "
@@ -40,7 +43,7 @@ BRAGG = (
 
 def statistics_sections(statistics: MapStatistics) -> list[Section]:
     """The table by shell and its curves."""
-    s = np.array([1 / shell.d_min for shell in statistics.shells])
+    s = np.array([shell.s for shell in statistics.shells])
 
     def of(name):
         return np.array([getattr(shell, name) for shell in statistics.shells])
@@ -76,7 +79,7 @@ def _drawn(*graphs: Graph) -> tuple[Graph, ...]:
 
 def symmetry_section(symmetry: SymmetryStatistics, statistics: MapStatistics) -> Section:
     """Agreement of unmerged equivalents."""
-    s = np.array([1 / shell.d_min for shell in statistics.shells])
+    s = np.array([shell.s for shell in statistics.shells])
     series = [Series(s, o.shells, f"{o.kind}: {o.name}") for o in symmetry.operators]
     graph = Graph(
         "Equivalents before merging", "1/d (1/Å)", "correlation",
@@ -89,7 +92,7 @@ def symmetry_section(symmetry: SymmetryStatistics, statistics: MapStatistics) ->
 
 def null_section(quality: Quality) -> Section:
     """The null test."""
-    s = np.array([1 / shell.d_min for shell in quality.statistics.shells])
+    s = np.array([shell.s for shell in quality.statistics.shells])
     cc_half = np.array([shell.cc_half for shell in quality.statistics.shells])
     mean, spread = quality.null_mean_and_spread()
     graph = Graph(
@@ -130,7 +133,7 @@ def trend_graphs(trend: Trend):
 
 def r_factor_section(quality: Quality) -> Section:
     """R factor of the scaling by shell, beside what counting noise alone would make of it."""
-    s = np.array([1 / shell.d_min for shell in quality.statistics.shells])
+    s = np.array([shell.s for shell in quality.statistics.shells])
     observed, noise = quality.r_factors[:, :-1]
     graph = Graph(
         "R factor of the scaling", "1/d (1/Å)", "R", (Series(s, observed, "R"), Series(s, noise, "by noise alone")),
@@ -138,9 +141,10 @@ def r_factor_section(quality: Quality) -> Section:
     )  # fmt: skip
     r, alone = quality.r_factors[:, -1]
     text = (
-        f"R = Σ|counts - background - model| / Σ model over the sums of single stills: {100 * r:.2f} %, of which "
-        f"counting noise alone explains {100 * alone:.2f} %. R follows the counts; the distance of the curves says "
-        "whether scales and map explain the data. (Below about one photon a sum the noise curve is too high.)"
+        f"R = Σ|counts - background - model| / Σ model over the sums of single stills that share their voxel: "
+        f"{100 * r:.2f} %, of which counting noise alone explains {100 * alone:.2f} %. R follows the counts; the "
+        "distance of the curves says whether scales and map explain the data. (Below about one photon a sum the noise "
+        "curve is too high.)"
     )
     return Section("R factor", text, figure=graph)
 

@@ -51,6 +51,19 @@ def refused(*arguments):
     return str(stop.value)
 
 
+def test_the_summary_says_what_was_not_done(folder, caplog):
+    """No background was given; a sensor's absorption that is unknown is a slope, an exposure time is not."""
+    record = json.loads(Path("grid.json").read_text())
+    for name in ("sensor_efficiency", "exposure_time"):
+        record["corrections"][name] = {"applied": False, "reason": "it is not known."}
+    Path("grid.json").write_text(json.dumps(record))
+    with caplog.at_level("INFO", "dials"):
+        report(".")
+    said = caplog.text
+    assert "WARNING: not corrected for sensor_efficiency\n" in said
+    assert "Exposure times are not known: the scales" in said and "WARNING: no background was subtracted" in said
+
+
 def test_a_folder_gives_every_stage_that_is_in_it(folder):
     run(["."])
     content = json.loads((folder / "diffuse.report.json").read_text())

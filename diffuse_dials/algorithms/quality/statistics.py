@@ -27,6 +27,7 @@ statistics {
 _VOXELS_PER_FINE_SHELL = 100
 _MAX_FINE_SHELLS = 500
 _FEWEST = 3
+_ROUNDING = 1e-12  # of a correlation: exchanged halves are the same split
 
 
 def correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -104,7 +105,7 @@ class ShellStatistics:
         sigma_ratio: σ from the scatter of the stills over the predicted one, root of the ratio of mean variances over
             voxels of two stills or more; 1 where the sums' variances are right and the stills agree.
         cc_half: Correlation of half maps less their isotropic parts, mean over the splits: the number to quote.
-        cc_half_spread: Standard deviation of ``cc_half`` over the splits.
+        cc_half_spread: Standard deviation of ``cc_half`` over the splits; NaN where all are one split (two stills).
         cc_star: From ``cc_half``.
         cc_half_total: Correlation of the half maps as they are; over a wide range the fall-off inflates it.
         r_split: Of the half maps as they are.
@@ -128,6 +129,12 @@ class ShellStatistics:
     r_split: float
     contrast: float
     chi_square: float
+
+    @property
+    def s(self) -> float:
+        """Mean |s| over the volume of the shell, 1/Å: where it is drawn."""
+        low, high = 1 / self.d_max, 1 / self.d_min
+        return 0.75 * (high**4 - low**4) / (high**3 - low**3)
 
     def to_dict(self) -> dict:
         """For JSON: NaN becomes null."""
@@ -177,7 +184,7 @@ class MapStatistics:
                 f"{line.cc_half_spread:.3f}", f"{line.cc_star:.3f}", f"{line.cc_half_total:.3f}",
                 f"{line.r_split:.3f}", f"{line.contrast:.3f}", f"{line.chi_square:.4g}",
             ))  # fmt: skip
-        return rows
+        return [tuple("-" if text == "nan" else text for text in row) for row in rows]
 
 
 def map_statistics(
@@ -253,7 +260,7 @@ def _line(
         i_over_sigma=_mean((value / sigma)[np.isfinite(sigma)]),
         sigma_ratio=float(np.sqrt(_mean(scatter[scatter >= 0]) / _mean(variance[scatter >= 0]))),
         cc_half=_mean(cc),
-        cc_half_spread=float(np.std(cc, ddof=1)) if len(cc) > 1 else float("nan"),
+        cc_half_spread=float(np.std(cc, ddof=1)) if len(cc) > 1 and np.ptp(cc) > _ROUNDING else float("nan"),
         cc_star=cc_star(_mean(cc)),
         cc_half_total=_mean(total),
         r_split=_mean(split),

@@ -63,10 +63,10 @@ class Integration(Page):
             f"{name} {mean:.3f}" + (f" ± {sd[name]:.3f}" if sd else "") for name, mean in numbers["cell_mean"].items()
         )
         yield f"Unit cell, mean ± standard deviation: {cells}"
-        for name, unit in (("n_integrated", "integrated spots"), ("rmsd", "pixels rmsd of spot positions")):
-            value = numbers[f"median_{name}"]
-            if value is not None:
-                yield f"Median {value:.4g} {unit} per still"
+        if numbers["median_n_integrated"] is not None:
+            yield f"Median {numbers['median_n_integrated']:.4g} integrated spots per still"
+        if numbers["median_rmsd"] is not None:
+            yield f"Median {numbers['median_rmsd']:.2f} pixels rmsd of spot positions per still"
 
 
 def _rate(found: IntegratedStatistics) -> str:

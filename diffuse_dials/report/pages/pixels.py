@@ -12,6 +12,8 @@ from diffuse_dials.report.html import Section
 from diffuse_dials.report.pages.base import Missing, Page, read_json
 from diffuse_dials.report.sources import EXTRACTED, GRID, MASK, PIXELS
 
+EXPOSURE = "exposure_time"  # among the corrections in grid.json
+
 _FILTERS = (
     ("n_pixels", "pixels read"), ("n_in_mask", "pass the mask of all stills"),
     ("n_good", "in the trusted range, background known"), ("n_in_resolution", "within the resolution limits"),
@@ -61,7 +63,7 @@ class Pixels(Page):
             )
             yield Section("Photons before and after", text, figure=tuple(histogram(sample) for sample in self.samples))
             text = (
-                "Some pixels of each still in the crystal's frame (x along a, z along c* of a cell with right angles): "
+                "Some pixels of each still in the crystal's frame (x along a, z along c*): "
                 "sheets of the Ewald sphere, in another direction for each still. The same direction for all: the "
                 "crystals lie alike, and parts of the map stay empty."
             )
@@ -87,8 +89,13 @@ class Pixels(Page):
         """See :meth:`Page.summary`."""
         if self.record is not None:
             missing = [name for name, values in self.record["corrections"].items() if not values["applied"]]
-            if missing:
-                yield f"WARNING: not corrected for {', '.join(missing)}"
+            over_detector = [name for name in missing if name != EXPOSURE]
+            if over_detector:
+                yield f"WARNING: not corrected for {', '.join(over_detector)}"
+            if EXPOSURE in missing:
+                yield "Exposure times are not known: the scales of the stills take them up"
+            if self.record["background"].get("method") in (None, "none"):
+                yield "WARNING: no background was subtracted: what air and liquid scatter is in the map"
         if self.mask is not None:
             share = 100 * self.mask["n_used"] / self.mask["n_pixels"]
             yield f"The mask of all stills leaves {share:.1f} % of {self.mask['n_pixels']} pixels"
@@ -111,7 +118,10 @@ def record_section(record: dict) -> Section:
     """Corrections, noise and background that are in the sums, or why not."""
     rows = [(name, *described(values)) for name, values in record["corrections"].items()]
     rows += [(name, "", described(record[name])[1]) for name in ("noise", "background") if record.get(name)]
-    text = "A correction that is not applied stays in the map as a slope over the detector."
+    text = (
+        "A correction that is not applied stays in the map as a slope over the detector, an exposure time that is not "
+        "known in the scale of its still."
+    )
     return Section("Corrections and background", text, ("", "applied", "values"), tuple(rows))
 
 
@@ -130,7 +140,7 @@ def filters_section(samples: list[StillSample], step: int) -> Section:
     rows.append(("overloaded", *(str(sample.n_overloaded) for sample in samples)))
     text = "Each line counts those that pass the lines above it too; overloaded pixels are lost in the third."
     if step > 1:
-        text += f" Of the detector, one pixel in {step**2} was looked at."
+        text += f" One pixel in {step**2} was looked at, in a square pattern: shares of borders are rough."
     return Section("Pixels that pass", text, ("filter", *(sample.label for sample in samples)), tuple(rows))
 
 

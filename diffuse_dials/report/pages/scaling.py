@@ -95,16 +95,16 @@ class Scaling(Page):
             text += "; indexed as " + ", ".join(f"{name}: {n} stills" for name, n in operators.items())
         yield text
         yield (
-            f"CC½ of the anisotropic part {cc_half}, χ² {overall.chi_square:.3g}, R of the scaling "
-            f"{100 * r:.2f} % ({100 * noise:.2f} % by noise alone), completeness {100 * overall.completeness:.1f} %, "
-            f"{overall.multiplicity:.1f} stills per voxel"
+            f"CC½ of the anisotropic part {cc_half}, χ² {overall.chi_square:.3g} (1 if the errors are right), R of the "
+            f"scaling {100 * r:.2f} % ({100 * noise:.2f} % by noise alone), completeness "
+            f"{100 * overall.completeness:.1f} %, {overall.multiplicity:.1f} stills per voxel"
         )
 
 
 def mean_intensity(quality: Quality) -> Graph:
     """Mean intensity of the map by resolution, over voxels and over the sphere."""
     shells = quality.statistics.shells
-    s = np.array([1 / shell.d_min for shell in shells])
+    s = np.array([shell.s for shell in shells])
     mean, sphere = (np.array([getattr(shell, name) for shell in shells]) for name in ("mean", "isotropic_mean"))
     series = (Series(s, mean, "over voxels"), Series(s, sphere, "over the sphere"))
     return Graph("Mean intensity of the map", "1/d (1/Å)", "<I> (relative)", series)

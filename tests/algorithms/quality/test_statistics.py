@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,24 @@ def test_statistics_of_a_map_give_its_signal_to_noise_ratio(rng):
         assert line.completeness == pytest.approx(1, abs=0.1)
     assert found.overall.cc_half_total > found.overall.cc_half + 0.1
     assert found.overall.multiplicity == 4 and sum(line.n_voxels for line in found.shells) == len(merged)
+
+
+def test_two_stills_have_one_split_whose_spread_is_not_known(rng):
+    """Every split is the same two halves, now one first, now the other."""
+    merged = a_map(rng, signal=8.0, noise=6.0, n=2000, n_splits=1)
+    merged = replace(merged, halves=(merged.halves[0], merged.halves[0][::-1], merged.halves[0]))
+    edges = statistics.equal_volume_edges(merged.s.min(), merged.s.max(), 2)
+    found = statistics.map_statistics(merged, np.ones(len(merged)), edges, np.ones(2), np.ones(3))
+    assert np.isnan(found.overall.cc_half_spread) and found.overall.cc_half > 0.5
+    assert all(row[found.headers.index("±")] == "-" for row in found.rows())
+
+
+def test_a_shell_is_drawn_at_the_mean_of_its_volume(rng):
+    """A million points of the shell, uniform in the sphere, to 4 of their standard uncertainties."""
+    shell = statistics.ShellStatistics(30.0, 5.0, 0, 0.0, *[float("nan")] * 12)
+    s = rng.uniform(1 / 30.0**3, 1 / 5.0**3, 1_000_000) ** (1 / 3)
+    assert shell.s == pytest.approx(s.mean(), abs=4 * s.std() / 1000)
+    assert replace(shell, d_max=np.inf).s == pytest.approx(0.75 / 5.0)
 
 
 def test_noise_alone_has_no_anisotropic_correlation(rng):
