@@ -101,7 +101,8 @@ class Graph:
             colour, (_, dashes) = _look(number)
             style = {"color": colour, "label": one.label or None, "ms": one.size / 2}
             style["marker"] = "o" if one.marks else None
-            axes.errorbar(one.x, one.y, one.error, ls=dashes if one.lines else "none", lw=1, elinewidth=0.8, **style)
+            error = None if one.error is None else np.nan_to_num(one.error)  # unknown: no bar
+            axes.errorbar(one.x, one.y, error, ls=dashes if one.lines else "none", lw=1, elinewidth=0.8, **style)
         if self.guide is not None:
             axes.axhline(self.guide, color="0.6", lw=0.8, ls=":")
         if self.equal:

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -31,6 +32,15 @@ def test_a_graph_is_drawn_by_both(run_in_tmp_path):
     assert axes.get_xlabel() == "still" and np.array_equal(axes.lines[0].get_xdata(), np.arange(3))
     assert MAP.plotly()["data"][0]["zmax"] == 0.1 and MAP.plotly()["layout"]["yaxis"]["scaleanchor"] == "x"
     assert MAP.figure().axes[0].get_aspect() == 1
+
+
+def test_errors_that_are_not_known_have_no_bars():
+    series = Series(np.arange(3), np.arange(3.0), "", np.full(3, np.nan))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = Graph("t", "x", "y", (series,)).figure()
+        figure.canvas.draw()
+    assert Graph("t", "x", "y", (series,)).plotly()["data"][0]["error_y"]["array"] == [None] * 3
 
 
 def test_an_intensity_in_angle_brackets_is_no_tag_to_plotly():
