@@ -6,19 +6,17 @@ import numpy as np
 from numba import njit
 
 from diffuse_dials.kernels.pieces import (
-    BLOCK,
     CHORD_HIGH,
     CHORD_LOW,
     ERROR,
     INVERSE_HIGH,
     INVERSE_LOW,
+    N_BOUNDS,
     PIECE,
-    REACH,
-    STRAY,
-    TOGETHER,
     Pieces,
     row_edges,
 )
+from diffuse_dials.kernels.tiles import measure_tiles
 from diffuse_dials.kernels.voxels import OPTIONS, direction
 
 _TERMS = 4  # of a cubic
@@ -43,9 +41,10 @@ def make_pieces(shape, plane, shift, beam) -> Pieces:
             at = np.arange(terms)
         nodes[part, :terms] = at
         solve[part, :terms, :terms] = np.linalg.inv(np.vander(at - n // 2.0, terms, increasing=True))
-    polynomials, bounds = np.empty((shape[0], 3, _TERMS, n_pieces)), np.empty((7, shape[0] * n_pieces))
+    polynomials, bounds = np.empty((shape[0], 3, _TERMS, n_pieces)), np.empty((N_BOUNDS, shape[0] * n_pieces))
     _fit(shape[0], edges, nodes, solve, plane, shift, beam, polynomials, bounds)
-    return Pieces(edges, polynomials.reshape(shape[0], 3, _TERMS * n_pieces), bounds)
+    polynomials = polynomials.reshape(shape[0], 3, _TERMS * n_pieces)
+    return Pieces(edges, polynomials, bounds, measure_tiles(edges, polynomials, bounds))
 
 
 @njit(**OPTIONS)
@@ -69,20 +68,14 @@ def _fit(n_rows, edges, nodes, solve, plane, shift, beam, polynomials, bounds):
                     for k in range(_TERMS):
                         value += solve[part, d, k] * pixels[nodes[part, k], j]
                     polynomials[row, j, d, part] = value
-            error = reach = stray = 0.0
-            first_row = row // TOGETHER * TOGETHER
+            error = 0.0
             for i in range(n):
-                t, middle = np.float64(i - n // 2), min(i // BLOCK * BLOCK + BLOCK // 2, n - 1)
-                off = apart = beside = 0.0
+                t, off = np.float64(i - n // 2), 0.0
                 for j in range(3):
                     found = polynomials[row, j, 3, part] * t + polynomials[row, j, 2, part]
                     found = (found * t + polynomials[row, j, 1, part]) * t + polynomials[row, j, 0, part]
                     off += (found - pixels[i, j]) ** 2
-                    away = pixels[i, j] - pixels[middle, j]
-                    apart += away**2
-                    beside += (away - (i - middle) * polynomials[first_row, j, 1, part]) ** 2
-                error, reach, stray = max(error, off), max(reach, apart), max(stray, beside)
-            bounds[ERROR, piece], bounds[REACH, piece] = np.sqrt(error) + _ROUNDING, np.sqrt(reach) + _ROUNDING
-            bounds[STRAY, piece] = np.sqrt(stray) + _ROUNDING
+                error = max(error, off)
+            bounds[ERROR, piece] = np.sqrt(error) + _ROUNDING
             bounds[CHORD_LOW, piece], bounds[CHORD_HIGH, piece] = np.sqrt(chord_low), np.sqrt(chord_high)
             bounds[INVERSE_LOW, piece], bounds[INVERSE_HIGH, piece] = inverse_low, inverse_high

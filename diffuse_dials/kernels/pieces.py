@@ -16,11 +16,12 @@ import numpy as np
 
 PIECE = 128  # pixels: two words of 64 bits mark where something changes
 BLOCK = 16  # pixels that are tested together for Bragg spots
-TOGETHER = 32  # rows for which some things are worked out once
+TOGETHER = 16  # rows for which some things are worked out once
 # What a piece holds, and the state of a pixel
 USED, MIXED, BEYOND, MASKED = range(4)
-# Rows of ``Pieces.bounds``
-ERROR, REACH, STRAY, CHORD_LOW, CHORD_HIGH, INVERSE_LOW, INVERSE_HIGH = range(7)
+# Rows of ``Pieces.bounds``, and further ones of ``Pieces.tiles``
+ERROR, CHORD_LOW, CHORD_HIGH, INVERSE_LOW, INVERSE_HIGH, N_BOUNDS = range(6)
+REACH, STRAY, WARP, SPREAD, N_TILE_BOUNDS = range(N_BOUNDS, N_BOUNDS + 5)
 
 
 class Pieces(NamedTuple):
@@ -30,15 +31,19 @@ class Pieces(NamedTuple):
         edges: First pixel of each piece of a row, and the row's length, shape (m + 1,).
         polynomials: Coefficients of the unit vector's components in i - n//2, i the number in a piece of n pixels,
             shape (rows, 3, 4·m): the constants of all pieces, then what is linear, and so on.
-        bounds: Of each piece, shape (7, rows·m): error of the polynomial, largest distance of a pixel from the middle
-            of its block and from the straight line through it, all as unit vectors differ; least and largest |ŝ1 - ŝ0|;
-            least and largest 1/distance, 1/mm. The line has the direction and the speed (``polynomials``, what is
-            linear) of the piece in the first of TOGETHER rows.
+        bounds: Of each piece, shape (N_BOUNDS, rows·m): error of the polynomial as unit vectors differ; least and
+            largest |ŝ1 - ŝ0|; least and largest 1/distance, 1/mm.
+        tiles: The same of the pieces in each TOGETHER rows, shape (N_TILE_BOUNDS, m for each TOGETHER rows), and of the
+            values of the polynomials in a block of one row or in its tile, the block in all these rows
+            (``kernels.tiles``): largest distance from the value in the block's middle, from the straight line through
+            it, and from the tile taken for flat; and how much the sum of the sizes of a component's terms is more than
+            in the tile's middle row at most.
     """
 
     edges: np.ndarray
     polynomials: np.ndarray
     bounds: np.ndarray
+    tiles: np.ndarray
 
 
 class Shared(NamedTuple):

@@ -283,7 +283,7 @@ def sum_bins(
     """
     low, high, _, _ = limits
     response, state, _, _, _, _ = shared
-    edges, _, bounds = pieces
+    edges, _, bounds, _ = pieces
     _, _, _, beam, wavelength, _, _, _, _ = crystal
     n_pieces, (n_rows, n_fast) = len(edges) - 1, raw.shape
     s, bins, used = np.zeros(n_fast), np.zeros(n_fast, np.int32), np.zeros(n_pieces * PIECE, np.int32)
@@ -343,7 +343,7 @@ def take_out(
         rejection: As in RadialBackground.
         sums: Those of ``sum_bins``; changed.
     """
-    edges, _, bounds = pieces
+    edges, _, bounds, _ = pieces
     n_pieces, n_fast = len(edges) - 1, raw.shape[1]
     reach, squared = rejection**2 / 6, rejection**2
     s, bins, used = np.zeros(n_fast), np.zeros(n_fast, np.int32), np.zeros(n_fast, np.int32)

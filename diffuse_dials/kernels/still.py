@@ -35,6 +35,7 @@ from diffuse_dials.kernels.voxels import (
     exact_voxel,
     find_margins,
     find_runs,
+    find_sizes,
     find_voxels,
     half_lengths,
     localise,
@@ -61,7 +62,7 @@ class Crystal(NamedTuple):
         sizes: How much each coordinate changes at most by an error of 1 of the unit vector, shape (1 + l, 3).
         beam: Unit vector ŝ0.
         wavelength: Å.
-        lattices: Bragg masks by distance, shape (l, spots.N_LATTICE); l may be 0.
+        lattices: Bragg masks by distance, shape (l, lattice.N_LATTICE); l may be 0.
         centring: Centring translations, shape (m, 3).
         sigmas_squared: Square of the Bragg radius in widths of a spot, by |s|; the last holds beyond.
         s_step: Steps of ``sigmas_squared``, 1/Å.
@@ -252,16 +253,18 @@ def _find_voxels(
 
     Args:
         begin, anew: Whether there is no base yet, and whether it is to be looked at.
-        powers: As in ``localise``.
-        c, base, size: Results of ``localise``; the base is a multiple of 4, that keys count bricks. It is kept from row
-            to row, so that keys stay comparable, until the coordinates have gone far from it.
+        powers: As in ``find_sizes``.
+        c, base, size: Results of ``localise`` and ``find_sizes``; the base is a multiple of 4, that keys count bricks,
+            and kept from row to row, so that keys stay comparable, until the coordinates have gone far from it.
         margins: Result of ``find_margins``.
         known: Emptied where the base changes.
     """
     n_pieces = c.shape[2]
-    localise(matrices, 0, polynomials, row, powers, 4.0 * begin, c, base, size)
+    localise(matrices, 0, polynomials, row, 4.0 * begin, base, c)
+    find_sizes(powers, c, size)
     if anew and size.max() > _FAR:
-        localise(matrices, 0, polynomials, row, powers, 4.0, c, base, size)
+        localise(matrices, 0, polynomials, row, 4.0, base, c)
+        find_sizes(powers, c, size)
         begin = True
     if begin:
         known[:] = -1
@@ -424,7 +427,7 @@ def sum_rows(
     """
     n_rows, n_fast = raw.shape
     response, state, kinds, first_segment, segment_stop, segment_bin = shared
-    edges, polynomials, bounds = pieces
+    edges, polynomials, bounds, _ = pieces
     matrices, sizes, n_bricks, beam, wavelength, lattices, _, _, _ = crystal
     table, bricks, voxels, slots, used, whole, real, bin_whole, bin_real = sums
     n_pieces, counting = len(edges) - 1, gain is None

@@ -83,26 +83,40 @@ def _cubics(matrices, which, j, polynomials, row, out):
 
 
 @njit(**INLINE)
-def _constants(matrices, which, j, polynomials, row, out):
+def _bases(matrices, which, j, polynomials, row, step, base):
     m0, m1, m2, constant = matrices[which, j, 0], matrices[which, j, 1], matrices[which, j, 2], matrices[which, j, 3]
-    for i in range(out.shape[1]):
+    for i in range(base.shape[1]):
         part = np.uint64(i)
         value = m0 * polynomials[row, 0, part] + m1 * polynomials[row, 1, part]
-        out[j, part] = value + m2 * polynomials[row, 2, part] + constant
+        base[j, part] = np.floor((value + m2 * polynomials[row, 2, part] + constant) / step) * step
 
 
 @njit(**INLINE)
-def _bases(j, step, values, base):
+def _constants(matrices, which, j, polynomials, row, base, out):
+    m0, m1, m2, constant = matrices[which, j, 0], matrices[which, j, 1], matrices[which, j, 2], matrices[which, j, 3]
     for i in range(base.shape[1]):
         part = np.uint64(i)
-        base[j, part] = np.floor(values[j, part] / step) * step
+        value = m0 * polynomials[row, 0, part] + m1 * polynomials[row, 1, part]
+        out[j, part] = value + m2 * polynomials[row, 2, part] + constant - base[j, part]
 
 
-@njit(**INLINE)
-def _less(j, values, base, out):
-    for i in range(base.shape[1]):
-        part = np.uint64(i)
-        out[j, part] = values[j, part] - base[j, part]
+@njit(**OPTIONS)
+def localise(matrices, which, polynomials, row, step, base, out):
+    """Polynomials of the three coordinates by a matrix on the pieces of a row, less a whole number each.
+
+    Args:
+        matrices, which: As in ``linear``.
+        polynomials, row: Of the unit vector, shape (rows, 3, 4·pieces), and of which row.
+        step: What the whole numbers are to be multiples of; 0: take those of ``base``.
+        base: Whole numbers near the coordinates of the pieces' middles, shape (3, pieces); result unless ``step`` is 0.
+        out: Result, single precision, shape (3, 4, pieces).
+    """
+    flat = out.reshape(3, out.shape[1] * out.shape[2])
+    for j in range(3):
+        if step > 0:
+            _bases(matrices, which, j, polynomials, row, step, base)
+        _cubics(matrices, which, j, polynomials, row, flat)
+        _constants(matrices, which, j, polynomials, row, base, flat)
 
 
 @njit(**INLINE)
@@ -116,26 +130,17 @@ def _sizes(j, flat, powers, size):
 
 
 @njit(**OPTIONS)
-def localise(matrices, which, polynomials, row, powers, step, out, base, size):
-    """Polynomials of the three coordinates by a matrix on the pieces of a row, less a whole number each.
+def find_sizes(powers, c, size):
+    """How large coordinates can be.
 
     Args:
-        matrices, which: As in ``linear``.
-        polynomials, row: Of the unit vector, shape (rows, 3, 4·pieces), and of which row.
         powers: Of the largest distance of a pixel's number from the middle's: 0 to 3, shape (4, pieces).
-        step: What the whole numbers are to be multiples of; 0: take those of ``base``.
-        out: Result, single precision, shape (3, 4, pieces).
-        base: Whole numbers near the coordinates of the pieces' middles, shape (3, pieces); result unless ``step`` is 0.
-        size: Result: sum of the sizes of the terms at most, shape (3, pieces). ``out`` evaluated in single precision is
+        c: Result of ``localise``.
+        size: Result: sum of the sizes of the terms at most, shape (3, pieces). ``c`` evaluated in single precision is
             right to SINGLE times it.
     """
-    flat = out.reshape(3, powers.size)
+    flat = c.reshape(3, powers.size)
     for j in range(3):
-        _cubics(matrices, which, j, polynomials, row, flat)
-        _constants(matrices, which, j, polynomials, row, size)
-        if step > 0:
-            _bases(j, step, size, base)
-        _less(j, size, base, flat)
         _sizes(j, flat, powers, size)
 
 
@@ -147,7 +152,7 @@ def find_margins(which, row, bounds, sizes, size, margins):
         which, row: Number of the matrix, and of the row.
         bounds: Of all pieces, as pieces.Pieces has them.
         sizes: Of the matrices, as still.Crystal has them.
-        size: Result of ``localise``.
+        size: Result of ``find_sizes``.
         margins: Result, shape (pieces,).
     """
     first = np.uint64(row * len(margins))

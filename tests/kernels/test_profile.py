@@ -12,7 +12,7 @@ from diffuse_dials.algorithms.background.radial import RadialBackground
 from diffuse_dials.algorithms.stills.fused import PanelInput, _Panel
 from diffuse_dials.algorithms.stills.noise import NoiseModel
 from diffuse_dials.algorithms.stills.still_profile import StillProfile
-from diffuse_dials.kernels import pieces, profile, spots, still
+from diffuse_dials.kernels import lattice, pieces, profile, still
 from diffuse_dials.kernels.directions import make_pieces
 from diffuse_dials.kernels.shared import ClosedForm, make_shared
 
@@ -64,7 +64,7 @@ class Case:
         self.sample = PanelSample(*(x.ravel() for x in (length, photons, background, response, variance, passes)))
         crystal = still.Crystal(
             np.zeros((1, 3, 4)), np.zeros((1, 3)), np.ones(3, np.int64), BEAM, WAVELENGTH,
-            np.zeros((0, spots.N_LATTICE)), np.zeros((0, 3)), np.ones(1), 0.005,
+            np.zeros((0, lattice.N_LATTICE)), np.zeros((0, 3)), np.ones(1), 0.005,
         )  # fmt: skip
         limits = tuple(np.dtype(kind).type(x) for x in (0, 60_000, 60_000, 65_000))
         what_is_shared = _Panel(plane, found, WAVELENGTH, shared, unit, of_bins, length.max(), ())

@@ -11,7 +11,7 @@ from dxtbx.model import Detector, ParallaxCorrectedPxMmStrategy
 from diffuse_dials.adapters.panels import panel_plane
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
 from diffuse_dials.algorithms.stills.fused import lattice_parameters
-from diffuse_dials.kernels import pieces, spots, still, voxels
+from diffuse_dials.kernels import lattice, pieces, spots, still, voxels
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
 from diffuse_dials.kernels.shared import ClosedForm, make_shared
@@ -98,9 +98,8 @@ def test_voxels_at_half_integers_and_at_negative_indices_are_those_of_floor(h):
     ndiv, corner, n = 2, -30, 100
     matrices = np.zeros((1, 3, 4))
     matrices[0, :, 3] = h * ndiv + 0.5 - corner
-    c, base, size = np.empty((3, 4, 1), np.float32), np.empty((3, 1)), np.empty((3, 1))
-    powers = voxels.half_lengths(np.array([0, n]))
-    voxels.localise(matrices, 0, np.zeros((1, 3, 4)), 0, powers, 4.0, c, base, size)
+    c, base = np.empty((3, 4, 1), np.float32), np.empty((3, 1))
+    voxels.localise(matrices, 0, np.zeros((1, 3, 4)), 0, 4.0, base, c)
     keys, margin = np.zeros(pieces.PIECE + 1, np.int32), 1e-6
     assert voxels.find_voxels(0, n, c, 0, margin, keys) == ((2 * h) % 1 == 0.5)
     voxels.decide_close(0, 0, n, c, 0, margin, np.ones((5, 3)), None, matrices, base, keys)
@@ -142,8 +141,8 @@ class Case:
             self.units * unit, use, wavelength, WIDTH, 400, 0.0, limit, unit,
         )  # fmt: skip
 
-    def by_kernel(self, a_matrix, ndiv, masks=(), settings=(), keep=None, calibration=(None, None), background=None):
-        """Rows by the kernel, twice: the second time in memory that was used."""
+    def crystal(self, a_matrix, ndiv, masks=(), settings=()):
+        """The kernel's Crystal, and the voxels from its corner to that of h = 0."""
         matrix = np.linalg.inv(a_matrix) * np.array(ndiv)[:, None]
         s_max = self.geometry.s_lengths(self.wavelength).max()
         reach = np.floor(np.linalg.norm(matrix, axis=1) * s_max).astype(int) + 2
@@ -154,11 +153,16 @@ class Case:
         lattices = np.array([lattice_parameters(mask, 0, self.wavelength) for mask in masks])
         matrices = np.array(matrices)
         widths = np.ones(1) if not masks or masks[0].radius is not None else masks[0].sigmas ** 2
-        crystal = still.Crystal(
+        made = still.Crystal(
             matrices, np.abs(matrices[..., :3]).sum(axis=2), (2 * reach + 4) // 4, BEAM, self.wavelength,
-            lattices.reshape(-1, spots.N_LATTICE),
+            lattices.reshape(-1, lattice.N_LATTICE),
             masks[0].centring if masks else np.zeros((0, 3)), widths, SIGMAS_STEP,
         )  # fmt: skip
+        return made, reach
+
+    def by_kernel(self, a_matrix, ndiv, masks=(), settings=(), keep=None, calibration=(None, None), background=None):
+        """Rows by the kernel, twice: the second time in memory that was used."""
+        crystal, reach = self.crystal(a_matrix, ndiv, masks, settings)
         accumulator = Accumulator()
         for _ in range(2):
             result = accumulator.sum_panel(
@@ -263,7 +267,7 @@ def test_where_polynomials_do_not_fit_every_pixel_is_worked_out(rng):
     case, a_matrix = Case(rng, panel=tilted_panel((100, 700))), orientation(rng, (90.0, 80.0, 37.0), 104.0)
     mask = lattice_mask(a_matrix, radius=0.003)
     first = case.by_kernel(a_matrix, (3, 3, 3), [mask], [a_matrix])
-    case.pieces.bounds[pieces.ERROR] = np.inf
+    case.pieces.bounds[pieces.ERROR] = case.pieces.tiles[pieces.ERROR] = np.inf
     second = case.by_kernel(a_matrix, (3, 3, 3), [mask], [a_matrix])
     assert all(np.array_equal(a, b) for a, b in zip(first, second))
 
@@ -279,19 +283,24 @@ def lattice_mask(a_matrix, centring=(), **values):
     )  # fmt: skip
 
 
+CELL = (90.0, 80.0, 57.0)
+
+
 @pytest.mark.parametrize(
-    "angle, values",
+    "cell, angle, values",
     [
-        (90.0, {}),
-        (104.0, {}),
-        (117.0, {"radius": 0.006}),  # spheres that reach into the next cells of an oblique lattice
-        (90.0, {"radius": 0.004, "centring": [(0.5, 0.5, 0.0)]}),
-        (120.0, {"radius": 0.003, "centring": [(2 / 3, 1 / 3, 1 / 3), (1 / 3, 2 / 3, 2 / 3)]}),
+        (CELL, 90.0, {}),
+        (CELL, 104.0, {}),
+        (CELL, 117.0, {"radius": 0.006}),  # spheres that reach into the next cells of an oblique lattice
+        (CELL, 90.0, {"radius": 0.004, "centring": [(0.5, 0.5, 0.0)]}),
+        (CELL, 120.0, {"radius": 0.003, "centring": [(2 / 3, 1 / 3, 1 / 3), (1 / 3, 2 / 3, 2 / 3)]}),
+        ((31.0, 23.0, 17.0), 108.0, {"radius": 0.006}),  # tiles that are far from all lattice points
+        ((310.0, 270.0, 240.0), 95.0, {"radius": 0.0004}),  # and such that hold many of them
     ],
 )
-def test_pixels_near_the_lattice_are_those_of_the_mask_by_distance(angle, values, rng):
+def test_pixels_near_the_lattice_are_those_of_the_mask_by_distance(cell, angle, values, rng):
     """LatticeMask.keep of every pixel is the reference; its radius differs from |s| bin to |s| bin."""
-    case, a_matrix = Case(rng), orientation(rng, (90.0, 80.0, 57.0), angle)
+    case, a_matrix = Case(rng), orientation(rng, cell, angle)
     mask = lattice_mask(a_matrix, **values)
     mask = mask.with_sigmas(rng.uniform(2, 4, 150))
     near = ~mask.keep(0, SHAPE, case.s, transform(np.linalg.inv(a_matrix), case.s))
@@ -301,6 +310,28 @@ def test_pixels_near_the_lattice_are_those_of_the_mask_by_distance(angle, values
     assert np.array_equal(rows, expected_rows)
     for column, values in zip(WHOLE, expected):
         assert np.array_equal(sums[:, column], values.astype(np.int64))
+
+
+@pytest.mark.parametrize("cell", [(31.0, 23.0, 17.0), CELL])
+def test_tiles_that_are_looked_at_hold_all_pixels_near_the_lattice_and_few_hold_none(cell, rng):
+    """Some hold none: a disc around a lattice point is taken for a rectangle, and may lie between pixels."""
+    case, a_matrix = Case(rng, n_masked=0, limit=9.0), orientation(rng, cell, 108.0)
+    mask = lattice_mask(a_matrix, radius=0.001)
+    near = ~mask.keep(0, SHAPE, case.s, transform(np.linalg.inv(a_matrix), case.s)).reshape(SHAPE)
+    crystal, _ = case.crystal(a_matrix, (1, 1, 1), [mask], [a_matrix])
+    work, n_fast = spots.make_work(crystal.lattices, case.pieces.edges), SHAPE[1]
+    hit, looked_at = [], []
+    for row in range(0, SHAPE[0], pieces.TOGETHER):
+        spots.mark_near(
+            row, True, n_fast, case.shared.kinds, case.pieces, case.plane.vectors, case.plane.shift, crystal, work,
+            np.zeros(len(case.pieces.edges) * pieces.PIECE, np.int32),
+        )  # fmt: skip
+        blocks = np.arange(0, n_fast, pieces.BLOCK)
+        hit.append(np.logical_or.reduceat(near[row : row + pieces.TOGETHER].any(axis=0), blocks))
+        looked_at.append(np.isin(blocks, work.active[0, : work.n_active[0]]))
+    hit, looked_at = np.array(hit), np.array(looked_at)
+    assert not (hit & ~looked_at).any()
+    assert 0 < hit.sum() <= looked_at.sum() < 2 * hit.sum()
 
 
 def test_of_two_lattices_on_an_image_both_are_masked(rng):
@@ -322,5 +353,5 @@ def test_of_two_lattices_on_an_image_both_are_masked(rng):
 def test_a_mask_without_widths_has_one_radius_everywhere(rng):
     mask = lattice_mask(orientation(rng, (90.0, 80.0, 57.0)))
     fixed = lattice_parameters(replace(mask, radius=0.002), 0, 1.1)
-    assert fixed[spots.RADIUS] == 0.002**2
-    assert not fixed[spots.RADIUS + 1 : spots.RADIUS + 4].any()
+    assert fixed[lattice.RADIUS] == 0.002**2
+    assert not fixed[lattice.RADIUS + 1 : lattice.RADIUS + 4].any()

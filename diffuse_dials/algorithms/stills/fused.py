@@ -18,7 +18,7 @@ from diffuse_dials.adapters.panels import beam_direction, fingerprint, panel_pla
 from diffuse_dials.algorithms.corrections import choose_corrections, closed_form, total_response
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
 from diffuse_dials.algorithms.stills.still_profile import StillProfile
-from diffuse_dials.kernels import asymmetric_unit, pieces, spots, still
+from diffuse_dials.kernels import asymmetric_unit, lattice, pieces, still
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
 from diffuse_dials.kernels.harvest import columns, mean_positions
@@ -279,7 +279,7 @@ class Fused:
                     hkl = transform(inverse, s)
                 passes = self._sampled(mask.keep(panel, shape, s, hkl).reshape(shape))
                 keep = passes if keep is None else passes & keep
-        matrices, lattices = np.array(matrices), np.array(lattices).reshape(-1, spots.N_LATTICE)
+        matrices, lattices = np.array(matrices), np.array(lattices).reshape(-1, lattice.N_LATTICE)
         crystal = still.Crystal(
             matrices, np.abs(matrices[..., :3]).sum(axis=2), n_bricks, beam, wavelength, lattices,
             np.ascontiguousarray(centring), np.ascontiguousarray(sigmas_squared), SIGMAS_STEP,
@@ -371,7 +371,7 @@ class Fused:
 
 
 def lattice_parameters(mask: LatticeMask, panel: int, wavelength: float):
-    """The parameters of spots.N_LATTICE: terms of oᵀ M o, of the radius squared, and what follows from them."""
+    """The parameters of lattice.N_LATTICE: terms of oᵀ M o, of the radius squared, and what follows from them."""
     metric = mask.metric
     terms = [*np.diag(metric), 2 * metric[0, 1], 2 * metric[0, 2], 2 * metric[1, 2]]
     if mask.radius is not None:
