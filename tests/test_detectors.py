@@ -280,6 +280,24 @@ def test_of_several_lattices_the_first_has_the_pixels_and_the_spots_of_all_are_m
         run_extract(expt, "lattices=refuse")
 
 
+def test_the_background_of_a_still_is_estimated_beside_the_spots_of_all_its_lattices(work, assert_same_sums):
+    """By both engines; other pixels make the profile than beside the spots of the first lattice alone."""
+    expt = second_lattice(work)
+    for name, stills, engine in (("one", work / "truth_stills.expt", "numba"), ("two", expt, "numba"),
+                                 ("numpy", expt, "numpy")):  # fmt: skip
+        grid.run([str(stills), "d_min=2.5", "radius=0.02", "background_method=radial", f"engine={engine}",
+                  f"output.reflections={name}.refl", f"output.radial_totals={name}_totals.refl"])  # fmt: skip
+    for name in ("{}.refl", "{}_totals.refl"):
+        assert_same_sums(name.format("numpy"), name.format("two"))
+    one, two = load_table("one.refl"), load_table("two.refl")
+    assert set(two["id"]) == {0, 2, 4}
+    for number in range(3):
+        mine, other = one["id"] == number, two["id"] == 2 * number
+        assert two["counts"][other].sum() == one["counts"][mine].sum()
+        assert two["bragg"][other].sum() > one["bragg"][mine].sum()
+        assert two["background"][other].sum() != one["background"][mine].sum()
+
+
 def test_the_same_lattice_of_an_image_given_twice_is_refused(work):
     experiments = load_experiments(work / "truth_stills.expt")
     for number, experiment in enumerate(experiments):

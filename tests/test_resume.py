@@ -140,6 +140,27 @@ def test_killed_at_a_random_moment_it_leaves_nothing_half_written_and_resumes_to
     assert not list(Path().glob("*_parts")) and not list(Path().glob(".*refl"))
 
 
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_a_background_of_each_still_is_the_same_after_a_kill(nproc, work, monkeypatch):
+    """kill -9 when some stills are done, with the profile of each still subtracted after the blanks."""
+    args = arguments(work, "background_method=radial", f"background={work / 'blank.expt'}")
+    Path("whole").mkdir()
+    monkeypatch.chdir("whole")
+    grid.run(args)
+    expected = outputs()
+    monkeypatch.chdir("..")
+    process = start(grid, [*args, f"mp.nproc={nproc}"], seconds_per_still=0.3)
+    wait_for(lambda: len(parts()) >= 2)
+    workers = workers_of(process)
+    process.kill()
+    process.join()
+    wait_for(lambda: not any(alive(pid) for pid in workers))
+    assert not outputs()
+    n_done = len(parts())
+    assert len(measured_by(grid, [*args, "resume=True"], monkeypatch)) == N_STILLS - n_done < N_STILLS
+    assert outputs() == expected
+
+
 def alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"

@@ -130,15 +130,25 @@ def test_a_map_from_the_store_is_that_of_the_table_to_the_precision_of_float32(w
 
 
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="there is no mpirun")
-def test_two_ranks_of_mpi_write_the_same_bytes_as_one_process(work):
+@pytest.mark.parametrize("method", ["none", "radial"])
+def test_two_ranks_of_mpi_write_the_same_bytes_as_one_process(method, work):
     pytest.importorskip("mpi4py")
-    grid.run(arguments(work))
+    background = [f"background_method={method}"] + [f"background={work / 'blank.expt'}"] * (method == "radial")
+    grid.run(arguments(work, *background))
     expected = Path("gridded.refl").read_bytes(), Path("radial_totals.refl").read_bytes()
-    run = [sys.executable, str(ROOT / "command_line" / "grid.py"), *arguments(work, "mp.method=mpi")]
+    run = [sys.executable, str(ROOT / "command_line" / "grid.py"), *arguments(work, *background, "mp.method=mpi")]
     mpirun = [*MPIRUN, "-n", "2"]
     subprocess.run([*mpirun, *run], check=True, capture_output=True, env=ENVIRONMENT)
     assert (Path("gridded.refl").read_bytes(), Path("radial_totals.refl").read_bytes()) == expected
-    wrong = subprocess.run([*mpirun, *run, "d_min=900", "d_max=1000"], capture_output=True, text=True, env=ENVIRONMENT)
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="there is no mpirun")
+def test_a_mistake_is_said_by_one_rank(work):
+    pytest.importorskip("mpi4py")
+    run = [sys.executable, str(ROOT / "command_line" / "grid.py"), *arguments(work, "mp.method=mpi")]
+    wrong = subprocess.run(
+        [*MPIRUN, "-n", "2", *run, "d_min=900", "d_max=1000"], capture_output=True, text=True, env=ENVIRONMENT
+    )
     assert wrong.returncode != 0
     assert sum("Sorry" in line or "No pixel" in line for line in wrong.stderr.splitlines()) == 1
 
