@@ -68,6 +68,14 @@ class Communicator:
         self._comm.Allreduce(array, total)
         return total
 
+    def sums(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        """The sums of several arrays of float64 over all ranks, on every rank, in one message."""
+        if self.size == 1:
+            return list(arrays)
+        total = self.sum(np.concatenate([array.ravel() for array in arrays]))
+        ends = np.cumsum([array.size for array in arrays])
+        return [total[end - array.size : end].reshape(array.shape) for end, array in zip(ends, arrays)]
+
     def sum_on_first(self, array: np.ndarray) -> np.ndarray | None:
         """The sum of an array over all ranks, on rank 0 (Reduce); None on the others."""
         if self.size == 1:

@@ -142,23 +142,25 @@ def precondition(vector: np.ndarray, score: Score, problem: Problem) -> np.ndarr
 def solve(product, score: Score, problem: Problem, null: np.ndarray, relative: float, max_steps: int = 200):
     """Conjugate gradients for information · x = score.
 
-    Nothing moves along the directions that the map takes up: the gauge decides there.
+    Nothing moves along the directions that the map takes up: the gauge decides there. Every rank works with numbers of
+    its own, whose last bit may differ between machines: when to stop, rank 0 says, and its solution is everyone's.
     """
     residual = _without(score.vector, null)
     x = np.zeros_like(residual)
     z = _without(precondition(residual, score, problem), null)
     direction, rho = z.copy(), residual @ z
     goal = max(rho * relative**2, np.abs(score.signal).sum() * _ROUNDING**2)
+    done = problem.comm.from_first(bool(rho <= goal))
     for _ in range(max_steps):
-        if problem.comm.from_first(bool(rho <= goal)):
+        if done:
             break
         image = product(direction)
-        bend = problem.comm.from_first(direction @ image)
-        if bend <= 0:
-            break
-        x += rho / bend * direction
-        residual = _without(residual - rho / bend * image, null)
+        bend = direction @ image
+        step = rho / bend if bend > 0 else 0.0
+        x += step * direction
+        residual = _without(residual - step * image, null)
         z = _without(precondition(residual, score, problem), null)
         rho, previous = residual @ z, rho
         direction = z + rho / previous * direction
-    return x
+        done = problem.comm.from_first(bool(bend <= 0 or rho <= goal))
+    return problem.comm.from_first(x)

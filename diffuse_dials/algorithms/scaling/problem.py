@@ -239,20 +239,24 @@ class Problem:
         if self.a.size:
             stills = np.concatenate([stills, sa @ self.offset_columns], axis=1)
         # a still is on one rank: these sums fill in the others' stills
-        stills, signal, score_t = (self.comm.sum(values) for values in (stills, total.sum(axis=1), st.sum(axis=1)))
-        sp, cp = self.comm.sum(sp), self.comm.sum(cp)
+        stills, signal, score_t, blocks, sp, cp = self.comm.sums(
+            stills, total.sum(axis=1), st.sum(axis=1), self._information_of_stills(ct, cta, ca), sp, cp
+        )
         detector = [d.T @ sp for d in self._p_derivatives]
         vector = np.concatenate([stills.ravel(), *detector]) - self._restraint(self.vector - self._null())
-        return Score(vector, self._still_blocks(ct, cta, ca), self._detector_block(cp), signal, score_t)
+        return Score(vector, self._still_blocks(blocks), self._detector_block(cp), signal, score_t)
 
-    def _still_blocks(self, ct, cta, ca) -> np.ndarray:
+    def _information_of_stills(self, ct, cta, ca) -> np.ndarray:
         bt, ba = self.still_columns, self.offset_columns
         block = np.einsum("ik,kj,kl->ijl", ct, bt, bt)
         if self.a.size:
             cross = np.einsum("ik,kj,kl->ijl", cta, bt, ba)
             own = np.einsum("ik,kj,kl->ijl", ca, ba, ba)
             block = np.block([[block, cross], [cross.transpose(0, 2, 1), own]])
-        block = self.comm.sum(block) + self._still_precision()
+        return block
+
+    def _still_blocks(self, block: np.ndarray) -> np.ndarray:
+        block = block + self._still_precision()
         size = np.einsum("ijj->ij", block)
         size = np.where(size > 0, size, 1)
         # A trace of every diagonal keeps blocks of stills with hardly a photon invertible.
@@ -298,9 +302,8 @@ class Problem:
         out = out_t @ self.still_columns
         if self.a.size:
             out = np.concatenate([out, out_a @ self.offset_columns], axis=1)
-        summed = self.comm.sum(np.concatenate([out.ravel(), out_p]))
-        out, out_p = summed[: out.size], summed[out.size :]
-        out = np.concatenate([out, *(d.T @ out_p for d in self._p_derivatives)])
+        out, out_p = self.comm.sums(out, out_p)
+        out = np.concatenate([out.ravel(), *(d.T @ out_p for d in self._p_derivatives)])
         return out + self._restraint(vector)
 
     def null_directions(self) -> np.ndarray:

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from diffuse_dials.algorithms.running.mpi import Communicator
 from diffuse_dials.algorithms.scaling.blocks import VoxelNumbers
 from diffuse_dials.algorithms.scaling.errors import parameter_esds
+from diffuse_dials.algorithms.scaling.newton import solve
 from diffuse_dials.algorithms.scaling.problem import NoSignal
 from diffuse_dials.algorithms.scaling.refine import unconnected_stills
 from diffuse_dials.models.sums import VoxelSums
@@ -136,3 +138,48 @@ def test_the_product_with_the_information_is_the_change_of_the_score(simulate, f
 
     found = (score(here - change) - score(here + change)) / 2
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-4 * np.abs(expected).max())
+
+
+class Counting(Communicator):
+    """One process, which counts the messages that more would send each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def sum(self, array):
+        self.n += 1
+        return super().sum(array)
+
+    def sums(self, *arrays):
+        self.n += 1
+        return super().sums(*arrays)
+
+    def from_first(self, value):
+        self.n += 1
+        return super().from_first(value)
+
+
+def test_a_step_of_conjugate_gradients_takes_three_messages_and_the_rest_of_a_cycle_few(simulate, fit):
+    """The change of the map, that of the parameters, and whether to go on."""
+    truth = simulate(n_stills=10, n_voxels=1000, multiplicity=6, mean=20.0, background=3.0)
+    problem = fit(truth.sums, truth.s, 10, names=("scale", "falloff"))
+    problem.vector = problem.vector + 0.01 * np.random.default_rng(1).normal(size=problem.n_parameters)
+    problem.comm = Counting()
+    merged = problem.merged()
+    h = problem.positive(merged)
+    score = problem.score(merged, h)
+    assert problem.comm.n == 3  # numerator and denominator of the map, and the score
+    n_steps = []
+
+    def product(direction):
+        n_steps.append(1)
+        return problem.product(direction, merged, h)
+
+    problem.comm.n = 0
+    x = solve(product, score, problem, problem.null_directions(), 1e-6)
+    assert len(n_steps) > 3 and problem.comm.n == 3 * len(n_steps) + 2
+    null = problem.null_directions()
+    rest = score.vector - problem.product(x, merged, h)
+    rest -= null.T @ (null @ rest)
+    assert np.abs(rest).max() < 1e-4 * np.abs(score.vector).max()
