@@ -123,7 +123,8 @@ def scale_stills(gridded: Gridded, params) -> ScaledStills:
     failed = _without_photons(blocks, totals.photons, gridded)
     finish = None if options.engine == "newton" else partial(finish_with, options.engine)
     fitter = Fitter(cells, options, float(s[use].max()), finish)
-    run = _Run(gridded, names, options, fitter, blocks, totals, failed)
+    run = _Run(gridded, names, options, fitter, blocks, totals if signed else None, failed)
+    del totals, blocks  # tables of all stills and shells, and the observations before any are left out
     run.fit()
     n_outliers, agrees = (0, None) if signed else run.clean()
     for still, reason in run.failed.items():
@@ -162,8 +163,8 @@ class _Run:
     """One run of scaling: what is left of the stills and observations, and the fit to them."""
 
     def __init__(
-        self, gridded: Gridded, names, options, fitter: Fitter, blocks: ScaleBlocks, totals: Totals,
-        failed: dict[int, str],
+        self, gridded: Gridded, names, options, fitter: Fitter, blocks: ScaleBlocks,
+        totals: Totals | None, failed: dict[int, str],
     ):  # fmt: skip
         self.gridded, self.names, self.options, self.fitter, self.totals = gridded, names, options, fitter, totals
         self.blocks, self.failed = blocks.without_stills(list(failed)), failed
