@@ -2,6 +2,7 @@
 SHELL := /bin/sh
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?= -n 2
+BENCH_ARGS ?=
 # two test processes, not two times as many threads as there are cores
 export OPENBLAS_NUM_THREADS ?= 1
 
@@ -20,7 +21,7 @@ demo: setup
 	@tools/demo.sh
 
 bench: setup
-	@$(PYTHON) tools/bench.py
+	@$(PYTHON) tools/bench.py $(BENCH_ARGS)
 	@$(PYTHON) tools/bench_scaling.py
 
 docs: setup

@@ -3,8 +3,8 @@
     tools/bench.py [--quick] [--case NAME ...] [--json FILE] [--folder FOLDER] [--mdx2 PYTHON]
 
 Makes its own images: a 6M CBF, a 16M NXmx (bitshuffle/lz4) and 64 tilted panels. What is compared takes turns in
-one process, and the smallest CPU time of several rounds counts: ratios change little with the machine and its load,
-seconds do. --quick: fewer rounds and stills.
+one process (mdx2 in one of its own), and the smallest CPU time of several rounds counts: ratios change little with
+the machine and its load, seconds do. --quick: fewer rounds and stills.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from diffuse_dials.algorithms.gridding import define_grid
 from diffuse_dials.algorithms.inputs import load_stills
 from diffuse_dials.cli.grid import phil_scope
 
+REFERENCES = "get_raw_data", "kernel, parallax"
 # A radius that needs no Bragg spots in the images, and no measurement of them
 PARAMETERS = "masking.bragg.radius_sigmas=3", "masking.bragg.domain_size=1000", "masking.bragg.half_mosaicity=0.1"
 
@@ -76,12 +77,16 @@ class Job:
 
 
 def best(rounds: int, works: dict) -> dict[str, float]:
-    """Smallest CPU time of each work; they take turns. A work may come with a preparation that is not timed."""
+    """Smallest CPU time of each work; they take turns. A work may come with a preparation that is not timed.
+
+    Work that is done elsewhere says itself how long it took.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, (prepare, work) in works.items():
-            argument = prepare() if prepare else None
-            times[name].append(seconds(work, *([argument] if prepare else [])))
+            arguments = [prepare()] if prepare else []
+            elsewhere = isinstance(work, bench_peers.Elsewhere)
+            times[name].append(work() if elsewhere else seconds(work, *arguments))
     return {name: min(values) for name, values in times.items()}
 
 
@@ -115,15 +120,25 @@ def bench_case(case: bench_data.Case, folder: Path, quick: bool, mdx2_python: st
         reader.read(general.stills.experiments[0])
         works["direct HDF5 reader"] = (None, lambda: reader.read(general.stills.experiments[0]))
     times = best(3 if quick else 7, works)
-    slow = {"NumPy engine": (None, general.numpy), **bench_peers.works(general, quick)}
-    times.update(best(1 if quick else 2, slow))
-    for name in [name for name in times if name.endswith(bench_peers.PART)]:
-        times[name.removesuffix(bench_peers.PART)] = times.pop(name) * bench_peers.TENTHS
-    times.update(bench_peers.mdx2(planar, mdx2_python, folder))
+    slow = {
+        **{name: works[name] for name in REFERENCES},  # again: the machine may have another speed by now
+        "NumPy engine": (None, general.numpy), **bench_peers.works(general),
+        **bench_peers.mdx2(planar, mdx2_python, folder),
+    }  # fmt: skip
+    slow_times = best(2 if quick else 3, slow)
+    for name in [name for name in slow_times if name.endswith(bench_peers.PART)]:
+        slow_times[name.removesuffix(bench_peers.PART)] = slow_times.pop(name) * bench_peers.TENTHS
+    others = {name: value for name, value in slow_times.items() if name not in REFERENCES}
     return {
         "megapixels": sum(panel.size for panel in general.raw) / 1e6, "voxels": len(planar.kernel().voxels),
-        "seconds": times, "start": start(folder / "stills" / "stills.expt"),
+        "seconds": times | others, "ratios": ratios(times, times) | ratios(others, slow_times),
+        "start": start(folder / "stills" / "stills.expt"),
     }  # fmt: skip
+
+
+def ratios(times: dict[str, float], beside: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Of times over each of the references, which took turns with them."""
+    return {name: {other: value / beside[other] for other in REFERENCES} for name, value in times.items()}
 
 
 def start(expt: Path) -> dict[str, dict]:
@@ -139,20 +154,35 @@ def start(expt: Path) -> dict[str, dict]:
     return found
 
 
-def two_at_once(work, n: int) -> float:
-    """CPU time of a call in one forked process over that in two at once: 1 is perfect. Each warms up first."""
+def two_at_once(works: dict, rounds: int) -> dict[str, dict[str, float]]:
+    """What two processes lose to each other, the median of rounds in which all works take turns.
 
-    def many(_=None):
-        work(0)  # memory of its own for the sums, once a process
-        return seconds(lambda: [work(number % 4) for number in range(n)])
+    Returns:
+        {work: {"cpu": CPU time of a call in one process over that in two at once, 1 is perfect,
+        "wall": calls a second of two over those of one, 2 is perfect if nobody else uses the machine}}.
+    """
+    context = multiprocessing.get_context("fork")
+    together = {n: context.Barrier(n) for n in (1, 2)}
+
+    def call(name, n_processes):
+        together[n_processes].wait()
+        start = time.perf_counter()
+        cpu = seconds(works[name])
+        return cpu, time.perf_counter() - start
+
+    def warm_up():  # memory of its own for the sums, once a process
+        for work in works.values():
+            work()
 
     global _many
-    _many = many
-    times = {}
-    for n_processes in (1, 2):
-        with multiprocessing.get_context("fork").Pool(n_processes) as pool:
-            times[n_processes] = float(np.mean(pool.map(_call, range(n_processes), chunksize=1)))
-    return times[1] / times[2]
+    _many = call
+    found: dict[str, list] = {name: [] for name in works}
+    with context.Pool(2, initializer=warm_up) as pool:
+        for _ in range(rounds):
+            for name in works:
+                one, two = (np.mean(pool.starmap(_call, [(name, n)] * n, chunksize=1), axis=0) for n in (1, 2))
+                found[name].append(one / two * (1, 2))
+    return {name: dict(zip(("cpu", "wall"), np.median(values, axis=0).tolist())) for name, values in found.items()}
 
 
 @njit(error_model="numpy")
@@ -164,23 +194,24 @@ def _arithmetic(n: int) -> int:
     return a + b + c
 
 
-def efficiency(job: Job, quick: bool) -> dict[str, float]:
+def efficiency(job: Job, quick: bool) -> dict[str, dict[str, float]]:
     """Of two processes: the kernel's, and what this machine allows for copying memory and for arithmetic."""
     _arithmetic(10)
     source = np.ones(1 << 23)  # beyond the cache of a core
     target = np.empty_like(source)
-    return {
-        "kernel": two_at_once(job.kernel, 4 if quick else 12),
-        "copying memory": two_at_once(lambda _: [np.copyto(target, source) for _ in range(8)], 4),
-        "arithmetic": two_at_once(lambda _: _arithmetic(50_000_000), 4),
+    works = {
+        "kernel": lambda: [job.kernel(number) for number in range(4)],
+        "copying memory": lambda: [np.copyto(target, source) for _ in range(32)],
+        "arithmetic": lambda: _arithmetic(200_000_000),
     }
+    return two_at_once(works, 5 if quick else 15)
 
 
 _many = None
 
 
-def _call(number):
-    return _many(number)
+def _call(*arguments):
+    return _many(*arguments)
 
 
 def memory(folder: Path, names: list[str]) -> float:
@@ -189,9 +220,9 @@ def memory(folder: Path, names: list[str]) -> float:
     job.kernel(0).voxels  # compiled before it is measured
     job.measurement._kernel()._accumulator.__init__()
     global _many
-    _many = lambda number: _growth(job)  # noqa: E731
+    _many = lambda: _growth(job)  # noqa: E731
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        return pool.apply(_call, (0,))
+        return pool.apply(_call)
 
 
 def _growth(job) -> float:
@@ -227,13 +258,12 @@ def _script(name: str, *arguments: str) -> tuple[float, dict]:
 
 def table(name: str, result: dict) -> None:
     """Print the times of a case as ratios."""
-    times, read = result["seconds"], result["seconds"]["get_raw_data"]
-    kernel = times["kernel, parallax"]
     print(f"\n{name}: {result['megapixels']:.1f} megapixels, {result['voxels']} sums a still")
     print(f"{'':42}{'s':>9}{'Mpx/s':>9}{'/ get_raw_data':>16}{'/ kernel':>10}")
-    for label, value in times.items():
-        speed = result["megapixels"] / value
-        print(f"{label:42}{value:9.3f}{speed:9.1f}{value / read:16.2f}{value / kernel:10.1f}")
+    for label, over in result["ratios"].items():
+        value = result["seconds"][label]
+        read, kernel = (over[reference] for reference in REFERENCES)
+        print(f"{label:42}{value:9.3f}{result['megapixels'] / value:9.1f}{read:16.2f}{kernel:10.2f}")
     for label, parts in result["start"].items():
         print(f"{label}: {', '.join(f'{part} {value:.2f} s' for part, value in parts.items())}")
 

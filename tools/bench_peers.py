@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ PART = " (a tenth)"  # of the pixels, whose time counts ten times: it is proport
 TENTHS = 10
 
 
-def works(job, quick: bool) -> dict:
+def works(job) -> dict:
     """(None, function) by name, for bench.best."""
     found = {f"naive NumPy and cctbx{PART}": (None, Naive(job))}
     if len(job.raw) == 1:  # rs_mapper takes one panel
@@ -48,29 +48,59 @@ class Naive:
         return voxels, counts, np.bincount(inverse, minlength=len(voxels)), np.bincount(inverse, self._counts**0)
 
 
-def mdx2(job, python: str, folder) -> dict[str, float]:
-    """CPU time of mdx2 for an image (see bench_mdx2.py), in an environment of its own; empty where it is not there."""
+def mdx2(job, python: str, folder) -> dict:
+    """(None, Elsewhere) by name: mdx2 on an image (bench_mdx2.py); empty where ``python`` has no mdx2, with a word why.
+
+    Its coarse grid of Miller indices is what mdx2 makes of a rotation about x: each degree, and each tenth pixel.
+    """
     if len(job.raw) > 1:
+        print("mdx2 takes one panel")
         return {}
-    found = subprocess.run([python, "-c", "import mdx2.data"], capture_output=True, check=False)
+    found = subprocess.run([python, "-c", "import mdx2.data"], capture_output=True, check=False, text=True)
     if found.returncode:
-        print(f"mdx2 is not installed in {python}")
+        print(f"no mdx2 in {python}, see docs/performance.md ({found.stderr.strip().splitlines()[-1]})")
         return {}
     experiment = job.stills.experiments[0]
     slow, fast = job.raw[0].shape
-    geometry = pixel_geometry(experiment.detector[0], beam_direction(experiment.beam))
-    ix, iy = (np.unique(np.r_[0:n:10, n - 1]) for n in (fast, slow))
-    pixels = (iy[:, None] * fast + ix).ravel()
-    hkl = transform(job.grid.to_hkl(experiment), geometry.s_vectors(experiment.beam.get_wavelength(), pixels))
+    phi, iy, ix = np.arange(3.0), np.arange(0.0, slow + 10, 10), np.arange(0.0, fast + 10, 10)
+    nodes = np.stack(np.meshgrid(ix, iy), axis=-1).reshape(-1, 2) + 0.5  # beyond the panel's edge, too
+    (panel,), beam = experiment.detector, experiment.beam
+    s1 = flumpy.to_numpy(panel.get_lab_coord(flumpy.vec_from_numpy(nodes * panel.get_pixel_size())))
+    s = s1 / np.linalg.norm(s1, axis=1)[:, None] / beam.get_wavelength() - beam.get_s0()
+    hkl = [transform(job.grid.to_hkl(experiment), transform(_about_x(-degrees), s)) for degrees in phi]
     file = Path(folder) / "mdx2.npz"
     np.savez(
-        file, counts=job.raw[0], ix=ix.astype(float), iy=iy.astype(float), hkl=hkl.reshape(len(iy), len(ix), 3),
+        file, counts=job.raw[0], phi=phi, iy=iy, ix=ix, hkl=np.reshape(hkl, (len(phi), len(iy), len(ix), 3)),
         ndiv=job.grid.ndiv,
     )  # fmt: skip
     script = Path(__file__).parent / "bench_mdx2.py"
-    done = subprocess.run([python, str(script), str(file)], capture_output=True, check=True, text=True)
-    times = json.loads(done.stdout.splitlines()[-1])
-    return {"mdx2 index and bin, its chunks": times["chunks"], "mdx2 index and bin, a frame": times["frame"]}
+    process = subprocess.Popen(
+        [python, str(script), str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    return {
+        "mdx2 index and bin, its chunks": (None, Elsewhere(process, "chunks")),
+        "mdx2 index and bin, a frame": (None, Elsewhere(process, "frame")),
+    }
+
+
+def _about_x(degrees: float) -> np.ndarray:
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Work in a process that waits for its name on a line, and answers with its CPU time."""
+
+    process: subprocess.Popen
+    name: str
+
+    def __call__(self) -> float:
+        print(self.name, file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{' '.join(self.process.args)} ended: see above")
+        return float(answer)
 
 
 class Mapper:
