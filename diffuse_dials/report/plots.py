@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from diffuse_dials.io.atomic import replacing
 from diffuse_dials.report.graphs import MISSING
+from diffuse_dials.report.sections import end_at_voxels
 
 PLANES = {"hk0": 2, "h0l": 1, "0kl": 0}
 _AXES = "hkl"
@@ -63,6 +64,7 @@ def sections(
                 rasterized=True,
             )  # fmt: skip
             axes.set_aspect("equal")
+            end_at_voxels(axes, x, y, image)
             axes.set_facecolor(MISSING)
             axes.set_title(f"{title}, {plane}")
             first, second = (name for i, name in enumerate(_AXES) if i != PLANES[plane])

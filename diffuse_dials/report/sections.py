@@ -86,11 +86,7 @@ def section_figure(section: Section, low: float, high: float) -> Figure:
     image = np.ma.masked_invalid(section.image)
     mesh = axes.pcolormesh(section.x, section.y, image, cmap=colours, vmin=low, vmax=high, rasterized=True)
     axes.set_aspect("equal")
-    seen = np.isfinite(section.image)
-    for axis, corners in ((axes.set_xlim, section.x), (axes.set_ylim, section.y)):
-        if seen.any():
-            around = [corners[i : i + seen.shape[0], j : j + seen.shape[1]][seen] for i in (0, 1) for j in (0, 1)]
-            axis(min(c.min() for c in around), max(c.max() for c in around))
+    end_at_voxels(axes, section.x, section.y, section.image)
     axes.set_title(section.title)
     first, second = section.axes
     axes.set_xlabel(f"along {first} (1/Å)")
@@ -98,6 +94,21 @@ def section_figure(section: Section, low: float, high: float) -> Figure:
     bar = figure.colorbar(mesh, ax=axes, shrink=0.85, extend="both")
     bar.set_label(f"{section.units.replace('^2', '²')}; grey: not measured")
     return figure
+
+
+def end_at_voxels(axes, x: np.ndarray, y: np.ndarray, image: np.ndarray) -> None:
+    """Let axes end where the voxels that were measured do: a box of indices of an oblique cell reaches far beyond.
+
+    Args:
+        axes: Of matplotlib.
+        x, y: Corners of the voxels, shape (n + 1, m + 1).
+        image: Shape (n, m); NaN was not measured.
+    """
+    seen = np.isfinite(image)
+    for axis, corners in ((axes.set_xlim, x), (axes.set_ylim, y)):
+        if seen.any():
+            around = [corners[i : i + seen.shape[0], j : j + seen.shape[1]][seen] for i in (0, 1) for j in (0, 1)]
+            axis(min(c.min() for c in around), max(c.max() for c in around))
 
 
 def save_figure(figure: Figure, path, form: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from diffuse_dials.report import plots
 
@@ -16,3 +17,14 @@ def test_sections_side_by_side_share_their_colours(rng):
     assert len(limits) == 1
     ((low, high),) = limits
     assert high == -low == np.quantile(np.abs(values), 0.98)
+
+
+def test_axes_end_with_the_voxels_of_an_oblique_cell():
+    """A disc of radius 0.2/Å in hk0 of a hexagonal cell, whose box of indices is twice as wide; to a voxel's width."""
+    b_matrix = np.array([[0.02, 0.01, 0], [0, 0.02 * np.sqrt(0.75), 0], [0, 0, 0.02]])
+    index = np.stack(np.meshgrid(np.arange(-15, 16), np.arange(-15, 16), [0], indexing="ij"), -1).reshape(-1, 3)
+    index = index[np.linalg.norm(index @ b_matrix.T, axis=1) < 0.2]
+    frame = plots.VoxelFrame((1, 1, 1), b_matrix, np.eye(3, dtype=int)[None])
+    axes = plots.sections({"map": np.ones(len(index))}, index, frame, ("hk0",)).axes[0]
+    for limits in (axes.get_xlim(), axes.get_ylim()):
+        assert np.abs(limits) == pytest.approx(0.2, abs=0.03)
