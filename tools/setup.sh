@@ -85,10 +85,10 @@ END
     stop "pip could not install diffuse_dials into .venv: see above"
 # Debian's bitshuffle takes 1.6 times as long for an Eiger image as hdf5plugin's, and Debian's hdf5plugin has none of its
 # own. One from PyPI is welcome, and not needed.
-own_filters='import sys, hdf5plugin as h; sys.exit("bshuf" not in h.get_config().build_config.embedded_filters)'
-if is_debian_package "$python" && ! .venv/bin/python -c "$own_filters" 2>/dev/null; then
-    .venv/bin/python -m pip install -qq --disable-pip-version-check --retries 1 --timeout 15 --no-deps --upgrade hdf5plugin ||
-        say "went on without the hdf5plugin of PyPI, which decodes Eiger's images faster"
+has_filters() { .venv/bin/python -c 'import sys, hdf5plugin as h; sys.exit("bshuf" not in h.get_config().build_config.embedded_filters)' 2>/dev/null; }
+if is_debian_package "$python" && ! has_filters; then
+    .venv/bin/python -m pip install -qq --disable-pip-version-check --retries 1 --timeout 15 --no-deps --upgrade hdf5plugin || true
+    has_filters || say "went on without the hdf5plugin of PyPI, which decodes Eiger's images faster"
 fi
 .venv/bin/python -c 'import dxtbx.model, diffuse_dials' || stop "DIALS cannot be imported from .venv: see above"
 missing=

@@ -26,13 +26,13 @@ class Accumulator:
 
     def sum_panel(
         self, raw, limits, shared, bins, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance,
-        origin, ratio=1.0, profile=None,
+        corner, ratio=1.0, profile=None,
     ):  # fmt: skip
         """Sums of one panel; the arguments are those of kernels.still.sum_rows.
 
         Args:
             bins: Number of unmasked pixels and response of each |s| bin, shape (n, 2), int64.
-            origin: As in kernels.harvest.harvest.
+            corner: As in kernels.harvest.harvest.
 
         Returns:
             The results of harvest, and whole and real sums of each bin.
@@ -58,7 +58,7 @@ class Accumulator:
                     row, raw, limits, shared, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance,
                     ratio, profile, sums,
                 )  # fmt: skip
-            rows = harvest(crystal.n_bricks, sums, origin)
+            rows = harvest(crystal.n_bricks, sums, corner)
         except BaseException:  # whatever happened: half a still must not be added to the next
             self.__init__()
             raise

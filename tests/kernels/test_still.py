@@ -108,10 +108,11 @@ def test_voxels_at_half_integers_and_at_negative_indices_are_those_of_floor(h):
 
 
 def sums_by_numpy(index, key, *columns):
-    """Sums by rows of (index, key), in ascending order: numpy.unique and bincount."""
+    """Sums by rows of (index, key), in ascending order, without index 0: numpy.unique and bincount."""
     code, inverse = np.unique(pack(index) * 2 + key, return_inverse=True)
     rows = np.column_stack([unpack(code >> 1), code & 1])
-    return rows, [np.bincount(inverse, column, len(rows)) for column in columns]
+    others = rows[:, :3].any(axis=1)
+    return rows[others], [np.bincount(inverse, column, len(rows))[others] for column in columns]
 
 
 class Case:
@@ -167,11 +168,11 @@ class Case:
         for _ in range(2):
             result = accumulator.sum_panel(
                 self.raw, self.limits, self.shared, self.static, self.pieces, self.plane.vectors, self.plane.shift,
-                crystal, keep, *calibration, background, background, np.full(3, -1),
+                crystal, keep, *calibration, background, background, -reach,
             )  # fmt: skip
         index, bragg, *sums = result
         del sums[2]  # number of accepted pixels
-        return np.column_stack([index - reach, bragg]), *sums
+        return np.column_stack([index, bragg]), *sums
 
     def good(self):
         """Pixels of the radial totals, and those of the map."""

@@ -197,20 +197,18 @@ class Fused:
 
     def _panel_sums(self, number, panel, given: PanelInput, exposure, grid, profile):
         shared, plane, gain = given.shared, given.shared.plane, given.gain
-        origin = -given.corner  # s = 0 is the direct beam and no reflection to cctbx
         index, bragg, whole, real, n_accepted, bin_whole, bin_real = self._accumulator.sum_panel(
             given.raw, given.limits, shared.shared, shared.bins, shared.pieces, plane.vectors, plane.shift,
-            given.crystal, given.keep, given.pedestal, gain, given.background, given.variance, origin, given.ratio,
-            profile,
+            given.crystal, given.keep, given.pedestal, gain, given.background, given.variance, given.corner,
+            given.ratio, profile,
         )  # fmt: skip
-        index += given.corner.astype(np.int32)
         of_the_sums = (
             gain is None, shared.unit * exposure.incident, self._noise.factor[panel], self._noise.read_variance[panel]
         )  # fmt: skip
         full = np.ones(len(index), dtype=np.int32)
         voxels = VoxelSums(
             full * number, index, self._representatives(index, grid.symmetry_group), full * panel, bragg,
-            *columns(whole, real, *of_the_sums), whole[:, still.N_PIXELS].astype(np.int32),
+            *columns(whole, real, *of_the_sums),
             mean_positions(whole, plane.offset, plane.step) if grid.positions else None,
         )  # fmt: skip
         hit = np.flatnonzero(bin_whole[:, still.N_PIXELS] + bin_whole[:, still.N_OVERLOADED])
@@ -218,7 +216,7 @@ class Fused:
         full = np.ones(len(hit), dtype=np.int32)
         totals = RadialTotals(
             full * number, full * panel, (hit + 0.5) * self._bin_width, *columns(bin_whole, bin_real, *of_the_sums),
-            bin_whole[:, still.N_PIXELS].astype(np.int32), bin_whole[:, still.N_OVERLOADED].astype(np.int32),
+            bin_whole[:, still.N_OVERLOADED].astype(np.int32),
         )  # fmt: skip
         return voxels, totals, n_accepted
 
