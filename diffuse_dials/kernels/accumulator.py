@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from diffuse_dials.kernels import still
-from diffuse_dials.kernels.harvest import harvest
+from diffuse_dials.kernels.harvest import in_order, make_empty
 
 
 class Accumulator:
@@ -26,16 +26,19 @@ class Accumulator:
 
     def sum_panel(
         self, raw, limits, shared, bins, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance,
-        corner, ratio=1.0, profile=None,
+        corner, collect, ratio=1.0, profile=None,
     ):  # fmt: skip
         """Sums of one panel; the arguments are those of kernels.still.sum_rows.
 
         Args:
             bins: Number of unmasked pixels and response of each |s| bin, shape (n, 2), int64.
-            corner: As in kernels.harvest.harvest.
+            corner: Index of the grid's first voxel, shape (3,).
+            collect: What is to be made of the sums, before they are emptied: function of ``whole`` and ``real``, as in
+                still.Sums, and of the numbers of their rows in the order of the voxels.
 
         Returns:
-            The results of harvest, and whole and real sums of each bin.
+            The results of harvest.in_order, with that of ``collect`` in place of the rows; whole and real sums of each
+            bin.
         """
         n_total = int(np.prod(crystal.n_bricks))
         n_bin_real = 0 if gain is None and background is None else 4
@@ -58,11 +61,13 @@ class Accumulator:
                     row, raw, limits, shared, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance,
                     ratio, profile, sums,
                 )  # fmt: skip
-            rows = harvest(crystal.n_bricks, sums, corner)
+            index, bragg, rows, n_left_out = in_order(crystal.n_bricks, sums, corner)
+            collected = collect(self._whole, self._real, rows)
+            make_empty(sums)
         except BaseException:  # whatever happened: half a still must not be added to the next
             self.__init__()
             raise
-        return (*rows, bin_whole, bin_real)
+        return index, bragg, collected, n_left_out, bin_whole, bin_real
 
     def _make_room(self, n_fast: int, n_total: int) -> None:
         """Room for what a row may need, at least; a quarter more than there was, so that it is seldom called.

@@ -40,8 +40,8 @@ def _used_bricks(n_bricks, table, bricks, voxels, n_places, corner):
 
 
 @njit(**OPTIONS)
-def harvest(n_bricks, sums, corner):
-    """Rows of all voxels with pixels, in ascending order of their index, and the sums made empty again.
+def in_order(n_bricks, sums, corner):
+    """All voxels with pixels, in ascending order of their index.
 
     Args:
         n_bricks: Of the grid, along each axis.
@@ -49,15 +49,15 @@ def harvest(n_bricks, sums, corner):
         corner: Index of the grid's first voxel, shape (3,).
 
     Returns:
-        (index, shape (n, 3), int32, that of s = 0 left out; bragg, shape (n,), bool; whole and real sums, shape (n, 5)
-        and (n, 4) or (n, 0); number of pixels away from Bragg spots, those of the voxel that is left out too).
+        (index, shape (n, 3), int32, that of s = 0 left out; bragg, shape (n,), bool; row of the sums, shape (n,);
+        number of pixels away from Bragg spots in the voxel that is left out).
     """
-    table, bricks, voxels, slots, taken, whole, real, _, _ = sums
+    table, bricks, voxels, slots, taken, whole, _, _, _ = sums
     n_places, n_rows = taken[0], taken[1]
     index, bragg = np.empty((n_rows, 3), np.int32), np.empty(n_rows, np.bool_)
-    slot_of = np.empty(n_rows, np.uint32)
+    row = np.empty(n_rows, np.uint32)
     first_voxel, places, inside = _used_bricks(n_bricks, table, bricks, voxels, n_places, corner)
-    n = start = n_accepted = 0
+    n = start = n_left_out = 0
     while start < len(places):  # bricks of one slab, then of one row of it: their voxels take turns in the order
         stop = start
         while stop < len(places) and first_voxel[stop, 0] == first_voxel[start, 0]:
@@ -83,69 +83,62 @@ def harvest(n_bricks, sums, corner):
                                     continue
                                 slot = slots[places[i, b] * SLOTS + np.int64(first | z)]
                                 if h == 0 and k == 0 and l == 0:
-                                    n_accepted += whole[slot, N_PIXELS] * (b == 0)
+                                    n_left_out += whole[slot, N_PIXELS] * (b == 0)
                                     continue
                                 index[n, 0], index[n, 1], index[n, 2] = h, k, l
-                                bragg[n], slot_of[n] = b == 1, slot
+                                bragg[n], row[n] = b == 1, slot
                                 n += 1
                 left = right
         start = stop
-    rows, real_rows = np.empty((n, 5), np.int64), np.empty((n, real.shape[1]), np.float64)
-    for i in range(n):  # a loop of its own: a processor then waits for the memory of many rows at once
-        for c in range(5):
-            rows[i, c] = whole[slot_of[i], c]
-        for c in range(real.shape[1]):
-            real_rows[i, c] = real[slot_of[i], c]
-        n_accepted += 0 if bragg[i] else rows[i, N_PIXELS]
+    return index[:n], bragg[:n], row[:n], n_left_out
+
+
+@njit(**OPTIONS)
+def make_empty(sums):
+    """Make the sums empty again."""
+    table, bricks, _, slots, taken, whole, real, _, _ = sums
+    n_places, n_rows = taken
     for place in range(n_places):
         table[bricks[place] & 1, bricks[place] >> 1] = -1
     slots[: n_places * SLOTS] = -1
     whole[:n_rows] = 0
     real[:n_rows] = 0
     taken[:] = 0
-    return index[:n], bragg[:n], rows, real_rows, n_accepted
 
 
 @njit(**OPTIONS)
-def columns(whole, real, counting, unit, factor, read_variance):
+def columns(whole, real, rows, counting, unit, factor, read_variance, place):
     """What the sums of voxels or |s| bins say.
 
     Args:
-        whole, real: Rows of sums, shape (n, 4 or 5) and (n, 4) or (n, 0).
+        whole, real: Sums, shape (m, 4 or 5) and (m, 4) or (m, 0).
+        rows: Which of them, shape (n,).
         counting: Whether the whole numbers are photons; if not, the real ones are.
         unit: Of the response, sr s.
         factor: Variance of a photon, in photons.
         read_variance: Of each pixel, photons².
+        place: For positions: number of the first pixel that was read and the step to the next, along both axes. Or
+            None.
 
     Returns:
         (counts, background, response, variance, number of pixels), shape (n,) each: photons, photons, sr s, photons²,
-        and int32.
+        and int32; mean fast and slow coordinate on the panel, shape (n, 2), pixels, or None.
     """
-    n = len(whole)
+    n = len(rows)
     counts, background, response, variance = np.empty(n), np.zeros(n), np.empty(n), np.empty(n)
-    n_pixels = np.empty(n, np.int32)
+    n_pixels, position = np.empty(n, np.int32), None if place is None else np.empty((n, 2))
     for i in range(n):
-        n_pixels[i] = whole[i, N_PIXELS]
-        counts[i] = whole[i, COUNTS] if counting else real[i, PHOTONS]
-        response[i] = whole[i, RESPONSE] * unit
-        variance[i] = factor * (counts[i] if counting else real[i, POSITIVE]) + read_variance * whole[i, N_PIXELS]
+        row = rows[i]
+        n_pixels[i] = whole[row, N_PIXELS]
+        counts[i] = whole[row, COUNTS] if counting else real[row, PHOTONS]
+        response[i] = whole[row, RESPONSE] * unit
+        variance[i] = factor * (counts[i] if counting else real[row, POSITIVE]) + read_variance * whole[row, N_PIXELS]
         if real.shape[1]:
-            background[i] = real[i, BACKGROUND]
-            variance[i] += real[i, BACKGROUND_VARIANCE]
-    return counts, background, response, variance, n_pixels
-
-
-@njit(**OPTIONS)
-def mean_positions(whole, offset, step):
-    """Mean fast and slow coordinate of voxels on the panel, shape (n, 2), pixels.
-
-    Args:
-        whole: Rows of sums, shape (n, 5).
-        offset, step: The pixels that were read are number offset, offset + step, ... along both axes.
-    """
-    position = np.empty((len(whole), 2))
-    for i in range(len(whole)):
-        twice = 2.0 * whole[i, N_PIXELS]
-        position[i, 0] = offset + 0.5 + step * (whole[i, FAST] / twice - 0.5)
-        position[i, 1] = offset + 0.5 + step * (whole[i, SLOW] / twice - 0.5)
-    return position
+            background[i] = real[row, BACKGROUND]
+            variance[i] += real[row, BACKGROUND_VARIANCE]
+        if place is not None:
+            first, step = place
+            twice = 2.0 * whole[row, N_PIXELS]
+            position[i, 0] = first + 0.5 + step * (whole[row, FAST] / twice - 0.5)
+            position[i, 1] = first + 0.5 + step * (whole[row, SLOW] / twice - 0.5)
+    return counts, background, response, variance, n_pixels, position

@@ -169,10 +169,10 @@ class Case:
             result = accumulator.sum_panel(
                 self.raw, self.limits, self.shared, self.static, self.pieces, self.plane.vectors, self.plane.shift,
                 crystal, keep, *calibration, background, background, -reach,
+                lambda whole, real, rows: (whole[rows], real[rows]),
             )  # fmt: skip
-        index, bragg, *sums = result
-        del sums[2]  # number of accepted pixels
-        return np.column_stack([index, bragg]), *sums
+        index, bragg, sums, _, *bins = result
+        return np.column_stack([index, bragg]), *sums, *bins
 
     def good(self):
         """Pixels of the radial totals, and those of the map."""

@@ -21,7 +21,7 @@ from diffuse_dials.algorithms.stills.still_profile import StillProfile
 from diffuse_dials.kernels import asymmetric_unit, lattice, pieces, still
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
-from diffuse_dials.kernels.harvest import columns, mean_positions
+from diffuse_dials.kernels.harvest import columns
 from diffuse_dials.kernels.shared import LAST_BIN, ClosedForm, make_shared
 from diffuse_dials.kernels.sums import in_units, transform
 from diffuse_dials.models.geometry import PanelPlane
@@ -197,26 +197,26 @@ class Fused:
 
     def _panel_sums(self, number, panel, given: PanelInput, exposure, grid, profile):
         shared, plane, gain = given.shared, given.shared.plane, given.gain
-        index, bragg, whole, real, n_accepted, bin_whole, bin_real = self._accumulator.sum_panel(
-            given.raw, given.limits, shared.shared, shared.bins, shared.pieces, plane.vectors, plane.shift,
-            given.crystal, given.keep, given.pedestal, gain, given.background, given.variance, given.corner,
-            given.ratio, profile,
-        )  # fmt: skip
         of_the_sums = (
             gain is None, shared.unit * exposure.incident, self._noise.factor[panel], self._noise.read_variance[panel]
         )  # fmt: skip
+        place = (plane.offset, plane.step) if grid.positions else None
+        index, bragg, of_voxels, n_accepted, bin_whole, bin_real = self._accumulator.sum_panel(
+            given.raw, given.limits, shared.shared, shared.bins, shared.pieces, plane.vectors, plane.shift,
+            given.crystal, given.keep, given.pedestal, gain, given.background, given.variance, given.corner,
+            lambda *sums: columns(*sums, *of_the_sums, place), given.ratio, profile,
+        )  # fmt: skip
         full = np.ones(len(index), dtype=np.int32)
         voxels = VoxelSums(
-            full * number, index, self._representatives(index, grid.symmetry_group), full * panel, bragg,
-            *columns(whole, real, *of_the_sums),
-            mean_positions(whole, plane.offset, plane.step) if grid.positions else None,
-        )  # fmt: skip
+            full * number, index, self._representatives(index, grid.symmetry_group), full * panel, bragg, *of_voxels
+        )
+        n_accepted += int(voxels.n_pixels[~bragg].sum())
         hit = np.flatnonzero(bin_whole[:, still.N_PIXELS] + bin_whole[:, still.N_OVERLOADED])
-        bin_whole, bin_real = bin_whole[hit], bin_real[hit]
         full = np.ones(len(hit), dtype=np.int32)
         totals = RadialTotals(
-            full * number, full * panel, (hit + 0.5) * self._bin_width, *columns(bin_whole, bin_real, *of_the_sums),
-            bin_whole[:, still.N_OVERLOADED].astype(np.int32),
+            full * number, full * panel, (hit + 0.5) * self._bin_width,
+            *columns(bin_whole, bin_real, hit, *of_the_sums, None)[:-1],
+            bin_whole[hit, still.N_OVERLOADED].astype(np.int32),
         )  # fmt: skip
         return voxels, totals, n_accepted
 
