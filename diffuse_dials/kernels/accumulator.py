@@ -61,9 +61,11 @@ class Accumulator:
                     row, raw, limits, shared, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance,
                     ratio, profile, sums,
                 )  # fmt: skip
-            index, bragg, rows, n_left_out = in_order(crystal.n_bricks, sums, corner)
+            index, bragg, rows, n_left_out = in_order(
+                crystal.n_bricks, corner, self._table, self._bricks, self._voxels, self._slots, self._used, self._whole
+            )
             collected = collect(self._whole, self._real, rows)
-            make_empty(sums)
+            make_empty(self._table, self._bricks, self._slots, self._used, self._whole, self._real)
         except BaseException:  # whatever happened: half a still must not be added to the next
             self.__init__()
             raise

@@ -40,20 +40,20 @@ def _used_bricks(n_bricks, table, bricks, voxels, n_places, corner):
 
 
 @njit(**OPTIONS)
-def in_order(n_bricks, sums, corner):
+def in_order(n_bricks, corner, table, bricks, voxels, slots, used, whole):
     """All voxels with pixels, in ascending order of their index.
 
     Args:
         n_bricks: Of the grid, along each axis.
-        sums: As ``sum_rows`` left them.
         corner: Index of the grid's first voxel, shape (3,).
+        table, bricks, voxels, slots, used, whole: As ``sum_rows`` left them, see still.Sums. (Not as one tuple: of a
+            long one numba finds the type anew at every call, in Python.)
 
     Returns:
         (index, shape (n, 3), int32, that of s = 0 left out; bragg, shape (n,), bool; row of the sums, shape (n,);
         number of pixels away from Bragg spots in the voxel that is left out).
     """
-    table, bricks, voxels, slots, taken, whole, _, _, _ = sums
-    n_places, n_rows = taken[0], taken[1]
+    n_places, n_rows = used
     index, bragg = np.empty((n_rows, 3), np.int32), np.empty(n_rows, np.bool_)
     row = np.empty(n_rows, np.uint32)
     first_voxel, places, inside = _used_bricks(n_bricks, table, bricks, voxels, n_places, corner)
@@ -94,16 +94,15 @@ def in_order(n_bricks, sums, corner):
 
 
 @njit(**OPTIONS)
-def make_empty(sums):
+def make_empty(table, bricks, slots, used, whole, real):
     """Make the sums empty again."""
-    table, bricks, _, slots, taken, whole, real, _, _ = sums
-    n_places, n_rows = taken
+    n_places, n_rows = used
     for place in range(n_places):
         table[bricks[place] & 1, bricks[place] >> 1] = -1
     slots[: n_places * SLOTS] = -1
     whole[:n_rows] = 0
     real[:n_rows] = 0
-    taken[:] = 0
+    used[:] = 0
 
 
 @njit(**OPTIONS)
