@@ -22,6 +22,7 @@ class DirectReader:
         self._path, self._process = None, None
         self._file: h5py.File | None = None
         self._data: dict[str, h5py.Dataset] = {}
+        self._times: nexus.Times | None = None
         self._buffer = np.empty((0, 0))
         self._checked = False
         hdf5_filters.use_fastest()
@@ -47,14 +48,12 @@ class DirectReader:
         """Exposure time and time stamp, as images.header."""
         if experiment.scan is not None:
             return images.header(experiment)
-        path, index = image_of(experiment)
-        return self._attempt(lambda: nexus.header_of(self._opened(path), nexus.layout_of(self._file, path), index))
+        return self._attempt(self._header, *image_of(experiment))
 
-    def _attempt(self, work, *args):
+    def _attempt(self, work, path: str, index: int):
         """Do it, and make one line of what HDF5 says of a broken file."""
-        path = args[0] if args else self._path
         try:
-            return work(*args)
+            return work(path, index)
         except FileNotFoundError:
             raise ValueError(
                 f"There is no image {path}. Put the images where the .expt file says, or change the paths."
@@ -76,7 +75,13 @@ class DirectReader:
     def _close(self) -> None:
         if self._file is not None and self._process == os.getpid():
             self._file.close()
-        self._file, self._path, self._data = None, None, {}
+        self._file, self._path, self._data, self._times = None, None, {}, None
+
+    def _header(self, path: str, index: int):
+        file = self._opened(path)
+        if self._times is None:
+            self._times = nexus.Times(file, nexus.layout_of(file, path))
+        return self._times.of(index)
 
     def _read(self, path: str, index: int):
         file = self._opened(path)

@@ -136,10 +136,7 @@ def header(experiment) -> tuple[float | None, float | None]:
         try:
             instance = _format_instance(path, _options_of(experiment))
             if _is_nexus(instance):  # dxtbx makes no scan of stills, though their times are in the file
-                from diffuse_dials.adapters import nexus
-
-                with h5py.File(path, "r", swmr=True) as file:
-                    return nexus.header_of(file, nexus.layout_of(file, path), index)
+                return _nexus_times(instance, path).of(index)
             scan = instance.get_scan()
         except Exception as error:  # as in read_image
             raise ValueError(
@@ -149,6 +146,15 @@ def header(experiment) -> tuple[float | None, float | None]:
         return None, None
     exposure, epoch = scan.get_exposure_times()[0], scan.get_epochs()[0]
     return (exposure if exposure > 0 else None), (epoch if epoch > 0 else None)
+
+
+@functools.lru_cache(maxsize=1)
+def _nexus_times(instance, path: str):
+    """nexus.Times of a file; its format object is another when the file has changed."""
+    from diffuse_dials.adapters import nexus
+
+    with h5py.File(path, "r", swmr=True) as file:
+        return nexus.Times(file, nexus.layout_of(file, path))
 
 
 def _is_nexus(instance) -> bool:

@@ -72,23 +72,37 @@ def highest_value(file: h5py.File, layout: Layout, dtype) -> int:
     return int(highest)
 
 
-def header_of(file: h5py.File, layout: Layout, index: int) -> tuple[float | None, float | None]:
-    """Exposure time (s) and time stamp (s since 1970) of an image; None where the file does not say.
+class Times:
+    """Exposure times and time stamps of the images in a file."""
 
-    The exposure is the time that was counted; where the file has only that from frame to frame, it is taken.
-    """
-    frame_time = _seconds(file.get(f"{layout.detector}/frame_time"), index)
-    exposure = _seconds(file.get(f"{layout.detector}/count_time"), index) or frame_time
-    start = _epoch(file.get(f"{layout.entry}/start_time"))
-    return exposure, None if start is None else start + index * (frame_time or 0.0)
+    def __init__(self, file: h5py.File, layout: Layout):
+        self._counted, self._frame = (
+            _seconds(file.get(f"{layout.detector}/{name}")) for name in ("count_time", "frame_time")
+        )
+        self._start = _epoch(file.get(f"{layout.entry}/start_time"))
+
+    def of(self, index: int) -> tuple[float | None, float | None]:
+        """Exposure time (s) and time stamp (s since 1970) of an image; None where the file does not say.
+
+        The exposure is the time that was counted; where the file has only that from frame to frame, it is taken.
+        """
+        frame_time = _positive(self._frame, index)
+        exposure = _positive(self._counted, index) or frame_time
+        return exposure, None if self._start is None else self._start + index * (frame_time or 0.0)
 
 
-def _seconds(data: h5py.Dataset | None, index: int) -> float | None:
-    """A time, one number or one for each image, in seconds (NXmx's unit where none is given); None if not positive."""
+def _seconds(data: h5py.Dataset | None) -> np.ndarray:
+    """Times, one number or one for each image, in seconds (NXmx's unit where none is given); empty if missing."""
     if data is None:
+        return np.empty(0)
+    return np.ravel(data[()]).astype(np.float64) * _unit_in_seconds(nxmx.h5str(data.attrs.get("units", "s")))
+
+
+def _positive(values: np.ndarray, index: int) -> float | None:
+    """The image's value, None if there is none or it is not positive."""
+    if not len(values):
         return None
-    values = np.ravel(data[()])
-    value = float(values[index if len(values) > 1 else 0]) * _unit_in_seconds(nxmx.h5str(data.attrs.get("units", "s")))
+    value = float(values[index if len(values) > 1 else 0])
     return value if np.isfinite(value) and value > 0 else None
 
 
