@@ -33,11 +33,16 @@ def _format_instance(path: str, options: dict | None = None):
         options: What the .expt says how the format is to read it (multi_panel and the like).
     """
     global _last
-    found = os.stat(path)
-    name = (path, found.st_ino, found.st_size, found.st_mtime_ns, tuple(sorted((options or {}).items())))
+    name = (_version(path), tuple(sorted((options or {}).items())))
     if _last[0] != name:  # a still asks for its header and for its pixels
         _last = (name, _new_format_instance(path, options))
     return _last[1]
+
+
+def _version(path: str) -> tuple:
+    """What is another when the file has been written anew."""
+    found = os.stat(path)
+    return path, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _new_format_instance(path: str, options: dict | None):
@@ -136,7 +141,7 @@ def header(experiment) -> tuple[float | None, float | None]:
         try:
             instance = _format_instance(path, _options_of(experiment))
             if _is_nexus(instance):  # dxtbx makes no scan of stills, though their times are in the file
-                return _nexus_times(instance, path).of(index)
+                return _nexus_times(_version(path)).of(index)
             scan = instance.get_scan()
         except Exception as error:  # as in read_image
             raise ValueError(
@@ -149,10 +154,11 @@ def header(experiment) -> tuple[float | None, float | None]:
 
 
 @functools.lru_cache(maxsize=1)
-def _nexus_times(instance, path: str):
-    """nexus.Times of a file; its format object is another when the file has changed."""
+def _nexus_times(version: tuple):
+    """nexus.Times of a file, by its ``_version``."""
     from diffuse_dials.adapters import nexus
 
+    path = version[0]
     with h5py.File(path, "r", swmr=True) as file:
         return nexus.Times(file, nexus.layout_of(file, path))
 

@@ -117,6 +117,20 @@ def test_exposure_times_and_time_stamps_are_in_the_file_though_dxtbx_makes_no_sc
         assert header(stills[1]) == (1.0, None)
 
 
+def test_each_image_of_a_file_has_its_own_exposure_time_and_a_file_written_anew_its_new_ones(bench_data, tmp_path):
+    case = bench_data.Case("small", (64, 96), 0.172, 50.0, (2, 2))
+    names = bench_data.write_images(case, tmp_path, 2)
+    stills = load_experiments(bench_data.write_stills(names, 3, tmp_path / "stills", master=True))
+    master = tmp_path / "stills" / "master.nxs"
+    for times in ([1.0, 0.0, 3.0], [5.0, 6.0, 7.0, 8.0]):
+        with h5py.File(master, "r+") as file:
+            detector = file["entry/instrument/detector"]
+            del detector["count_time"]
+            detector["count_time"] = times
+        for header in (DirectReader().header, images.header):
+            assert [header(still)[0] for still in stills] == [time or None for time in times[:3]]
+
+
 def test_sentinels_follow_each_files_own_depth(stills, tmp_path):
     """Two files of one folder, of which only one names its depth."""
     with h5py.File(tmp_path / "image_00002.nxs", "r+") as file:
