@@ -6,7 +6,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-_PREFETCH = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), *[ir.IntType(32)] * 3])
 EIGHT = 8  # elements that ``running_sums`` takes
 
 
@@ -80,20 +79,6 @@ def running_sums(typing_context, values, at, total, out, to):
         return builder.add(args[2], last)  # not taken from what is stored: the next call waits for this
 
     return types.uint32(values, types.int64, types.uint32, out, types.int64), build
-
-
-@intrinsic
-def prefetch(typing_context, values, at):
-    """Ask for an element of an array that will be read soon, from memory to the second cache; it need not exist."""
-    word, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-
-    def build(context, builder, signature, args):
-        place = builder.bitcast(_place(context, builder, signature, args, 0, 1), byte)
-        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], _PREFETCH)
-        builder.call(function, [place, *(ir.Constant(word, x) for x in (0, 2, 1))])
-        return context.get_dummy_value()
-
-    return types.void(values, types.int64), build
 
 
 def _place(context, builder, signature, args, array: int, number: int):
