@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from diffuse_dials.kernels.pieces import CHORD_HIGH, CHORD_LOW, INVERSE_HIGH, INVERSE_LOW
-from diffuse_dials.kernels.voxels import OPTIONS
+from diffuse_dials.kernels.voxels import BORROW
 
 # Metric (6; those off the diagonal twice); square of the radius (5): constant, by |ŝ1 - ŝ0|², by 1/distance², least of
 # the latter term, upper limit; half the distance of lattice planes; lengths of the axes of the reciprocal lattice (3);
@@ -14,7 +14,7 @@ from diffuse_dials.kernels.voxels import OPTIONS
 METRIC, RADIUS, HALF_SPACING, AXES, METRIC_SIZE, OBLIQUE, N_LATTICE = 0, 6, 11, 12, 15, 16, 17
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def radius_squared(lattices, which, sigmas_squared, chord, inverse, wavelength, s_step):
     """Square of the Bragg radius at one pixel: k²(|s|) σ² up to the largest, LatticeMask.radius_squared."""
     k = sigmas_squared[min(np.int64(chord / wavelength / s_step), len(sigmas_squared) - 1)]
@@ -23,7 +23,7 @@ def radius_squared(lattices, which, sigmas_squared, chord, inverse, wavelength, 
     return min(squared, lattices[which, RADIUS + 4])
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def find_radii(group, lattices, which, sigmas_squared, tiles, wavelength, s_step, radii):
     """Least and largest radius on each piece in TOGETHER rows.
 
@@ -56,7 +56,7 @@ def find_radii(group, lattices, which, sigmas_squared, tiles, wavelength, s_step
         radii[which, 1, part] = np.sqrt(min(high * most, limit)) * (1 + 1e-9)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def on_lattice(h, k, l, centring):
     """Whether no centring extinguishes the lattice point."""
     for j in range(len(centring)):
@@ -66,7 +66,7 @@ def on_lattice(h, k, l, centring):
     return True
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def miller_step(matrices, which, x, y, z):
     """What the Miller index changes by where the unit vector does by (x, y, z)."""
     m = which + 1
@@ -77,7 +77,7 @@ def miller_step(matrices, which, x, y, z):
     )
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def by_metric(lattices, which, h, k, l):
     """The metric times a vector; its product with another vector is their inner product, Å⁻²."""
     d, e, f = 0.5 * lattices[which, METRIC + 3], 0.5 * lattices[which, METRIC + 4], 0.5 * lattices[which, METRIC + 5]
@@ -88,7 +88,7 @@ def by_metric(lattices, which, h, k, l):
     )
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def reciprocal_volume(lattices, which):
     """Volume of the cell of the reciprocal lattice, Å⁻³."""
     a0, a1, a2 = by_metric(lattices, which, 1.0, 0.0, 0.0)

@@ -28,6 +28,7 @@ from diffuse_dials.kernels.lattice import (
 from diffuse_dials.kernels.pieces import BEYOND, BLOCK, ERROR, PIECE, REACH, SPREAD, STRAY, TOGETHER
 from diffuse_dials.kernels.tiles import N_FLAT, find_tiles, tile_rows
 from diffuse_dials.kernels.voxels import (
+    BORROW,
     INLINE,
     NEAR,
     NEAR_BIT,
@@ -94,7 +95,7 @@ def make_work(lattices, edges):
     )  # fmt: skip
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _find_lines(row, polynomials, matrices, lattices, which, lines):
     """The lines along which the pixels of each piece pass a lattice, near enough for TOGETHER rows (pieces.Pieces).
 
@@ -117,7 +118,7 @@ def _find_lines(row, polynomials, matrices, lattices, which, lines):
         lines[which, 3, part] = speed
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _grow(group, which, tiles, sizes, size):
     """Make the size of the coordinates in a tile's middle row what it is at most in all of its rows."""
     n_pieces = size.shape[1]
@@ -126,7 +127,7 @@ def _grow(group, which, tiles, sizes, size):
             size[j, part] += sizes[which + 1, j] * tiles[SPREAD, group * n_pieces + part]
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _find_tests(group, tiles, wavelength, sizes, lattices, which, size, radii, lines, tests):
     """What blocks and pixels are held against in TOGETHER rows; the arguments are of ``mark_near`` or ``Work``."""
     n_pieces, rounding = size.shape[1], lattices[which, METRIC_SIZE] * _SINGLE
@@ -158,7 +159,7 @@ def _fraction(t, c, j, part):
     return value - np.rint(value)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _block_distance(t, part, c, m, which, lines, tests):
     """Squared distance of a block from the nearest lattice point, less what it must be to be near.
 
@@ -176,7 +177,7 @@ def _block_distance(t, part, c, m, which, lines, tests):
     return distance - (way * way - rest * rest) - tests[which, FAR, part]
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _close_blocks(row, n_fast, kinds, which, metrics, c, lines, tests, active, n_active, close):
     """Write the first pixels of the blocks that may be near; returns their number."""
     n_pieces, found = c.shape[2], 0
@@ -215,7 +216,7 @@ def _classify(begin, half, c, part, m, which, low, high, edge, here):
     return found
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _exactly(row, column, plane, shift, beam, matrices, lattices, which, centring, sigmas_squared, wavelength, s_step):
     """Whether a pixel is near a lattice point, by the exact formula."""
     x, y, z, inverse = direction(row, column, plane, shift)
@@ -230,7 +231,7 @@ def _exactly(row, column, plane, shift, beam, matrices, lattices, which, centrin
     return distance < radius and on_lattice(np.rint(h), np.rint(k), np.rint(l), centring)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _centred(t, c, part, base, centring):
     """Whether the lattice point next to a pixel, t from its piece's middle, is none that the centring extinguishes."""
     h = np.rint(((c[0, 3, part] * t + c[0, 2, part]) * t + c[0, 1, part]) * t + c[0, 0, part])
@@ -239,7 +240,7 @@ def _centred(t, c, part, base, centring):
     return on_lattice(h + base[0, part], k + base[1, part], l + base[2, part], centring)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _mark_blocks(
     found, close, row, n_fast, plane, shift, beam, wavelength, s_step, matrices, lattices, which, centring,
     sigmas_squared, metrics, c, base, tests, here, keys,
@@ -269,7 +270,7 @@ def _mark_blocks(
                 keys[np.uint64(1 + begin + i)] |= here[i]
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, keys):
     """Mark the pixels of a row that are near a point of one of the lattices.
 

@@ -24,6 +24,7 @@ from diffuse_dials.kernels.spots import make_work, mark_near
 from diffuse_dials.kernels.vectors import EIGHT, running_sums
 from diffuse_dials.kernels.voxels import (
     ALONE,
+    BORROW,
     CENTRE,
     FIELD,
     INLINE,
@@ -103,10 +104,6 @@ class Sums(NamedTuple):
     bin_real: np.ndarray
 
 
-# Numba counts references of arrays, with locked instructions, for each slice and each field of a tuple that is taken:
-# but for a few a row, functions get whole arrays and say where.
-
-
 @njit(**INLINE)
 def _untrusted(first, n, values, low, high):
     """Whether any of the values of a piece is beyond the limits."""
@@ -129,7 +126,7 @@ def _run_on(first, n, values, total, counts):
     return total
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _screen(row, first, n, raw, limits, state, response, segment, segment_stop, segment_bin, bad, bin_whole):
     """Tell which pixels of a piece are no measurement, and take the refused ones out of the bins' static sums.
 
@@ -152,7 +149,7 @@ def _screen(row, first, n, raw, limits, state, response, segment, segment_stop, 
             bin_whole[s, N_OVERLOADED] += trusted < value <= top
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _count(row, raw, limits, shared, counting, dirty, bad, counts, bin_whole):
     """Running sums of a row's counts.
 
@@ -188,7 +185,7 @@ def _count(row, raw, limits, shared, counting, dirty, bad, counts, bin_whole):
             total = _run_on(first, n, values, total, counts)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _real_terms(row, raw, bad, dirty, pedestal, gain, background, variance, ratio, terms):
     """Photons, their positive part, background and its variance of each pixel of a row; 0 where it is bad."""
     n_fast = raw.shape[1]
@@ -212,7 +209,7 @@ def _real_terms(row, raw, bad, dirty, pedestal, gain, background, variance, rati
                     terms[i, :] = 0.0
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _add_terms(start, stop, terms, slot, real):
     """Add the sums of a run's real terms to a row of the sums."""
     photons = positive = background = variance = 0.0
@@ -227,7 +224,7 @@ def _add_terms(start, stop, terms, slot, real):
     real[slot, BACKGROUND_VARIANCE] += variance
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _add_to_bins(row, kinds, first_segment, segment_stop, segment_bin, counting, counts, terms, bin_whole, bin_real):
     """Add a row to the |s| bins, segment by segment."""
     n_pieces = -(-(len(counts) - 1) // PIECE)
@@ -244,7 +241,16 @@ def _add_to_bins(row, kinds, first_segment, segment_stop, segment_bin, counting,
             start = stop
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
+def _largest(size):
+    most = 0.0
+    for j in range(size.shape[0]):
+        for part in range(size.shape[1]):
+            most = max(most, size[j, part])
+    return most
+
+
+@njit(**BORROW)
 def _find_voxels(
     row, begin, anew, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, powers, c, base, size, margins,
     known, keys,
@@ -262,7 +268,7 @@ def _find_voxels(
     n_pieces = c.shape[2]
     localise(matrices, 0, polynomials, row, 4.0 * begin, base, c)
     find_sizes(powers, c, size)
-    if anew and size.max() > _FAR:
+    if anew and _largest(size) > _FAR:
         localise(matrices, 0, polynomials, row, 4.0, base, c)
         find_sizes(powers, c, size)
         begin = True
@@ -276,12 +282,13 @@ def _find_voxels(
             keys[1 + first : 1 + first + n] = SKIP
             continue
         if max(max(size[0, part], size[1, part]), size[2, part]) > STEEP:
-            keys[1 + first : 1 + first + n] = ALONE | np.arange(n)
+            for i in range(n):
+                keys[1 + first + i] = ALONE | i
         elif find_voxels(first, n, c, part, margins[part], keys):
             decide_close(row, first, n, c, part, margins[part], plane, shift, matrices, base, keys)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _mark_skipped(row, n_fast, state, dirty, bad, keys):
     """Add SKIP to the keys of pixels that are not for the map."""
     for part in range(len(dirty)):
@@ -291,7 +298,7 @@ def _mark_skipped(row, n_fast, state, dirty, bad, keys):
                     keys[1 + i] |= SKIP
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _mark_left_out(row, keep, keys):
     """Add NEAR to the keys of pixels that other Bragg masks leave out."""
     for i in range(keep.shape[1]):
@@ -299,7 +306,7 @@ def _mark_left_out(row, keep, keys):
             keys[1 + i] |= NEAR
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _take_into_use(brick, inside, bragg, table, bricks, voxels, slots, used):
     """Row for a new voxel in the sums; its brick is taken into use as well if it is new."""
     place = np.int64(table[bragg, brick])
@@ -315,7 +322,7 @@ def _take_into_use(brick, inside, bragg, table, bricks, voxels, slots, used):
     return row
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _find_slot(
     row, start, key, origin, plane, shift, matrices, slab, row_of_bricks, table, bricks, voxels, slots, used
 ):  # fmt: skip
@@ -334,7 +341,7 @@ def _find_slot(
     return slot if slot >= 0 else _take_into_use(brick, inside, bragg, table, bricks, voxels, slots, used)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _find_slots(
     row, n_runs, starts, keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels, slots, used, known,
     slot_of,
@@ -369,7 +376,7 @@ def _find_slots(
         slot_of[np.uint64(run)] = slot
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _add_runs(row, n_runs, starts, slot_of, responses, counting, counts, with_terms, terms, running, whole, real):
     """Add the sums of a row's runs to their voxels.
 

@@ -26,7 +26,7 @@ from diffuse_dials.kernels.pieces import (
     TOGETHER,
     WARP,
 )
-from diffuse_dials.kernels.voxels import INLINE, OPTIONS, SINGLE
+from diffuse_dials.kernels.voxels import BORROW, INLINE, OPTIONS, SINGLE
 
 # Elements of ``flat``. What a lattice point's offset from a tile's middle is multiplied by: for the distance from the
 # plane (3), for the pixels along fast (3) and along slow (3); what these are at most if a pixel is near
@@ -36,7 +36,7 @@ _FLAT = 1e-6  # of the product of its squared sides: squared area below which a 
 _ROUNDING = 2.0**-20  # bound of the rounding of a product with an offset in single precision, over the factors' sum
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def tile_rows(row, n_rows):
     """First and last row of the tiles that hold a row, and the row through their middle.
 
@@ -48,13 +48,13 @@ def tile_rows(row, n_rows):
     return first, min(first + TOGETHER, n_rows) - 1, min(first + TOGETHER // 2, n_rows - 1)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _slow_step(polynomials, j, part, first, last):
     """Step along slow of component j of the unit vector."""
     return (polynomials[last, j, part] - polynomials[first, j, part]) / max(last - first, 1)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _value(polynomials, row, j, part, n_pieces, t):
     """Component j of the unit vector, t pixels from the piece's middle."""
     value = polynomials[row, j, 3 * n_pieces + part] * t + polynomials[row, j, 2 * n_pieces + part]
@@ -105,7 +105,7 @@ def measure_tiles(edges, polynomials, bounds):
     return tiles
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _flatten(row, part, polynomials, tiles, matrices, lattices, which, volume, size, radius, wavelength, flat):
     """By what the tiles of a piece are held against lattice points; the arguments not named here are of ``find_tiles``.
 
@@ -182,7 +182,7 @@ def _hold_against_points(half, part, c, flat, found):
         found[np.uint64(block)] = np.int32(near)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def find_tiles(
     row, n_fast, polynomials, tiles, kinds, matrices, lattices, which, size, radii, wavelength, c, flat, found, active
 ):

@@ -18,7 +18,10 @@ from diffuse_dials.kernels.pieces import BLOCK, ERROR, PIECE
 from diffuse_dials.kernels.vectors import changes, ones, trailing_zeros
 
 OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
-INLINE = {**OPTIONS, "forceinline": True}  # for each piece: a call that passes arrays costs more than the work itself
+# Numba counts references to each array that a function gets or takes from a tuple: two locked instructions a call.
+# Functions that make no arrays, and return none, need not.
+BORROW = {**OPTIONS, "_nrt": False}
+INLINE = {**BORROW, "forceinline": True}  # for each piece: a call that passes arrays costs more than the work itself
 SINGLE = 2.0**-21  # bound of the rounding of a cubic in single precision, over the sum of its terms
 
 # A pixel's key: three fields of 8 bits for its voxel along each axis, CENTRE at the piece's base (``localise``), and
@@ -28,12 +31,13 @@ NEAR_BIT = 24
 NEAR, SKIP, ALONE = 1 << NEAR_BIT, 1 << 25, 1 << 26
 STEEP = CENTRE - 8.0  # voxels from the base: farther than what a field can hold
 _MIDDLE_KEY = CENTRE << 2 * FIELD | CENTRE << FIELD | CENTRE
+_FIELD_MASK = (1 << FIELD) - 1
 _FRACTION = 20  # bits of a coordinate behind the point
 _ONE = 1 << _FRACTION
 _NUMBERS = np.arange(PIECE, dtype=np.float32)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def direction(row, column, plane, shift):
     """Unit vector to a pixel's centre, and 1/distance (1/mm): the exact formula.
 
@@ -54,7 +58,7 @@ def direction(row, column, plane, shift):
     return x * inverse, y * inverse, z * inverse, inverse
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def linear(matrices, which, j, x, y, z):
     """Coordinate j of a unit vector by one of several matrices with a constant, shape (m, 3, 4)."""
     return matrices[which, j, 0] * x + matrices[which, j, 1] * y + matrices[which, j, 2] * z + matrices[which, j, 3]
@@ -100,7 +104,7 @@ def _constants(matrices, which, j, polynomials, row, base, out):
         out[j, part] = value + m2 * polynomials[row, 2, part] + constant - base[j, part]
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def localise(matrices, which, polynomials, row, step, base, out):
     """Polynomials of the three coordinates by a matrix on the pieces of a row, less a whole number each.
 
@@ -129,7 +133,7 @@ def _sizes(j, flat, powers, size):
         size[j, part] = total + powers[3, part] * np.abs(flat[j, part + np.uint64(3) * n_pieces])
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def find_sizes(powers, c, size):
     """How large coordinates can be.
 
@@ -176,32 +180,31 @@ def find_voxels(first, n, c, part, margin, keys):
             the row's last pixel has no meaning.
 
     Returns:
-        Whether a pixel is nearer to a voxel's boundary than the margin (also if it follows the row's last one).
+        Whether a pixel is nearer to a voxel's boundary than the margin (also if it follows the row's last one), and may
+        have a neighbouring voxel's key.
     """
     one = np.float32(_ONE)
     a0, a1, a2, a3 = one * c[0, 0, part], one * c[0, 1, part], one * c[0, 2, part], one * c[0, 3, part]
     b0, b1, b2, b3 = one * c[1, 0, part], one * c[1, 1, part], one * c[1, 2, part], one * c[1, 3, part]
     c0, c1, c2, c3 = one * c[2, 0, part], one * c[2, 1, part], one * c[2, 2, part], one * c[2, 3, part]
-    around = np.uint32(min(margin, 0.5) * _ONE + 2)  # more by 2, as coordinates are cut
-    nearest, half = np.uint32(_ONE), np.float32(n // 2)
-    fraction, field = np.uint32(_ONE - 1), np.int32((1 << FIELD) - 1)
+    around = np.int32(min(margin, 0.5) * _ONE + 2)  # more by 2, as coordinates are cut
+    # by which voxels are counted from 0, and pixels near a boundary are right above it; those are not told here
+    more = np.int32(np.int32(CENTRE << _FRACTION) + around)
+    nearest, half, fraction = np.int32(_ONE), np.float32(n // 2), np.int32(_ONE - 1)
     for i in range(-(-n // BLOCK) * BLOCK):
         t = _NUMBERS[np.uint64(i)] - half
-        u = np.int32(((a3 * t + a2) * t + a1) * t + a0)
-        v = np.int32(((b3 * t + b2) * t + b1) * t + b0)
-        w = np.int32(((c3 * t + c2) * t + c1) * t + c0)
-        from_u = np.uint32(np.uint32(np.uint32(u) + around) & fraction)
-        from_v = np.uint32(np.uint32(np.uint32(v) + around) & fraction)
-        from_w = np.uint32(np.uint32(np.uint32(w) + around) & fraction)
+        u = np.int32(np.int32(((a3 * t + a2) * t + a1) * t + a0) + more)
+        v = np.int32(np.int32(((b3 * t + b2) * t + b1) * t + b0) + more)
+        w = np.int32(np.int32(((c3 * t + c2) * t + c1) * t + c0) + more)
+        from_u, from_v, from_w = np.int32(u & fraction), np.int32(v & fraction), np.int32(w & fraction)
         nearest = min(nearest, min(min(from_u, from_v), from_w))
-        key = np.int32(np.int32(u >> np.int32(_FRACTION - 2 * FIELD)) & np.int32(field << np.int32(2 * FIELD)))
-        key |= np.int32(np.int32(v >> np.int32(_FRACTION - FIELD)) & np.int32(field << np.int32(FIELD)))
-        key |= np.int32(np.int32(w >> np.int32(_FRACTION)) & field)
-        keys[np.uint64(1 + first + i)] = np.int32(key ^ np.int32(_MIDDLE_KEY))
-    return nearest <= np.uint32(2) * around
+        key = np.int32(np.int32(u >> np.int32(_FRACTION - 2 * FIELD)) & np.int32(_FIELD_MASK << 2 * FIELD))
+        key |= np.int32(np.int32(v >> np.int32(_FRACTION - FIELD)) & np.int32(_FIELD_MASK << FIELD))
+        keys[np.uint64(1 + first + i)] = np.int32(key | np.int32(w >> np.int32(_FRACTION)))
+    return nearest <= 2 * around
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def exact_voxel(row, column, plane, shift, matrices):
     """Coordinates of a pixel's voxel by the exact formula."""
     x, y, z, _ = direction(row, column, plane, shift)
@@ -219,7 +222,7 @@ def _from_boundary(t, c, j, part):
     return np.abs(value - np.rint(value))
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def decide_close(row, first, n, c, part, margin, plane, shift, matrices, base, keys):
     """Decide the pixels of a piece that are nearer to a voxel's boundary than the margin by the exact formula.
 
@@ -250,7 +253,7 @@ def decide_close(row, first, n, c, part, margin, plane, shift, matrices, base, k
                 keys[1 + first + i] = (u << 2 * FIELD) + (v << FIELD) + w + _MIDDLE_KEY
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def find_runs(n, keys, starts):
     """Where runs of equal keys begin along a row; one begins with each piece.
 
