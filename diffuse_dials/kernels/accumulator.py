@@ -57,9 +57,10 @@ class Accumulator:
                     self._table, self._bricks, self._voxels, self._slots, self._used, self._whole, self._real,
                     bin_whole, bin_real,
                 )  # fmt: skip
+                # plain tuples, whose types numba recognises without going through them in Python
                 row = still.sum_rows(
-                    row, raw, limits, shared, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance,
-                    ratio, profile, sums,
+                    row, raw, limits, tuple(shared), tuple(pieces), plane, shift, tuple(crystal), keep, pedestal, gain,
+                    background, variance, ratio, profile, tuple(sums),
                 )  # fmt: skip
             index, bragg, rows, n_left_out = in_order(
                 crystal.n_bricks, corner, self._table, self._bricks, self._voxels, self._slots, self._used, self._whole
