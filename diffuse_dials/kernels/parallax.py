@@ -7,7 +7,7 @@ from numba import njit
 
 from diffuse_dials.kernels.pieces import row_edges
 from diffuse_dials.kernels.shared import DISTANCE, LENGTH, RESPONSE, multiply
-from diffuse_dials.kernels.voxels import OPTIONS
+from diffuse_dials.kernels.voxels import BORROW, OPTIONS
 
 
 def parallax_shifts(along_fast, along_slow, height: float, mu: float, thickness: float) -> np.ndarray:
@@ -27,7 +27,7 @@ def parallax_shifts(along_fast, along_slow, height: float, mu: float, thickness:
     return shifts
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _distances(x, squared, way_of, depth, work):
     for i in range(len(x)):
         distance = np.sqrt(x[i] * x[i] + squared)
@@ -35,7 +35,7 @@ def _distances(x, squared, way_of, depth, work):
         work[RESPONSE + i] = distance * way_of + depth
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _shifts(x, y, depth, work, fast, slow):
     for i in range(len(x)):
         work[RESPONSE + i] = (work[RESPONSE + i] - depth) / work[DISTANCE + i]

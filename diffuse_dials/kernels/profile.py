@@ -17,7 +17,7 @@ from numba import njit
 from diffuse_dials.kernels.pieces import BEYOND, CHORD_HIGH, CHORD_LOW, MASKED, PIECE, TOGETHER
 from diffuse_dials.kernels.shared import NEAR_BEAM, NEAR_EDGE, exact_s
 from diffuse_dials.kernels.spots import make_work, mark_near
-from diffuse_dials.kernels.voxels import INLINE, NEAR, OPTIONS
+from diffuse_dials.kernels.voxels import BORROW, INLINE, NEAR, OPTIONS
 
 WORDS = PIECE // 32  # of 32 bits, one a pixel
 # Columns of the sums of a bin. Whole numbers are exact in them; the response is in units.
@@ -77,7 +77,7 @@ def make_profile(width, nodes, bin_of_node, n_bins, curves) -> Profile:
     return Profile(width, node, lines.ravel(), bounds, 1.0)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _find_s(row, begin, stop, bounds, plane, shift, beam, wavelength, s):
     """|s| of pixels of a row; those near the beam by NumPy's operations, because there rounding is felt."""
     x0, x1 = plane[0, 0] + row * plane[2, 0], plane[1, 0]
@@ -106,7 +106,7 @@ def _find_s(row, begin, stop, bounds, plane, shift, beam, wavelength, s):
                 s[i] = exact_s(row, i, plane, shift, beam, wavelength)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _find_bins(row, begin, stop, plane, shift, beam, wavelength, width, s, bins):
     """|s| bins of pixels of a row, NumPy's to the pixel."""
     near, per_bin = np.int32(0), 1.0 / width
@@ -123,7 +123,7 @@ def _find_bins(row, begin, stop, plane, shift, beam, wavelength, width, s, bins)
                 bins[i] = np.int32(exact_s(row, i, plane, shift, beam, wavelength) / width)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _find_photons(row, begin, stop, raw, pedestal, gain, photons):
     """Photons of pixels of a row."""
     if gain is None:
@@ -137,7 +137,7 @@ def _find_photons(row, begin, stop, raw, pedestal, gain, photons):
             photons[i] = value / gain[gain_row, 0 if one_gain else i]
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _find_background(row, begin, stop, background, variance, ratio, out, out_variance):
     """Background and its variance of pixels of a row."""
     first_row, second_row, squared = row % background.shape[0], row % variance.shape[0], ratio**2
@@ -147,7 +147,7 @@ def _find_background(row, begin, stop, background, variance, ratio, out, out_var
         out_variance[i] = variance[second_row, 0 if one_variance else i] * squared
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _find_used(row, values, low, high, state, keep, keys, used):
     """Which pixels of a row pass everything, as 0 and 1."""
     states = state[row]
@@ -164,7 +164,7 @@ def _find_used(row, values, low, high, state, keep, keys, used):
             used[i] &= np.int32(keep[row, i])
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _pack(row, n_pieces, used, bits):
     """One bit for each pixel of a row."""
     for part in range(n_pieces):
@@ -202,7 +202,7 @@ def _find_extremes(row, edges, used, y, response, extremes):
         extremes[piece, LEAST_RESPONSE], extremes[piece, MOST_RESPONSE] = least_response, most_response
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _add(begin, stop, sign, counting, with_background, bins, used, s, work, sums):
     """Add the used pixels of a row to their bins, or take them away (``sign`` -1); overwrites ``work``."""
     for i in range(begin, stop):
@@ -248,7 +248,7 @@ def _add(begin, stop, sign, counting, with_background, bins, used, s, work, sums
 _R, _Y, _P, _B, _V, _J, _K, _N_WORK = (np.uint64(k) for k in range(8))
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _load(row, begin, stop, raw, responses, pedestal, gain, background, variance, ratio, work):
     """Fill the work space, but for the curves, for pixels of a row."""
     response = responses[row]
@@ -301,7 +301,7 @@ def sum_bins(
         _add(0, n_fast, 1.0, gain is None, background is not None, bins, used, s, work, sums)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _may_reject(piece, pieces_bounds, wavelength, profile, rejection, extremes):
     """Whether a pixel of a piece may be too far off the profile."""
     if extremes[piece, MOST_RESPONSE] == 0:
@@ -372,7 +372,7 @@ def take_out(
                 _add(begin, stop, -1.0, gain is None, background is not None, bins, used, s, work, sums)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def run_on_profile(row, kinds, bounds, responses, plane, shift, beam, wavelength, profile, s, bins, running):
     """Running sums of the profile's background and of its variance along a row, where pixels may be for the map.
 

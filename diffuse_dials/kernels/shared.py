@@ -27,9 +27,10 @@ from diffuse_dials.kernels.pieces import (
     row_edges,
 )
 from diffuse_dials.kernels.sums import UNIT_BITS
-from diffuse_dials.kernels.voxels import OPTIONS
+from diffuse_dials.kernels.vectors import EIGHT, running_sums
+from diffuse_dials.kernels.voxels import BORROW, OPTIONS, find_runs
 
-_EXACT = {**OPTIONS, "fastmath": False}  # no operation is contracted with the next
+_EXACT = {**BORROW, "fastmath": False}  # no operation is contracted with the next
 NEAR_EDGE = 1e-9  # of a bin: closer to an edge, rounding could decide; it is below 1e-12
 _MARGIN = 1e-7  # of |ŝ1 - ŝ0| in the bounds of a piece: they were worked out in another order
 NEAR_BEAM = 1e-3  # as |ŝ1 - ŝ0|: nearer to the beam, differences cancel
@@ -134,7 +135,7 @@ def exact_s(row, column, plane, shift, beam, wavelength):
     return np.sqrt(max(2 - 2 * (x * beam[0] + y * beam[1] + z * beam[2]), 0.0)) / wavelength
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _geometry(n, row, first, plane, shift, beam, form, per_bin, height, work):
     """|s| in bins, distance, and polarization times solid angle of the pixels of a piece."""
     x0 = plane[0, 0] + row * plane[2, 0] + first * plane[1, 0]
@@ -169,13 +170,13 @@ def _geometry(n, row, first, plane, shift, beam, form, per_bin, height, work):
         work[RESPONSE + i] = polarization * (flat + cubed * v * v * v)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _by_few(x):
     """exp(x) - 1 for |x| < _FEW."""
     return x + x * x * (0.5 + x * (_C3 + x * _C4))
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _by_all(x):
     """exp(x) - 1 for |x| < _ALL."""
     total = _C9 + x * _C10
@@ -185,7 +186,7 @@ def _by_all(x):
     return x + x * x * (0.5 + x * total)
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def multiply(n, k, spread, one, work):
     """Multiply responses of a piece with 1 - exp(-k r) (``one`` 0) or exp(-k r) (``one`` 1), r the distance.
 
@@ -208,7 +209,7 @@ def multiply(n, k, spread, one, work):
             work[RESPONSE + i] *= constant + rest * np.expm1(k * (middle - work[DISTANCE + i]))
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _attenuate(n, form, per_bin, height, spread, work):
     """Multiply the responses of a piece with the sensor's efficiency and with what gases and foils let through."""
     if form.sensor != np.inf:
@@ -230,19 +231,19 @@ def _attenuate(n, form, per_bin, height, spread, work):
             work[RESPONSE + i] *= through
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _bins(n, work, bins):
-    """|s| bins of a piece; returns whether rounding could decide somewhere."""
+    """|s| bins of a piece, from number 1 on; returns whether rounding could decide somewhere."""
     near = np.int32(0)
     for i in range(n):
         s = work[_S + i]
         k = np.int32(s - NEAR_EDGE)
         near = np.int32(near | (k ^ np.int32(s + NEAR_EDGE)))
-        bins[i] = k
+        bins[i + 1] = k
     return near != 0
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _states(n, row, first, plane, shift, beam, wavelength, s_low, s_high, low, high, use, states):
     """States of a piece whose |s| are between ``low`` and ``high``; returns the lowest and the highest."""
     if low > s_high or high < s_low:
@@ -263,7 +264,7 @@ def _states(n, row, first, plane, shift, beam, wavelength, s_low, s_high, low, h
     return lowest, highest
 
 
-@njit(**OPTIONS)
+@njit(**BORROW)
 def _units(n, per_unit, largest, work, units):
     """Responses of a piece as multiples of the unit; returns whether one is refused, and the largest, rounded down."""
     refused = np.int32(0)
@@ -283,6 +284,43 @@ def _units(n, per_unit, largest, work, units):
     return refused, largest
 
 
+@njit(**BORROW)
+def _run_on(row, first, n, units, total, response):
+    """Running sums of a piece's responses; returns the last."""
+    at, together = row * response.shape[1] + first, n // EIGHT * EIGHT
+    for i in range(0, together, EIGHT):
+        total = running_sums(units, i, total, response, at + i + 1)
+    for i in range(together, n):
+        total = np.uint32(total + np.uint32(units[i]))
+        response[row, first + i + 1] = total
+    return total
+
+
+@njit(**BORROW)
+def _add_segments(
+    row, first, n_segments, begins, s_bins, lowest, highest, units, response, state, found, stops, bins, totals
+):
+    """Write the segments of a piece, from number ``found`` on, and add them to their bins.
+
+    Args:
+        begins: First pixel of each in the piece, and the piece's length.
+        s_bins: Of the pixels, from number 1 on.
+        lowest, highest: State of its pixels.
+    """
+    for k in range(n_segments):
+        start, stop = np.int64(begins[k]), np.int64(begins[k + 1])
+        s = min(np.int64(s_bins[start + 1]), LAST_BIN)
+        stops[found + k], bins[found + k] = stop, s
+        if highest != MASKED:
+            totals[s, 0] += stop - start
+            totals[s, 1] += np.int64(np.uint32(response[row, first + stop] - response[row, first + start]))
+        elif lowest != MASKED:
+            for i in range(start, stop):
+                if state[row, first + i] != MASKED:
+                    totals[s, 0] += 1
+                    totals[s, 1] += units[i]
+
+
 @njit(**OPTIONS)
 def _share_rows(
     plane, shift, beam, normal, bounds, form, factor, use, wavelength, bin_width, s_low, s_high, unit, edges, response,
@@ -294,7 +332,7 @@ def _share_rows(
         (number of segments, whether a response is not positive, largest response in units, rounded down).
     """
     work, found = np.zeros(LENGTH), 0
-    s_bins, units = np.empty(PIECE, np.int32), np.empty(PIECE, np.int32)
+    s_bins, units, ends = np.empty(PIECE + 1, np.int32), np.empty(PIECE, np.int32), np.empty(PIECE + 8, np.int32)
     for i in range(PIECE):
         work[_NUMBER + i] = i
     height = abs(plane[0, 0] * normal[0] + plane[0, 1] * normal[1] + plane[0, 2] * normal[2])
@@ -316,34 +354,30 @@ def _share_rows(
             any_refused |= refused
             if _bins(n, work, s_bins) or bounds[CHORD_LOW, piece] < NEAR_BEAM:
                 for i in range(n):
-                    s_bins[i] = np.int32(exact_s(row, first + i, plane, shift, beam, wavelength) / bin_width)
+                    s_bins[i + 1] = np.int32(exact_s(row, first + i, plane, shift, beam, wavelength) / bin_width)
             lowest, highest = _states(
                 n, row, first, plane, shift, beam, wavelength, s_low, s_high,
                 (bounds[CHORD_LOW, piece] - _MARGIN) / wavelength, (bounds[CHORD_HIGH, piece] + _MARGIN) / wavelength,
                 use[row, first : first + n], state[row, first : first + n],
             )  # fmt: skip
             kinds[row, part] = lowest if lowest == highest else MIXED
-            running = response[row, first : first + n + 1]
-            for i in range(n):
-                total = np.uint32(total + np.uint32(units[i]))
-                running[i + 1] = total
-            begin, start = found, 0
-            while start < n:
-                s = s_bins[start]
-                stop = start + 1
-                while stop < n and s_bins[stop] == s:
-                    stop += 1
-                s = min(s, LAST_BIN)
-                stops[found], bins[found] = stop, s
-                found += 1
-                if highest != MASKED:
-                    totals[s, 0] += stop - start
-                    totals[s, 1] += np.int64(np.uint32(running[stop] - running[start]))
-                elif lowest != MASKED:
-                    for i in range(start, stop):
-                        if state[row, first + i] != MASKED:
-                            totals[s, 0] += 1
-                            totals[s, 1] += units[i]
-                start = stop
-            numbers[row, part] = found - begin
+            total = _run_on(row, first, n, units, total, response)
+            n_segments = find_runs(n, s_bins, ends)
+            _add_segments(
+                row,
+                first,
+                n_segments,
+                ends,
+                s_bins,
+                lowest,
+                highest,
+                units,
+                response,
+                state,
+                found,
+                stops,
+                bins,
+                totals,
+            )
+            numbers[row, part], found = n_segments, found + n_segments
     return found, any_refused, largest
