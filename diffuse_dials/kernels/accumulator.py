@@ -52,7 +52,7 @@ class Accumulator:
         row = 0
         try:
             while row < len(raw):
-                self._make_room(raw.shape[1], n_total)
+                self._make_room(raw.shape[1])
                 sums = still.Sums(
                     self._table, self._bricks, self._voxels, self._slots, self._used, self._whole, self._real,
                     bin_whole, bin_real,
@@ -72,15 +72,16 @@ class Accumulator:
             raise
         return index, bragg, collected, n_left_out, bin_whole, bin_real
 
-    def _make_room(self, n_fast: int, n_total: int) -> None:
-        """Room for what a row may need, at least; a quarter more than there was, so that it is seldom called.
+    def _make_room(self, n_fast: int) -> None:
+        """Room for what a row may need, as sum_rows judges it; a quarter more than there was, to be seldom called.
 
         In place, new elements are 0: a copy would need twice the memory. No other array refers to them.
         """
         places, rows = (int(n) for n in self._used)
-        if places + min(n_fast, 2 * n_total) > len(self._bricks):
+        needed = places + min(n_fast, self._table.size)
+        if needed > len(self._bricks):
             before = len(self._slots)
-            size = max(places + min(n_fast, 2 * n_total), 5 * len(self._bricks) // 4)
+            size = max(needed, 5 * len(self._bricks) // 4)
             self._bricks.resize(size, refcheck=False)
             self._voxels.resize(size, refcheck=False)
             self._slots.resize(size * still.SLOTS, refcheck=False)

@@ -114,7 +114,8 @@ def _find_lines(row, polynomials, matrices, lattices, which, lines):
         )
         a, b, c = by_metric(lattices, which, h, k, l)
         speed = np.sqrt(h * a + k * b + l * c)
-        lines[which, 0, part], lines[which, 1, part], lines[which, 2, part] = a / speed, b / speed, c / speed
+        per_way = 1 / speed if speed > 0 else 0.0  # a piece of one pixel has no direction
+        lines[which, 0, part], lines[which, 1, part], lines[which, 2, part] = a * per_way, b * per_way, c * per_way
         lines[which, 3, part] = speed
 
 

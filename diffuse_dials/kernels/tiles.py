@@ -26,7 +26,7 @@ from diffuse_dials.kernels.pieces import (
     TOGETHER,
     WARP,
 )
-from diffuse_dials.kernels.voxels import BORROW, INLINE, OPTIONS, SINGLE
+from diffuse_dials.kernels.voxels import BORROW, INLINE, OPTIONS, SINGLE, farthest
 
 # Elements of ``flat``. What a lattice point's offset from a tile's middle is multiplied by: for the distance from the
 # plane (3), for the pixels along fast (3) and along slow (3); what these are at most if a pixel is near
@@ -86,7 +86,7 @@ def measure_tiles(edges, polynomials, bounds):
                 spread = 0.0
                 for d in range(4):
                     change = polynomials[row, j, d * n_pieces + part] - polynomials[centre, j, d * n_pieces + part]
-                    spread += abs(change) * np.float64(n // 2) ** d
+                    spread += abs(change) * np.float64(farthest(n)) ** d
                 tiles[SPREAD, tile] = max(tiles[SPREAD, tile], spread)
             reach = stray = warp = 0.0
             for i in range(n):

@@ -64,13 +64,22 @@ def linear(matrices, which, j, x, y, z):
     return matrices[which, j, 0] * x + matrices[which, j, 1] * y + matrices[which, j, 2] * z + matrices[which, j, 3]
 
 
+@njit(**BORROW)
+def farthest(n):
+    """How far from the middle of a piece of n pixels polynomials are evaluated: at pixels, and in blocks' middles.
+
+    The latter may be beyond the last pixel.
+    """
+    return max(n // 2, -(-n // BLOCK) * BLOCK - BLOCK // 2 - n // 2)
+
+
 @njit(**OPTIONS)
 def half_lengths(edges):
-    """Powers 0 to 3 of half the number of pixels of each piece, shape (4, pieces)."""
+    """Powers 0 to 3 of ``farthest`` of each piece, shape (4, pieces)."""
     powers = np.ones((4, len(edges) - 1))
     for part in range(len(edges) - 1):
         for d in range(1, 4):
-            powers[d, part] = powers[d - 1, part] * ((edges[part + 1] - edges[part]) // 2)
+            powers[d, part] = powers[d - 1, part] * farthest(edges[part + 1] - edges[part])
     return powers
 
 
@@ -138,7 +147,7 @@ def find_sizes(powers, c, size):
     """How large coordinates can be.
 
     Args:
-        powers: Of the largest distance of a pixel's number from the middle's: 0 to 3, shape (4, pieces).
+        powers: Of how far from a piece's middle they are evaluated: 0 to 3, shape (4, pieces).
         c: Result of ``localise``.
         size: Result: sum of the sizes of the terms at most, shape (3, pieces). ``c`` evaluated in single precision is
             right to SINGLE times it.

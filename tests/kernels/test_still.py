@@ -161,10 +161,13 @@ class Case:
         )  # fmt: skip
         return made, reach
 
-    def by_kernel(self, a_matrix, ndiv, masks=(), settings=(), keep=None, calibration=(None, None), background=None):
+    def by_kernel(
+        self, a_matrix, ndiv, masks=(), settings=(), keep=None, calibration=(None, None), background=None,
+        accumulator=None,
+    ):  # fmt: skip
         """Rows by the kernel, twice: the second time in memory that was used."""
         crystal, reach = self.crystal(a_matrix, ndiv, masks, settings)
-        accumulator = Accumulator()
+        accumulator = accumulator or Accumulator()
         for _ in range(2):
             result = accumulator.sum_panel(
                 self.raw, self.limits, self.shared, self.static, self.pieces, self.plane.vectors, self.plane.shift,
@@ -240,15 +243,31 @@ def test_the_largest_counts_are_summed_exactly(rng):
         assert np.array_equal(sums[:, column], values.astype(np.int64))
 
 
-@pytest.mark.parametrize("shape", [(40, 131), (40, 7), (300, 1), (40, 128)])
+@pytest.mark.parametrize("shape", [(40, 131), (40, 129), (40, 7), (300, 1), (1, 300), (40, 128)])
 @pytest.mark.parametrize("parallax", [True, False])
 def test_rows_of_any_length_are_summed(shape, parallax, rng):
+    """Pieces of one pixel, which have no direction, and tiles of one row among them."""
     case, a_matrix = Case(rng, "int32", tilted_panel(shape, parallax)), orientation(rng, (300.0, 280.0, 57.0))
-    rows, sums, *_ = case.by_kernel(a_matrix, (5, 5, 5))
-    expected_rows, expected = case.by_numpy(a_matrix, (5, 5, 5), np.zeros(case.raw.size, bool))
+    mask = lattice_mask(a_matrix, radius=0.0014)
+    near = ~mask.keep(0, shape, case.s, transform(np.linalg.inv(a_matrix), case.s))
+    assert near.any()
+    rows, sums, *_ = case.by_kernel(a_matrix, (5, 5, 5), [mask], [a_matrix])
+    expected_rows, expected = case.by_numpy(a_matrix, (5, 5, 5), near)
     assert np.array_equal(rows, expected_rows)
     for column, values in zip(WHOLE, expected):
         assert np.array_equal(sums[:, column], values.astype(np.int64))
+
+
+def test_a_wide_panel_is_summed_after_a_narrow_one_of_a_larger_grid(rng):
+    """Nothing of the first passes, and the second has more pixels in a row than its grid has voxels."""
+    accumulator = Accumulator()
+    for shape, cell, n_masked in (((4, 30), (90.0, 80.0, 37.0), 1), ((20, 300), (3.0, 4.0, 5.0), 0)):
+        case, a_matrix = Case(rng, panel=tilted_panel(shape), n_masked=n_masked), orientation(rng, cell)
+        rows, sums, *_ = case.by_kernel(a_matrix, (1, 1, 1), accumulator=accumulator)
+        expected_rows, expected = case.by_numpy(a_matrix, (1, 1, 1), np.zeros(case.raw.size, bool))
+        assert np.array_equal(rows, expected_rows) and bool(n_masked) == (len(rows) == 0)
+        for column, values in zip(WHOLE, expected):
+            assert np.array_equal(sums[:, column], values.astype(np.int64))
 
 
 def test_voxels_far_apart_in_one_piece_are_found_pixel_by_pixel(rng):
