@@ -281,7 +281,8 @@ def _find_voxels(
         if kinds[piece] >= BEYOND:
             keys[1 + first : 1 + first + n] = SKIP
             continue
-        if max(max(size[0, part], size[1, part]), size[2, part]) > STEEP:
+        # what the exact formula says may be farther from the base than the polynomials are, by the margin
+        if max(max(size[0, part], size[1, part]), size[2, part]) + margins[part] > STEEP:
             for i in range(n):
                 keys[1 + first + i] = ALONE | i
         elif find_voxels(first, n, c, part, margins[part], keys):

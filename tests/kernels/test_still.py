@@ -282,6 +282,20 @@ def test_voxels_far_apart_in_one_piece_are_found_pixel_by_pixel(rng):
         assert np.array_equal(sums[:, column], values.astype(np.int64))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_large_panel_next_to_the_sample_is_summed(seed):
+    """Where polynomials are wrong by a tenth, a pixel's own voxel may be farther off than a key can hold."""
+    rng, panel = np.random.default_rng(seed), tilted_panel((60, 300), pixel=1.0)
+    panel.set_frame(panel.get_fast_axis(), panel.get_slow_axis(), 0.1 * np.array(panel.get_origin()))
+    case, a_matrix = Case(rng, panel=panel), orientation(rng, (100.0, 90.0, 60.0))
+    assert case.pieces.bounds[pieces.ERROR].max() > 0.1
+    rows, sums, *_ = case.by_kernel(a_matrix, (2, 2, 2))
+    expected_rows, expected = case.by_numpy(a_matrix, (2, 2, 2), np.zeros(case.raw.size, bool))
+    assert np.array_equal(rows, expected_rows)
+    for column, values in zip(WHOLE, expected):
+        assert np.array_equal(sums[:, column], values.astype(np.int64))
+
+
 def test_where_polynomials_do_not_fit_every_pixel_is_worked_out(rng):
     """The same sums from pieces whose error is unknown: nothing but the exact formula decides."""
     case, a_matrix = Case(rng, panel=tilted_panel((100, 700))), orientation(rng, (90.0, 80.0, 37.0), 104.0)
