@@ -364,20 +364,8 @@ def _share_rows(
             total = _run_on(row, first, n, units, total, response)
             n_segments = find_runs(n, s_bins, ends)
             _add_segments(
-                row,
-                first,
-                n_segments,
-                ends,
-                s_bins,
-                lowest,
-                highest,
-                units,
-                response,
-                state,
-                found,
-                stops,
-                bins,
+                row, first, n_segments, ends, s_bins, lowest, highest, units, response, state, found, stops, bins,
                 totals,
-            )
+            )  # fmt: skip
             numbers[row, part], found = n_segments, found + n_segments
     return found, any_refused, largest

@@ -35,8 +35,8 @@ from diffuse_dials.kernels.voxels import (
     OPTIONS,
     SINGLE,
     direction,
+    farthest_powers,
     find_sizes,
-    half_lengths,
     linear,
     localise,
 )
@@ -87,7 +87,7 @@ def make_work(lattices, edges):
     """Work for lattices, shape (l, N_LATTICE), and the pieces between ``edges``."""
     n, m, blocks = len(lattices), len(edges) - 1, PIECE // BLOCK
     return Work(
-        lattices[:, METRIC : METRIC + 6].astype(np.float32), half_lengths(edges), np.empty((3, 4, m), np.float32),
+        lattices[:, METRIC : METRIC + 6].astype(np.float32), farthest_powers(edges), np.empty((3, 4, m), np.float32),
         np.empty((n, 3, m)), np.empty((3, m)), np.empty((n, 2, m)), np.empty((n, 4, m), np.float32),
         np.empty(N_FLAT, np.float32), np.empty(blocks, np.int32), np.empty((n, N_TESTS, m), np.float32),
         np.empty((n, blocks * m), np.int64), np.zeros(n, np.int64), np.empty(blocks * m, np.int64),

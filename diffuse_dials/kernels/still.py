@@ -34,11 +34,11 @@ from diffuse_dials.kernels.voxels import (
     STEEP,
     decide_close,
     exact_voxel,
+    farthest_powers,
     find_margins,
     find_runs,
     find_sizes,
     find_voxels,
-    half_lengths,
     localise,
 )
 
@@ -440,7 +440,7 @@ def sum_rows(
     table, bricks, voxels, slots, used, whole, real, bin_whole, bin_real = sums
     n_pieces, counting = len(edges) - 1, gain is None
     c, base, size = np.empty((3, 4, n_pieces), np.float32), np.empty((3, n_pieces)), np.empty((3, n_pieces))
-    margins, powers = np.empty(n_pieces), half_lengths(edges)
+    margins, powers = np.empty(n_pieces), farthest_powers(edges)
     dirty, bad = np.zeros(n_pieces, np.bool_), np.zeros(n_fast, np.bool_)
     keys, starts = np.zeros(n_pieces * PIECE + 1, np.int32), np.zeros(n_fast + 8, np.int32)
     slot_of, counts = np.zeros(n_fast, np.int64), np.zeros(n_fast + 1, np.uint32)

@@ -74,7 +74,7 @@ def farthest(n):
 
 
 @njit(**OPTIONS)
-def half_lengths(edges):
+def farthest_powers(edges):
     """Powers 0 to 3 of ``farthest`` of each piece, shape (4, pieces)."""
     powers = np.ones((4, len(edges) - 1))
     for part in range(len(edges) - 1):
