@@ -28,14 +28,13 @@ import bench_data  # first: it prepares the environment of DIALS
 
 # isort: split
 import bench_peers
-import h5py
 import libtbx.phil
 import numpy as np
 from dxtbx.model import ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 from numba import njit
 
-from diffuse_dials.adapters import hdf5_filters, images
+from diffuse_dials.adapters import images
 from diffuse_dials.adapters.direct import DirectReader
 from diffuse_dials.adapters.heap import keep_heap
 from diffuse_dials.algorithms.extraction import Measurement
@@ -83,20 +82,6 @@ class Job:
         return ExperimentListFactory.from_dict(one, check_format=True)[0].imageset
 
 
-def _as_installed(job: Job):
-    """A job's imageset, whose images HDF5 decodes as it does where this package is not."""
-    if h5py.h5z.filter_avail(hdf5_filters.BITSHUFFLE):
-        h5py.h5z.unregister_filter(hdf5_filters.BITSHUFFLE)  # the next image loads it again
-    return job.imageset()
-
-
-def _with_our_filter(job: Job):
-    """A job's imageset, whose images are decoded as the commands do."""
-    hdf5_filters.use_fastest.cache_clear()
-    hdf5_filters.use_fastest()
-    return job.imageset()
-
-
 def best(rounds: int, works: dict) -> dict[str, float]:
     """Smallest CPU time of each work; they take turns. A work may come with a preparation that is not timed.
 
@@ -127,9 +112,9 @@ def bench_case(case: bench_data.Case, folder: Path, quick: bool, mdx2_python: st
     stills = {name: itertools.cycle((1, 2, 3, 0)) for name in own}
     next_still = {name: lambda name=name: own[name].opened(next(stills[name])) for name in own}
     works = {
-        "get_raw_data": (lambda: _as_installed(general), lambda i: i.get_raw_data(0)),
+        "get_raw_data": (general.imageset, lambda i: i.get_raw_data(0)),
         "with get_corrected_data and get_mask": (
-            lambda: _as_installed(general), lambda i: (i.get_raw_data(0), i.get_corrected_data(0), i.get_mask(0)),
+            general.imageset, lambda i: (i.get_raw_data(0), i.get_corrected_data(0), i.get_mask(0)),
         ),
         "kernel, planar": (planar.opened, planar.kernel),
         "kernel, parallax": (general.opened, general.kernel),
@@ -140,10 +125,7 @@ def bench_case(case: bench_data.Case, folder: Path, quick: bool, mdx2_python: st
     if not case.cbf:
         reader = DirectReader()
         reader.read(general.stills.experiments[0])
-        works["get_raw_data, our filter"] = (lambda: _with_our_filter(general), lambda i: i.get_raw_data(0))
-        works["direct HDF5 reader"] = (
-            lambda: _with_our_filter(general), lambda _: reader.read(general.stills.experiments[0]),
-        )  # fmt: skip
+        works["direct HDF5 reader"] = (None, lambda: reader.read(general.stills.experiments[0]))
     times = best(3 if quick else 7, works)
     slow = {
         **{name: works[name] for name in REFERENCES},  # again: the machine may have another speed by now
