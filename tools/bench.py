@@ -112,7 +112,7 @@ def bench_case(case: bench_data.Case, folder: Path, quick: bool, mdx2_python: st
     stills = {name: itertools.cycle((1, 2, 3, 0)) for name in own}
     next_still = {name: lambda name=name: own[name].opened(next(stills[name])) for name in own}
     works = {
-        "get_raw_data": (general.imageset, lambda i: i.get_raw_data(0)),
+        "get_raw_data": (None, bench_peers.reading(folder / "stills" / "stills.expt")),
         "with get_corrected_data and get_mask": (
             general.imageset, lambda i: (i.get_raw_data(0), i.get_corrected_data(0), i.get_mask(0)),
         ),
@@ -125,6 +125,7 @@ def bench_case(case: bench_data.Case, folder: Path, quick: bool, mdx2_python: st
     if not case.cbf:
         reader = DirectReader()
         reader.read(general.stills.experiments[0])
+        works["get_raw_data, the commands' filter"] = (general.imageset, lambda i: i.get_raw_data(0))
         works["direct HDF5 reader"] = (None, lambda: reader.read(general.stills.experiments[0]))
     times = best(3 if quick else 7, works)
     slow = {
