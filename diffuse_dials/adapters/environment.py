@@ -70,11 +70,9 @@ class _LateModule(ModuleType):
     """A module that is executed when something is asked of it that its place in the file system does not tell."""
 
     def __getattr__(self, name):
+        package = sys.modules.get(self.__name__.rpartition(".")[0])
         with _loading:  # another thread waits until the module is complete
-            for module in (
-                sys.modules.get(self.__name__.rpartition(".")[0]),
-                self,
-            ):  # as in an import: the package first
+            for module in (package, self):  # in the order of an import
                 if isinstance(module, _LateModule):
                     _execute(module)
         # not getattr: what a module that is being executed has not defined yet is missing

@@ -17,7 +17,7 @@ from diffuse_dials.kernels.pieces import (
     row_edges,
 )
 from diffuse_dials.kernels.tiles import measure_tiles
-from diffuse_dials.kernels.voxels import OPTIONS, direction
+from diffuse_dials.kernels.voxels import OPTIONS, component, direction
 
 _TERMS = 4  # of a cubic
 _ROUNDING = 1e-15  # of a unit vector
@@ -41,9 +41,8 @@ def make_pieces(shape, plane, shift, beam) -> Pieces:
             at = np.arange(terms)
         nodes[part, :terms] = at
         solve[part, :terms, :terms] = np.linalg.inv(np.vander(at - n // 2.0, terms, increasing=True))
-    polynomials, bounds = np.empty((shape[0], 3, _TERMS, n_pieces)), np.empty((N_BOUNDS, shape[0] * n_pieces))
+    polynomials, bounds = np.empty((shape[0], 3, _TERMS * n_pieces)), np.empty((N_BOUNDS, shape[0] * n_pieces))
     _fit(shape[0], edges, nodes, solve, plane, shift, beam, polynomials, bounds)
-    polynomials = polynomials.reshape(shape[0], 3, _TERMS * n_pieces)
     return Pieces(edges, polynomials, bounds, measure_tiles(edges, polynomials, bounds))
 
 
@@ -67,14 +66,12 @@ def _fit(n_rows, edges, nodes, solve, plane, shift, beam, polynomials, bounds):
                     value = 0.0
                     for k in range(_TERMS):
                         value += solve[part, d, k] * pixels[nodes[part, k], j]
-                    polynomials[row, j, d, part] = value
+                    polynomials[row, j, d * n_pieces + part] = value
             error = 0.0
             for i in range(n):
                 t, off = np.float64(i - n // 2), 0.0
                 for j in range(3):
-                    found = polynomials[row, j, 3, part] * t + polynomials[row, j, 2, part]
-                    found = (found * t + polynomials[row, j, 1, part]) * t + polynomials[row, j, 0, part]
-                    off += (found - pixels[i, j]) ** 2
+                    off += (component(polynomials, row, j, part, n_pieces, t) - pixels[i, j]) ** 2
                 error = max(error, off)
             bounds[ERROR, piece] = np.sqrt(error) + _ROUNDING
             bounds[CHORD_LOW, piece], bounds[CHORD_HIGH, piece] = np.sqrt(chord_low), np.sqrt(chord_high)

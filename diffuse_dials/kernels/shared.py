@@ -70,7 +70,7 @@ class ClosedForm(NamedTuple):
 
 
 def make_shared(
-    shape, plane, shift, beam, normal, bounds, form, factor, use, wavelength, bin_width, n_bins, s_low, s_high, unit
+    shape, plane, shift, beam, normal, bounds, form, factor, use, wavelength, bin_width, s_low, s_high, unit
 ) -> tuple[Shared, np.ndarray, float] | None:
     """What stills share on a panel.
 
@@ -83,7 +83,7 @@ def make_shared(
         factor: What multiplies the response besides, shape (slow, fast); None: nothing.
         use: Which pixels are not masked, bool, shape (slow, fast).
         wavelength: Å.
-        bin_width, n_bins: Of the |s| bins, 1/Å, and how many there may be.
+        bin_width: Of the |s| bins, 1/Å; the last one takes what is beyond it.
         s_low, s_high: Limits of resolution, 1/Å.
         unit: Guess of the unit of the response, a power of two.
 
@@ -92,6 +92,7 @@ def make_shared(
         rule of sums.in_units); None if a response is not positive, or more than 32 times what the guess stands for.
     """
     edges = row_edges(shape[1])
+    n_bins = min(int(bounds[CHORD_HIGH].max() / wavelength / bin_width) + 2, LAST_BIN + 1)
     response, state = np.empty((shape[0], shape[1] + 1), dtype=np.uint32), np.empty(shape, dtype=np.uint8)
     response[:, 0] = 0
     kinds = np.empty((shape[0], len(edges) - 1), dtype=np.uint8)
@@ -332,7 +333,7 @@ def _share_rows(
         (number of segments, whether a response is not positive, largest response in units, rounded down).
     """
     work, found = np.zeros(LENGTH), 0
-    s_bins, units, ends = np.empty(PIECE + 1, np.int32), np.empty(PIECE, np.int32), np.empty(PIECE + 8, np.int32)
+    s_bins, units, begins = np.empty(PIECE + 1, np.int32), np.empty(PIECE, np.int32), np.empty(PIECE + 8, np.int32)
     for i in range(PIECE):
         work[_NUMBER + i] = i
     height = abs(plane[0, 0] * normal[0] + plane[0, 1] * normal[1] + plane[0, 2] * normal[2])
@@ -362,9 +363,9 @@ def _share_rows(
             )  # fmt: skip
             kinds[row, part] = lowest if lowest == highest else MIXED
             total = _run_on(row, first, n, units, total, response)
-            n_segments = find_runs(n, s_bins, ends)
+            n_segments = find_runs(n, s_bins, begins)
             _add_segments(
-                row, first, n_segments, ends, s_bins, lowest, highest, units, response, state, found, stops, bins,
+                row, first, n_segments, begins, s_bins, lowest, highest, units, response, state, found, stops, bins,
                 totals,
             )  # fmt: skip
             numbers[row, part], found = n_segments, found + n_segments

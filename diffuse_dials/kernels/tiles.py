@@ -26,7 +26,7 @@ from diffuse_dials.kernels.pieces import (
     TOGETHER,
     WARP,
 )
-from diffuse_dials.kernels.voxels import BORROW, INLINE, OPTIONS, SINGLE, farthest
+from diffuse_dials.kernels.voxels import BORROW, INLINE, OPTIONS, SINGLE, component, farthest
 
 # Elements of ``flat``. What a lattice point's offset from a tile's middle is multiplied by: for the distance from the
 # plane (3), for the pixels along fast (3) and along slow (3); what these are at most if a pixel is near
@@ -54,13 +54,6 @@ def _slow_step(polynomials, j, part, first, last):
     return (polynomials[last, j, part] - polynomials[first, j, part]) / max(last - first, 1)
 
 
-@njit(**BORROW)
-def _value(polynomials, row, j, part, n_pieces, t):
-    """Component j of the unit vector, t pixels from the piece's middle."""
-    value = polynomials[row, j, 3 * n_pieces + part] * t + polynomials[row, j, 2 * n_pieces + part]
-    return (value * t + polynomials[row, j, n_pieces + part]) * t + polynomials[row, j, part]
-
-
 @njit(**OPTIONS)
 def measure_tiles(edges, polynomials, bounds):
     """The bounds of tiles; arguments and result are those of pieces.Pieces."""
@@ -81,8 +74,8 @@ def measure_tiles(edges, polynomials, bounds):
                 slow[j] = _slow_step(polynomials, j, part, first, last)
                 for block in range(-(-n // BLOCK)):
                     t = np.float64(block * BLOCK + BLOCK // 2 - n // 2)
-                    of_tile[block, j] = _value(polynomials, centre, j, part, n_pieces, t) + slow[j] * (row - centre)
-                    of_block[block, j] = _value(polynomials, row, j, part, n_pieces, t)
+                    of_tile[block, j] = component(polynomials, centre, j, part, n_pieces, t) + slow[j] * (row - centre)
+                    of_block[block, j] = component(polynomials, row, j, part, n_pieces, t)
                 spread = 0.0
                 for d in range(4):
                     change = polynomials[row, j, d * n_pieces + part] - polynomials[centre, j, d * n_pieces + part]
@@ -93,7 +86,7 @@ def measure_tiles(edges, polynomials, bounds):
                 block = i // BLOCK
                 away = beside = off = 0.0
                 for j in range(3):
-                    value = _value(polynomials, row, j, part, n_pieces, np.float64(i - n // 2))
+                    value = component(polynomials, row, j, part, n_pieces, np.float64(i - n // 2))
                     along = (i - block * BLOCK - BLOCK // 2) * polynomials[first, j, n_pieces + part]
                     away += (value - of_block[block, j]) ** 2
                     beside += (value - of_block[block, j] - along) ** 2

@@ -59,6 +59,13 @@ def direction(row, column, plane, shift):
 
 
 @njit(**BORROW)
+def component(polynomials, row, j, part, n_pieces, t):
+    """Component j of the unit vector by the polynomials of pieces.Pieces, t pixels from the piece's middle."""
+    value = polynomials[row, j, 3 * n_pieces + part] * t + polynomials[row, j, 2 * n_pieces + part]
+    return (value * t + polynomials[row, j, n_pieces + part]) * t + polynomials[row, j, part]
+
+
+@njit(**BORROW)
 def linear(matrices, which, j, x, y, z):
     """Coordinate j of a unit vector by one of several matrices with a constant, shape (m, 3, 4)."""
     return matrices[which, j, 0] * x + matrices[which, j, 1] * y + matrices[which, j, 2] * z + matrices[which, j, 3]

@@ -41,7 +41,7 @@ class Case:
         found = make_pieces(shape, plane.vectors, plane.shift, BEAM)
         shared, of_bins, unit = make_shared(
             shape, plane.vectors, plane.shift, BEAM, plane.normal, found.bounds, ClosedForm(1.0), units * UNIT, use,
-            WAVELENGTH, 0.005, 400, 0.0, limit, UNIT,
+            WAVELENGTH, 0.005, 0.0, limit, UNIT,
         )  # fmt: skip
         self.unit = unit * light
         response = units * self.unit

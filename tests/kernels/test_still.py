@@ -139,7 +139,7 @@ class Case:
         unit = 2.0**-25
         self.shared, self.static, _ = make_shared(
             shape, self.plane.vectors, self.plane.shift, BEAM, self.plane.normal, self.pieces.bounds, ClosedForm(1.0),
-            self.units * unit, use, wavelength, WIDTH, 400, 0.0, limit, unit,
+            self.units * unit, use, wavelength, WIDTH, 0.0, limit, unit,
         )  # fmt: skip
 
     def crystal(self, a_matrix, ndiv, masks=(), settings=()):
@@ -222,13 +222,13 @@ def test_sums_of_a_panel_are_those_of_numpy_for_every_pixel(kind, rng):
         for column, values in zip((still.PHOTONS, still.POSITIVE, still.BACKGROUND), expected):
             assert real[:, column] == pytest.approx(values, rel=1e-12, abs=1e-11)
         for column, values in zip((still.PHOTONS, still.POSITIVE, still.BACKGROUND), terms):
-            total = np.bincount(bin_of[good.ravel()], values[good.ravel()], 400)
+            total = np.bincount(bin_of[good.ravel()], values[good.ravel()], len(of_bins))
             assert real_bins[:, column] == pytest.approx(total, rel=1e-12, abs=1e-10)
-    assert np.array_equal(of_bins[:, still.N_PIXELS], np.bincount(bin_of[good.ravel()], minlength=400))
-    response = np.bincount(bin_of[good.ravel()], case.units.ravel()[good.ravel()], 400)
+    assert np.array_equal(of_bins[:, still.N_PIXELS], np.bincount(bin_of[good.ravel()], minlength=len(of_bins)))
+    response = np.bincount(bin_of[good.ravel()], case.units.ravel()[good.ravel()], len(of_bins))
     assert np.array_equal(of_bins[:, still.RESPONSE], response.astype(np.int64))
     above = ((case.state != pieces.MASKED) & (case.raw > case.limits[2]) & (case.raw <= case.limits[3])).ravel()
-    assert np.array_equal(of_bins[:, still.N_OVERLOADED], np.bincount(bin_of[above], minlength=400))
+    assert np.array_equal(of_bins[:, still.N_OVERLOADED], np.bincount(bin_of[above], minlength=len(of_bins)))
 
 
 def test_the_largest_counts_are_summed_exactly(rng):

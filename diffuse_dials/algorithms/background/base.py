@@ -82,8 +82,11 @@ class Background:
 
         Returns:
             A background.radial.Profile, or None where a still has no pixel.
+
+        Raises:
+            TypeError: If the sub-class sets ``by_profile`` and does not have this.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} sets by_profile, but has no profile().")
 
     def of_still(self, panels: list[PanelSample]) -> list[tuple[np.ndarray, np.ndarray]]:
         """The part that is estimated on each still; added to the map's background, never to the radial totals.
@@ -93,5 +96,8 @@ class Background:
 
         Returns:
             (photons, their variance) of each panel, arrays (n,).
+
+        Raises:
+            TypeError: If the sub-class sets ``per_still`` and does not have this.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} sets per_still, but has no of_still().")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
 from diffuse_dials.algorithms.export.content import MapContent, SumsContent
 
 
-class Exporter:
+class Exporter(ABC):
     """One file format.
 
     Attributes:
@@ -32,6 +33,7 @@ class Exporter:
         """
         return cls()
 
+    @abstractmethod
     def write(self, content: MapContent, prefix: Path) -> dict[str, dict]:
         """Write a map.
 
@@ -42,12 +44,11 @@ class Exporter:
         Returns:
             What there is to know of each file that was written, by its path, for the log and the .json.
         """
-        raise NotImplementedError
 
 
 class TableExporter(Exporter):
     """A format that also holds the tables of earlier stages."""
 
+    @abstractmethod
     def write_sums(self, content: SumsContent, prefix: Path) -> dict[str, dict]:
         """Write a table; arguments as in :meth:`Exporter.write`."""
-        raise NotImplementedError

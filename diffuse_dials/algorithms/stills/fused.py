@@ -22,7 +22,7 @@ from diffuse_dials.kernels import asymmetric_unit, lattice, pieces, still
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
 from diffuse_dials.kernels.harvest import columns
-from diffuse_dials.kernels.shared import LAST_BIN, ClosedForm, make_shared
+from diffuse_dials.kernels.shared import ClosedForm, make_shared
 from diffuse_dials.kernels.sums import in_units, transform
 from diffuse_dials.models.geometry import PanelPlane
 from diffuse_dials.models.sums import RadialTotals, VoxelSums
@@ -354,12 +354,10 @@ class Fused:
             unit = in_units(by_numpy(corrections, slice(None, None, -(-plane.shape[0] // _SAMPLED_ROWS))))[1]
         d_min, d_max = self._params.d_min, self._params.d_max
         s_range = (0.0 if d_max is None else 1 / d_max, np.inf if d_min is None else 1 / d_min)
-        s_max = bounds[pieces.CHORD_HIGH].max() / wavelength
-        n_bins = min(int(s_max / self._bin_width) + 2, LAST_BIN + 1)
         for _ in range(2):
             made = make_shared(
                 plane.shape, plane.vectors, plane.shift, s0, plane.normal, bounds, form, factor, use, wavelength,
-                self._bin_width, n_bins, *s_range, unit,
+                self._bin_width, *s_range, unit,
             )  # fmt: skip
             if made is not None:
                 return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -100,7 +101,7 @@ class ScaleEstimate:
         }
 
 
-class Method:
+class Method(ABC):
     """Base of the methods; a new one is a file with a subclass and its name in methods/__init__.py.
 
     Class attributes:
@@ -119,6 +120,7 @@ class Method:
     curve: ClassVar[str] = ""
     expected: ClassVar[str] = ""
 
+    @abstractmethod
     def estimate(self, evidence: Evidence, params) -> ScaleEstimate:
         """Work out K.
 
@@ -129,7 +131,6 @@ class Method:
         Raises:
             ValueError: If the evidence does not allow it.
         """
-        raise NotImplementedError
 
     def check(self, evidence: Evidence) -> None:
         """Refuse evidence that lacks what the method needs, with one line."""
