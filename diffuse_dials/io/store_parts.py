@@ -6,8 +6,10 @@ made to put gridded.refl together: its columns have that file's names and lose n
 
 from __future__ import annotations
 
+import io
 import json
 import os
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -31,7 +33,7 @@ _CHUNK = 65536  # rows
 _GROWTH = 1 << 22  # bytes by which a file in memory grows
 
 
-class PartWriter:
+class PartWriter(ABC):
     """Appends the sums of one still after the other to an open part; made by :func:`writing_part`."""
 
     def __init__(self, file: h5py.File):
@@ -59,8 +61,9 @@ class PartWriter:
             self._n_rows += len(sums)
             self._n_pixels += int(sums.n_pixels.sum())
 
+    @abstractmethod
     def _add(self, sums: VoxelSums) -> None:
-        raise NotImplementedError
+        """Append the rows."""
 
     def finish(self, outcomes: list[dict]) -> None:
         """Write what describes the part as a whole; ``outcomes`` is what became of each still, for JSON."""
@@ -270,7 +273,7 @@ class _Written:
 
     def read(self, n: int = -1) -> bytes:
         """h5py takes what has no such method for a name, and does not call it."""
-        raise NotImplementedError
+        raise io.UnsupportedOperation("read")
 
     def truncate(self, size: int) -> None:
         self._end = size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -49,7 +50,7 @@ class Run:
         return named
 
 
-class Step:
+class Step(ABC):
     """A step; subclasses are listed in STEPS in the order in which they run.
 
     Attributes:
@@ -77,9 +78,9 @@ class Step:
         """Why the step has nothing to do in this run; None: it runs. Empty: not worth a word."""
         return None
 
+    @abstractmethod
     def inputs(self, run: Run) -> list[str]:
         """Files on its command line."""
-        raise NotImplementedError
 
     def adapt(self, params, run: Run) -> None:
         """Change the extract of ``scope`` where what a step before has made is to be used."""
@@ -92,9 +93,9 @@ class Step:
         """Files that it finds beside its inputs, and depends on."""
         return []
 
+    @abstractmethod
     def outputs(self, run: Run) -> list[str]:
         """Files that say that it is complete."""
-        raise NotImplementedError
 
     def summary(self, run: Run) -> list[str]:
         """What to say when it is done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,7 +18,7 @@ class Missing(Exception):
     """A stage that left nothing to show; the text says what is not there and which command writes it."""
 
 
-class Page:
+class Page(ABC):
     """Base of the pages; a new one is a file with a subclass and its name in pages/__init__.py.
 
     Class attributes:
@@ -28,6 +29,7 @@ class Page:
     name: ClassVar[str]
     title: ClassVar[str]
 
+    @abstractmethod
     def __init__(self, sources: Sources, params):
         """Read what the page shows.
 
@@ -39,23 +41,22 @@ class Page:
             Missing: If the stage left nothing.
             ValueError: If a file cannot be read.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def sections(self) -> list[Section]:
         """Parts of the page, in order."""
-        raise NotImplementedError
 
     def pictures(self) -> dict[str, Figure]:
         """Pictures besides those of the graphs, by the end of their file names."""
         return {}
 
+    @abstractmethod
     def numbers(self) -> dict:
         """The numbers to remember, for JSON."""
-        raise NotImplementedError
 
+    @abstractmethod
     def summary(self) -> list[str]:
         """The same in a few lines for the log, worst news first."""
-        raise NotImplementedError
 
 
 def plots(sections) -> dict:

@@ -56,8 +56,12 @@ class Component:
 
     @classmethod
     def columns(cls, layout: Layout):
-        """The basis: of stills and offsets (n_shells, k); of the detector's cells a sparse matrix (n_cells, k)."""
-        raise NotImplementedError
+        """The basis: of stills and offsets (n_shells, k); of the detector's cells a sparse matrix (n_cells, k).
+
+        Raises:
+            TypeError: If the sub-class has none: it can be applied, not refined.
+        """
+        raise TypeError(f"{cls.__name__} has no columns().")
 
     @classmethod
     def null(cls, layout: Layout, k: int) -> np.ndarray:
