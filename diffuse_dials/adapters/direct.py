@@ -97,7 +97,7 @@ class DirectReader:
             raise IndexError("there is no image of that number")
         if self._buffer.shape != data.shape[1:] or self._buffer.dtype != data.dtype:
             self._buffer = np.empty(data.shape[1:], dtype=data.dtype)
-        data.read_direct(self._buffer, np.s_[index])
+        hdf5_filters.read_image(data, index, self._buffer)
         return tuple(self._buffer[module] for module in layout.modules), nexus.highest_value(file, layout, data.dtype)
 
     def _check(self, experiment, path, raw, highest) -> None:
