@@ -1,4 +1,4 @@
-"""Texts of others within sentences of ours: each ends with one mark."""
+"""Texts of others within sentences of ours, each ending with one mark; numbers that are not known in tables."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def sentence(text) -> str:
 def clause(text) -> str:
     """A text (or an error's) for brackets or a longer sentence: without its full stop."""
     return str(text).rstrip().removesuffix(".")
+
+
+def without_nan(rows) -> list[tuple]:
+    """Rows of a table with a dash for each number that is not known (text "nan")."""
+    return [tuple("-" if cell == "nan" else cell for cell in row) for row in rows]

@@ -17,6 +17,7 @@ from diffuse_dials.adapters.scattering import sum_f0_squared
 from diffuse_dials.adapters.symmetry import count_unique, fractionalization, map_to_asu, parse_space_group
 from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.quality.statistics import correlation, equal_volume_edges, shell_of
+from diffuse_dials.algorithms.wording import without_nan
 from diffuse_dials.io.tables import load_table
 from diffuse_dials.kernels.physics import polarization
 from diffuse_dials.kernels.sums import pack
@@ -93,14 +94,14 @@ class BraggStatistics:
 
     def rows(self) -> list[tuple]:
         """Rows of the table, the last overall."""
-        return [
+        return without_nan(
             (
                 f"{name}{b.d_max:.2f} - {b.d_min:.2f}", b.n_observed, b.n_unique, f"{b.completeness:.3f}",
                 f"{b.multiplicity:.1f}", f"{b.mean:.4g}", f"{b.i_over_sigma:.1f}", f"{b.r_merge:.3f}",
                 f"{b.cc_half:.3f}", f"{b.wilson:.2f}",
             )
             for name, b in [*(("", shell) for shell in self.shells), ("all ", self.overall)]
-        ]  # fmt: skip
+        )  # fmt: skip
 
     def to_dict(self) -> dict:
         """For JSON: NaN becomes null."""

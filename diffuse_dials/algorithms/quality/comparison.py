@@ -10,6 +10,7 @@ import numpy as np
 from diffuse_dials.algorithms.merging import excludes_lattice_points
 from diffuse_dials.algorithms.quality.statistics import correlation, equal_volume_edges, isotropic_part, shell_of
 from diffuse_dials.algorithms.scaling.symmetry import orbit_sizes, reciprocal_vectors
+from diffuse_dials.algorithms.wording import without_nan
 from diffuse_dials.io.tables import Table
 from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.grid import GridRecord, holds_lattice_point
@@ -130,7 +131,7 @@ class Comparison:
             numbers = (a.cc, a.cc_anisotropic, a.cc_weighted, a.slope, a.slope_anisotropic, a.mean_ratio, a.chi_square)
             limits = f"{name}{a.d_max:.2f} - {a.d_min:.2f}"
             rows.append((limits, a.n_voxels, *(f"{x:.3f}" for x in numbers), a.n_chi_square))
-        return rows
+        return without_nan(rows)
 
 
 def compare_maps(table: Table, truth: Table, record: GridRecord, params) -> Comparison:

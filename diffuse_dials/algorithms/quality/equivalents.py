@@ -15,6 +15,7 @@ import numpy as np
 from diffuse_dials.algorithms.merging import DiffuseMap
 from diffuse_dials.algorithms.quality.statistics import correlation, isotropic_part, shell_of
 from diffuse_dials.algorithms.running.mpi import Communicator
+from diffuse_dials.algorithms.wording import without_nan
 from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.scaled import ScaledRows
 
@@ -71,8 +72,9 @@ class SymmetryStatistics:
 
     def rows(self) -> list[tuple]:
         """Rows of the table; the last is the mean of all equivalents."""
-        rows = [(o.kind, o.name, o.n_pairs, f"{o.cc:.3f}", f"{o.expected:.3f}") for o in self.operators]
-        return [*rows, ("all others", "CC_sym", self.n_voxels, f"{self.cc_sym:.3f}", "")]
+        rows = [(o.kind, o.name, o.n_pairs, _cell(o.cc, o.n_pairs), f"{o.expected:.3f}") for o in self.operators]
+        n_pairs = sum(o.n_pairs for o in self.operators)
+        return without_nan([*rows, ("all others", "CC_sym", self.n_voxels, _cell(self.cc_sym, n_pairs), "")])
 
     def to_dict(self) -> dict:
         """For JSON: NaN becomes null."""
@@ -229,6 +231,13 @@ def _name(operator: np.ndarray) -> str:
         parts = [f"{'+' if x > 0 else '-'}{axis}" for x, axis in zip(column, "hkl") if x]
         terms.append("".join(parts).lstrip("+"))
     return ",".join(terms)
+
+
+def _cell(cc: float, n_pairs: int) -> str:
+    """A correlation, or why there is none."""
+    if cc == cc:
+        return f"{cc:.3f}"
+    return "too few pairs" if n_pairs else "no pairs"
 
 
 def _number(value: float) -> float | None:

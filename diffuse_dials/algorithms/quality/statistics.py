@@ -8,6 +8,7 @@ import libtbx.phil
 import numpy as np
 
 from diffuse_dials.algorithms.merging import DiffuseMap
+from diffuse_dials.algorithms.wording import without_nan
 
 phil_scope = libtbx.phil.parse(
     """
@@ -184,7 +185,7 @@ class MapStatistics:
                 f"{line.cc_half_spread:.3f}", f"{line.cc_star:.3f}", f"{line.cc_half_total:.3f}",
                 f"{line.r_split:.3f}", f"{line.contrast:.3f}", f"{line.chi_square:.4g}",
             ))  # fmt: skip
-        return [tuple("-" if text == "nan" else text for text in row) for row in rows]
+        return without_nan(rows)
 
 
 def map_statistics(

@@ -15,6 +15,7 @@ from diffuse_dials.algorithms.running.mpi import ALONE, Communicator
 from diffuse_dials.algorithms.scaling.residuals import Grouping, Misfits
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators, orbit_sizes, reciprocal_vectors, unique_voxels
 from diffuse_dials.algorithms.scaling.trends import Trend, TrendAxes
+from diffuse_dials.algorithms.wording import without_nan
 from diffuse_dials.models.grid import GridRecord, holds_lattice_point
 from diffuse_dials.models.scaled import ScaledRows
 
@@ -99,10 +100,10 @@ class Quality:
         """Rows of the table of the null test, the last overall."""
         lines = (*self.statistics.shells, self.statistics.overall)
         names = [""] * len(self.statistics.shells) + ["all "]
-        return [
+        return without_nan(
             (f"{name}{line.d_max:.2f} - {line.d_min:.2f}", f"{line.cc_half:.3f}", f"{mean:.3f}", f"{spread:.3f}")
             for name, line, mean, spread in zip(names, lines, *self.null_mean_and_spread())
-        ]
+        )
 
 
 def counted_voxels(merged: DiffuseMap, exclude_lattice_points: bool) -> DiffuseMap:

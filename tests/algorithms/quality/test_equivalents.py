@@ -47,8 +47,9 @@ def rows_of(rng, record, true_group, mean=40.0, contrast=0.2):
     )  # fmt: skip
 
 
-def agreement(rng, record, true_group, **options):
+def agreement(rng, record, true_group, keep=None, **options):
     index, rows = rows_of(rng, record, true_group)
+    rows = rows if keep is None else rows.select(keep(rows.index))
     merged = merge([rows], index, record, np.zeros((1, N_STILLS), dtype=bool))
     equivalents = Equivalents(index, symmetry.laue_operators(record), **options)
     for block in range(2):
@@ -113,3 +114,19 @@ def test_a_sample_of_the_voxels_serves_where_there_are_many(rng, tetragonal):
     assert part.fraction == pytest.approx(1 / 3, abs=0.1)
     assert part.cc_sym == pytest.approx(whole.cc_sym, abs=0.05)
     assert part.to_dict()["operators"][0]["kind"] == "-1" and len(part.rows()) == 14
+
+
+@pytest.mark.parametrize("n_pairs, said", [(0, "no pairs"), (1, "too few pairs")])
+def test_where_nothing_can_be_correlated_the_table_says_so(rng, n_pairs, said):
+    """One half of reciprocal space, and of the other so many voxels, mates of some in the first."""
+    record = record_of("P 1", "P -1")
+
+    def keep(index):
+        asu = pack(map_to_asu(index, parse_space_group("P -1")))
+        first = pack(index) == asu
+        return first | np.isin(asu, np.intersect1d(asu[first], asu[~first])[:n_pairs])
+
+    found, _ = agreement(rng, record, "P 1", keep=keep)
+    friedel, others = found.rows()
+    assert (friedel[2], friedel[3]) == (n_pairs, said) and others[3] == said
+    assert "nan" not in (*friedel, *others)
