@@ -3,6 +3,7 @@
     python tools/check_export.py absolute.refl map 1.6 20      # table, prefix of the files, d_min and d_max if given
 
 gemmi, iotbx (MTZ), gemmi, mrcfile (CCP4) and h5py (NeXus): values, cell, symmetry, voxels that were not measured.
+Ends with the first difference in one line, and exit status 1.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Expected:
     """What the table says: intensity of any voxel, NaN where it was not measured or holds a lattice point."""
 
     def __init__(self, path, d_min: float = 0, d_max: float = np.inf):
-        self.record = load_grid_record(path)
+        self.record, self.limits = load_grid_record(path), f"d_min={d_min:g}, d_max={d_max:g}"
         table = load_table(path)
         kind = "absolute" if "intensity.absolute.value" in table else "scale"
         seen = table[f"intensity.{kind}.variance"] >= 0
@@ -44,16 +45,29 @@ class Expected:
 
     def at(self, index) -> np.ndarray:
         """Intensity of voxels, shape (n,)."""
-        return self.box[tuple((np.asarray(index) + self.reach).T)]
+        place = np.asarray(index) + self.reach
+        inside = np.all((place >= 0) & (place < len(self.box)), axis=1)
+        found = np.full(len(place), np.nan, dtype=np.float32)
+        found[inside] = self.box[tuple(place[inside].T)]
+        return found
+
+
+class Differs(Exception):
+    """A file is not what the table says it should be."""
 
 
 def report(name, found, expected):
-    """One line: how many values, how far off, and whether the same ones are missing."""
-    both = np.isfinite(found) & np.isfinite(expected)
-    off = np.max(np.abs(found[both] - expected[both])) / np.nanmax(np.abs(expected))
-    same = np.array_equal(np.isfinite(found), np.isfinite(expected))
-    print(f"{name:28s} {both.sum():9d} values, off by {off:.1e} of the maximum at most; missing voxels agree: {same}")
-    assert same and off < 1e-6, name
+    """One line: how many values, and how far off."""
+    of_file, of_table = np.isfinite(found), np.isfinite(expected)
+    if not np.array_equal(of_file, of_table):
+        raise Differs(
+            f"{name}: {np.sum(of_file & ~of_table)} voxels have a value that the table does not give, and "
+            f"{np.sum(of_table & ~of_file)} lack theirs"
+        )
+    off = np.max(np.abs(found - expected)[of_table], initial=0) / np.max(np.abs(expected[of_table]), initial=1e-30)
+    if off >= 1e-6:
+        raise Differs(f"{name}: values are off by {off:.1e} of the maximum")
+    print(f"{name:28s} {of_table.sum():9d} values, off by {off:.1e} of the maximum at most")
 
 
 def check_mtz(path, expected):
@@ -64,7 +78,10 @@ def check_mtz(path, expected):
     data = np.array(mtz, copy=False)
     index = data[:, :3].astype(int)
     column = data[:, mtz.column_labels().index("I")]
-    assert np.allclose(mtz.cell.parameters, cell, atol=1e-3) and len(index) == len(expected.value)
+    if not np.allclose(mtz.cell.parameters, cell, atol=1e-3):
+        raise Differs(f"{path} has the cell {mtz.cell.parameters}, not {tuple(cell)}")
+    if len(index) != len(expected.value):
+        raise Differs(f"{path} holds {len(index)} voxels, the table {len(expected.value)}")
     print(f"  gemmi: cell {' '.join(f'{x:.2f}' for x in mtz.cell.parameters)}, {mtz.spacegroup.hm}")
     report(f"{path} by gemmi", column, expected.at(index))
     arrays = {a.info().label_string(): a for a in iotbx_mtz.object(path).as_miller_arrays()}
@@ -85,9 +102,11 @@ def check_ccp4(path, expected):
     s = np.linalg.norm(reciprocal_vectors(expected.index[far], expected.record), axis=1)
     fractional = expected.index[far] / np.array(values.shape)
     lengths = [grid.grid.unit_cell.orthogonalize(gemmi.Fractional(*f)).length() for f in fractional]
-    assert np.allclose(lengths, 100 * s, rtol=1e-5), (lengths, s)
+    if not np.allclose(lengths, 100 * s, rtol=1e-5):
+        raise Differs(f"{path} puts voxels at {lengths} Å from the origin, not at {100 * s}")
     with mrcfile.open(path, permissive=False) as mrc:
-        assert tuple(int(mrc.header[f"n{x}start"]) for x in "xyz") == tuple(start)
+        if (theirs := [int(mrc.header[f"n{x}start"]) for x in "xyz"]) != start:
+            raise Differs(f"{path} starts at {start} for gemmi and at {theirs} for mrcfile")
         report(f"{path} by mrcfile", mrc.data.T.ravel(), expected.at(index.reshape(-1, 3)))
 
 
@@ -100,7 +119,17 @@ def check_h5(path, expected):
         report(f"{path} by h5py", data[data.attrs["signal"]][:].ravel(), expected.at(index))
 
 
+CHECKS = (check_mtz, check_ccp4, check_h5)
+
 if __name__ == "__main__":
-    wanted, prefix = Expected(sys.argv[1], *map(float, sys.argv[3:])), sys.argv[2]
-    for suffix, check in ((".mtz", check_mtz), (".ccp4", check_ccp4), (".h5", check_h5)):
-        check(prefix + suffix, wanted)
+    if not 3 <= len(sys.argv) <= 5:
+        sys.exit(__doc__)
+    checks = {sys.argv[2] + suffix: check for suffix, check in zip((".mtz", ".ccp4", ".h5"), CHECKS)}
+    if missing := [path for path in (sys.argv[1], *checks) if not Path(path).is_file()]:
+        sys.exit(f"There is no file {', '.join(missing)}. Give the table and the prefix of diffuse.export's files.")
+    wanted = Expected(sys.argv[1], *map(float, sys.argv[3:]))
+    try:
+        for path, check in checks.items():
+            check(path, wanted)
+    except Differs as difference:
+        sys.exit(f"{difference}. Was it made of {sys.argv[1]} with {wanted.limits}?")
