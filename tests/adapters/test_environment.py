@@ -10,6 +10,13 @@ def python(code, executable=sys.executable):
     return subprocess.run([executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+def printed(code, executable=sys.executable):
+    """What code prints in a Python of its own, which must not fail."""
+    done = python(code, executable)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def virtual_environment(folder, *options):
     """The Python of a new virtual environment of DIALS's own Python, even where the tests run in one already."""
     base = getattr(sys, "_base_executable", sys.executable)
@@ -20,19 +27,17 @@ def virtual_environment(folder, *options):
 def test_the_package_makes_dxtbx_importable_in_a_virtual_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("LIBTBX_BUILD", raising=False)
     executable = virtual_environment(tmp_path / "env", "--system-site-packages")
-    done = python("import diffuse_dials, dxtbx.model; print('imported')", executable=executable)
-    assert done.stdout == "imported\n", done.stderr
+    assert printed("import diffuse_dials, dxtbx.model; print('imported')", executable=executable) == "imported\n"
 
 
 def test_a_libtbx_build_that_the_user_chose_is_kept(monkeypatch):
     monkeypatch.setenv("LIBTBX_BUILD", "chosen")
-    done = python("import os, diffuse_dials; print(os.environ['LIBTBX_BUILD'])")
-    assert done.stdout == "chosen\n", done.stderr
+    assert printed("import os, diffuse_dials; print(os.environ['LIBTBX_BUILD'])") == "chosen\n"
 
 
 def test_importing_the_package_loads_neither_dials_nor_numpy():
-    done = python("import sys, diffuse_dials; print({'dials', 'dxtbx', 'libtbx', 'numpy'} & set(sys.modules))")
-    assert done.stdout == "set()\n", done.stderr
+    code = "import sys, diffuse_dials; print({'dials', 'dxtbx', 'libtbx', 'numpy'} & set(sys.modules))"
+    assert printed(code) == "set()\n"
 
 
 def test_the_missing_extension_is_replaced_only_after_it_was_asked_for():
@@ -41,8 +46,7 @@ def test_the_missing_extension_is_replaced_only_after_it_was_asked_for():
         "e.allow_missing_mono_simulation(); e.allow_missing_mono_simulation(); import xfel_mono_sim_ext, sys;"
         "print(real is not None or 'Empty' in xfel_mono_sim_ext.__doc__, sys.meta_path.count(e._empty_extension))"
     )
-    done = python(code)
-    assert done.stdout == "True 1\n", done.stderr
+    assert printed(code) == "True 1\n"
 
 
 def test_an_extension_that_is_installed_wins(tmp_path):
@@ -51,8 +55,7 @@ def test_an_extension_that_is_installed_wins(tmp_path):
         f"import sys; sys.path.append({str(tmp_path)!r}); import diffuse_dials.adapters.environment as e;"
         "e.allow_missing_mono_simulation(); import xfel_mono_sim_ext; print(xfel_mono_sim_ext.real)"
     )
-    done = python(code)
-    assert done.stdout == "True\n", done.stderr
+    assert printed(code) == "True\n"
 
 
 def test_commands_import_pandas_and_scikit_learn_when_they_are_used():
@@ -64,8 +67,7 @@ def test_commands_import_pandas_and_scikit_learn_when_they_are_used():
         "print(*d.sklearn.cluster.DBSCAN(eps=0.1, min_samples=2).fit_predict(np.zeros((3, 2))));"
         "from sklearn.neighbors import NearestNeighbors; print(pandas.DataFrame({'a': [1]}).shape)"
     )
-    done = python(code)
-    assert done.stdout == "False False\n0 0 0\n(1, 1)\n", done.stderr
+    assert printed(code) == "False False\n0 0 0\n(1, 1)\n"
 
 
 def test_a_module_that_is_imported_late_is_complete_in_every_thread(tmp_path):
@@ -80,8 +82,7 @@ def test_a_module_that_is_imported_late_is_complete_in_every_thread(tmp_path):
         "from concurrent.futures import ThreadPoolExecutor; start = threading.Barrier(8);"
         "run = lambda _: (start.wait(), pandas.last)[1]; print(*ThreadPoolExecutor(8).map(run, range(8)))"
     )
-    done = python(code)
-    assert done.stdout == "executed\n2 2 2 2 2 2 2 2\n", done.stderr
+    assert printed(code) == "executed\n2 2 2 2 2 2 2 2\n"
 
 
 def test_a_module_that_fails_says_so_at_each_use(tmp_path):
@@ -95,8 +96,7 @@ def test_a_module_that_fails_says_so_at_each_use(tmp_path):
             except ImportError as error:
                 print(error.name)
     """
-    done = python(code)
-    assert done.stdout == 2 * "there_is_no_such_module\n", done.stderr
+    assert printed(code) == 2 * "there_is_no_such_module\n"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
