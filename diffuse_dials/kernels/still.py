@@ -49,7 +49,7 @@ N_PIXELS, COUNTS, RESPONSE, FAST, SLOW = range(5)
 N_OVERLOADED = 3
 PHOTONS, POSITIVE, BACKGROUND, BACKGROUND_VARIANCE = range(4)
 _FAR = 48.0  # voxels from the base: then it is chosen anew
-_KNOWN_BITS = 10  # of the number of voxels that are remembered for a piece
+_KNOWN_BITS = 7  # of the number of voxels that are remembered for a piece
 _BRICK = (1 << (FIELD - 2)) - 1  # of a key's field: which brick
 
 
