@@ -27,7 +27,7 @@ from diffuse_dials.kernels.pieces import (
     row_edges,
 )
 from diffuse_dials.kernels.sums import UNIT_BITS
-from diffuse_dials.kernels.vectors import EIGHT, running_sums
+from diffuse_dials.kernels.vectors import LANES, running_sums
 from diffuse_dials.kernels.voxels import BORROW, OPTIONS, find_runs
 
 _EXACT = {**BORROW, "fastmath": False}  # no operation is contracted with the next
@@ -288,8 +288,8 @@ def _units(n, per_unit, largest, work, units):
 @njit(**BORROW)
 def _run_on(row, first, n, units, total, response):
     """Running sums of a piece's responses; returns the last."""
-    at, together = row * response.shape[1] + first, n // EIGHT * EIGHT
-    for i in range(0, together, EIGHT):
+    at, together = row * response.shape[1] + first, n // LANES * LANES
+    for i in range(0, together, LANES):
         total = running_sums(units, i, total, response, at + i + 1)
     for i in range(together, n):
         total = np.uint32(total + np.uint32(units[i]))

@@ -21,7 +21,7 @@ from numba import njit
 from diffuse_dials.kernels.pieces import BEYOND, MASKED, MIXED, PIECE, TOGETHER
 from diffuse_dials.kernels.profile import add_run, run_on_profile
 from diffuse_dials.kernels.spots import make_work, mark_near
-from diffuse_dials.kernels.vectors import EIGHT, running_sums
+from diffuse_dials.kernels.vectors import LANES, running_sums, running_sums_of_piece
 from diffuse_dials.kernels.voxels import (
     ALONE,
     BORROW,
@@ -107,18 +107,22 @@ class Sums(NamedTuple):
 @njit(**INLINE)
 def _untrusted(first, n, values, low, high):
     """Whether any of the values of a piece is beyond the limits."""
-    beyond = np.int32(0)
+    least = most = values[np.uint64(first)]
+    no_number = np.int32(0)
     for i in range(n):
         value = values[np.uint64(first + i)]
-        beyond = np.int32(beyond | np.int32(not ((value >= low) & (value <= high))))
-    return beyond
+        least, most = min(least, value), max(most, value)
+        no_number = np.int32(no_number | np.int32(value != value))
+    return no_number != 0 or least < low or most > high
 
 
 @njit(**INLINE)
 def _run_on(first, n, values, total, counts):
     """Running sums of the values of a piece; returns the last."""
-    together = n // EIGHT * EIGHT
-    for i in range(0, together, EIGHT):
+    if n == PIECE:
+        return running_sums_of_piece(values, first, total, counts, first + 1)
+    together = n // LANES * LANES
+    for i in range(0, together, LANES):
         total = running_sums(values, first + i, total, counts, first + i + 1)
     for i in range(together, n):
         total += np.uint32(values[np.uint64(first + i)])

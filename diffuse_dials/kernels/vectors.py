@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-EIGHT = 8  # elements that ``running_sums`` takes
+LANES, PIECE = 16, 128
 
 
 @intrinsic
@@ -43,42 +43,51 @@ def changes(typing_context, values, at):
     return types.uint64(values, types.int64), build
 
 
-@intrinsic
-def running_sums(typing_context, values, at, total, out, to):
-    """Running sums of EIGHT elements of an array from number ``at`` on, modulo 2³².
+def _running_sums(n: int):
+    """Function for the running sums of n elements, a multiple of LANES."""
+    word, vector = ir.IntType(32), ir.VectorType(ir.IntType(32), LANES)
+    nothing = ir.Constant(vector, [0] * LANES)
 
-    Args:
-        values, at: Array of whole numbers (of others the result has no meaning), and int64.
-        total: What to begin with, uint32.
-        out, to: Array of uint32, and the number of the first element to write, int64.
+    def choose(elements) -> ir.Constant:  # of two vectors, the second one's first for None
+        return ir.Constant(vector, [LANES if i is None else i for i in elements])
 
-    Returns:
-        The last of them, uint32.
-    """
-    word, vector = ir.IntType(32), ir.VectorType(ir.IntType(32), EIGHT)
+    # to each element what is one and two before it in its quarter, then the ends of the quarter before and of two before
+    q = LANES // 4
+    steps = [[i - back if i % q >= back else None for i in range(LANES)] for back in (1, 2)]
+    steps += [[(i // q - back) * q + q - 1 if i // q >= back else None for i in range(LANES)] for back in (1, 2)]
 
-    def build(context, builder, signature, args):
-        dtype = signature.args[0].dtype
-        source = _place(context, builder, signature, args, 0, 1)
-        whole = ir.VectorType(source.type.pointee, EIGHT)
-        found = builder.load(builder.bitcast(source, whole.as_pointer()), align=dtype.bitwidth // 8)
-        if not isinstance(dtype, types.Integer):
-            found = builder.fptosi(found, vector)
-        elif dtype.bitwidth < 32:
-            found = (builder.sext if dtype.signed else builder.zext)(found, vector)
-        elif dtype.bitwidth > 32:
-            found = builder.trunc(found, vector)
-        for step in (1, 2, 4):  # each element and the one ``step`` before it, 0 before the first
-            moved = ir.Constant(ir.VectorType(word, EIGHT), [max(i - step, -1) % (2 * EIGHT) for i in range(EIGHT)])
-            found = builder.add(found, builder.shuffle_vector(found, ir.Constant(vector, [0] * EIGHT), moved))
-        last = builder.extract_element(found, ir.Constant(word, EIGHT - 1))
-        first = builder.insert_element(ir.Constant(vector, ir.Undefined), args[2], ir.Constant(word, 0))
-        found = builder.add(found, builder.shuffle_vector(first, first, ir.Constant(vector, [0] * EIGHT)))
-        target = builder.bitcast(_place(context, builder, signature, args, 3, 4), vector.as_pointer())
-        builder.store(found, target, align=4)
-        return builder.add(args[2], last)  # not taken from what is stored: the next call waits for this
+    @intrinsic
+    def running_sums(typing_context, values, at, total, out, to):
+        dtype = values.dtype
 
-    return types.uint32(values, types.int64, types.uint32, out, types.int64), build
+        def build(context, builder, signature, args):
+            source = _place(context, builder, signature, args, 0, 1)
+            target = builder.bitcast(_place(context, builder, signature, args, 3, 4), vector.as_pointer())
+            source = builder.bitcast(source, ir.VectorType(source.type.pointee, LANES).as_pointer())
+            first = builder.insert_element(ir.Constant(vector, ir.Undefined), args[2], ir.Constant(word, 0))
+            before = builder.shuffle_vector(first, first, nothing)
+            for i in range(n // LANES):
+                number = [ir.Constant(word, i)]
+                found = builder.load(builder.gep(source, number), align=dtype.bitwidth // 8)
+                if not isinstance(dtype, types.Integer):
+                    found = builder.fptosi(found, vector)
+                elif dtype.bitwidth < 32:
+                    found = (builder.sext if dtype.signed else builder.zext)(found, vector)
+                elif dtype.bitwidth > 32:
+                    found = builder.trunc(found, vector)
+                for step in steps:
+                    found = builder.add(found, builder.shuffle_vector(found, nothing, choose(step)))
+                found = builder.add(found, before)
+                builder.store(found, builder.gep(target, number), align=4)
+                before = builder.shuffle_vector(found, found, choose([LANES - 1] * LANES))
+            return builder.extract_element(before, ir.Constant(word, 0))
+
+        return types.uint32(values, types.int64, types.uint32, out, types.int64), build
+
+    return running_sums
+
+
+running_sums, running_sums_of_piece = _running_sums(LANES), _running_sums(PIECE)
 
 
 def _place(context, builder, signature, args, array: int, number: int):
