@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from diffuse_dials.kernels.options import OPTIONS
 from diffuse_dials.kernels.pieces import (
     CHORD_HIGH,
     CHORD_LOW,
@@ -17,7 +18,7 @@ from diffuse_dials.kernels.pieces import (
     row_edges,
 )
 from diffuse_dials.kernels.tiles import measure_tiles
-from diffuse_dials.kernels.voxels import OPTIONS, component, direction
+from diffuse_dials.kernels.voxels import component, direction
 
 _TERMS = 4  # of a cubic
 _ROUNDING = 1e-15  # of a unit vector

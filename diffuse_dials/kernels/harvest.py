@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from diffuse_dials.kernels.options import OPTIONS
 from diffuse_dials.kernels.still import (
     BACKGROUND,
     BACKGROUND_VARIANCE,
@@ -18,7 +19,6 @@ from diffuse_dials.kernels.still import (
     SLOW,
 )
 from diffuse_dials.kernels.vectors import trailing_zeros
-from diffuse_dials.kernels.voxels import OPTIONS
 
 
 @njit(**OPTIONS)

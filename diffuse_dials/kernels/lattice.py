@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from diffuse_dials.kernels.options import BORROW
 from diffuse_dials.kernels.pieces import CHORD_HIGH, CHORD_LOW, INVERSE_HIGH, INVERSE_LOW
-from diffuse_dials.kernels.voxels import BORROW
 
 # Metric (6; those off the diagonal twice); square of the radius (5): constant, by |ŝ1 - ŝ0|², by 1/distance², least of
 # the latter term, upper limit; half the distance of lattice planes; lengths of the axes of the reciprocal lattice (3);

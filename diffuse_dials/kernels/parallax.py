@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from diffuse_dials.kernels.options import BORROW, OPTIONS
 from diffuse_dials.kernels.pieces import row_edges
 from diffuse_dials.kernels.shared import DISTANCE, LENGTH, RESPONSE, multiply
-from diffuse_dials.kernels.voxels import BORROW, OPTIONS
 
 
 def parallax_shifts(along_fast, along_slow, height: float, mu: float, thickness: float) -> np.ndarray:

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from diffuse_dials.kernels.options import BORROW, INLINE, OPTIONS
 from diffuse_dials.kernels.pieces import BEYOND, CHORD_HIGH, CHORD_LOW, MASKED, PIECE, TOGETHER
 from diffuse_dials.kernels.shared import NEAR_BEAM, NEAR_EDGE, exact_s
 from diffuse_dials.kernels.spots import make_work, mark_near
-from diffuse_dials.kernels.voxels import BORROW, INLINE, NEAR, OPTIONS
+from diffuse_dials.kernels.voxels import NEAR
 
 WORDS = PIECE // 32  # of 32 bits, one a pixel
 # Columns of the sums of a bin. Whole numbers are exact in them; the response is in units.

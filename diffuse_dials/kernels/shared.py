@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from diffuse_dials.kernels.options import BORROW, OPTIONS
 from diffuse_dials.kernels.pieces import (
     BEYOND,
     CHORD_HIGH,
@@ -27,8 +28,8 @@ from diffuse_dials.kernels.pieces import (
     row_edges,
 )
 from diffuse_dials.kernels.sums import UNIT_BITS
-from diffuse_dials.kernels.vectors import LANES, running_sums
-from diffuse_dials.kernels.voxels import BORROW, OPTIONS, find_runs
+from diffuse_dials.kernels.vectors import running_sums
+from diffuse_dials.kernels.voxels import find_runs
 
 _EXACT = {**BORROW, "fastmath": False}  # no operation is contracted with the next
 NEAR_EDGE = 1e-9  # of a bin: closer to an edge, rounding could decide; it is below 1e-12
@@ -286,18 +287,6 @@ def _units(n, per_unit, largest, work, units):
 
 
 @njit(**BORROW)
-def _run_on(row, first, n, units, total, response):
-    """Running sums of a piece's responses; returns the last."""
-    at, together = row * response.shape[1] + first, n // LANES * LANES
-    for i in range(0, together, LANES):
-        total = running_sums(units, i, total, response, at + i + 1)
-    for i in range(together, n):
-        total = np.uint32(total + np.uint32(units[i]))
-        response[row, first + i + 1] = total
-    return total
-
-
-@njit(**BORROW)
 def _add_segments(
     row, first, n_segments, begins, s_bins, lowest, highest, units, response, state, found, stops, bins, totals
 ):
@@ -362,7 +351,7 @@ def _share_rows(
                 use[row, first : first + n], state[row, first : first + n],
             )  # fmt: skip
             kinds[row, part] = lowest if lowest == highest else MIXED
-            total = _run_on(row, first, n, units, total, response)
+            total = running_sums(units, 0, n, total, response, row * response.shape[1] + first + 1)
             n_segments = find_runs(n, s_bins, begins)
             _add_segments(
                 row, first, n_segments, begins, s_bins, lowest, highest, units, response, state, found, stops, bins,

@@ -25,14 +25,12 @@ from diffuse_dials.kernels.lattice import (
     on_lattice,
     radius_squared,
 )
+from diffuse_dials.kernels.options import BORROW, INLINE, OPTIONS
 from diffuse_dials.kernels.pieces import BEYOND, BLOCK, ERROR, PIECE, REACH, SPREAD, STRAY, TOGETHER
 from diffuse_dials.kernels.tiles import N_FLAT, find_tiles, tile_rows
 from diffuse_dials.kernels.voxels import (
-    BORROW,
-    INLINE,
     NEAR,
     NEAR_BIT,
-    OPTIONS,
     SINGLE,
     direction,
     farthest_powers,

@@ -18,18 +18,16 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from diffuse_dials.kernels.options import BORROW, INLINE, OPTIONS
 from diffuse_dials.kernels.pieces import BEYOND, MASKED, MIXED, PIECE, TOGETHER
 from diffuse_dials.kernels.profile import add_run, run_on_profile
 from diffuse_dials.kernels.spots import make_work, mark_near
-from diffuse_dials.kernels.vectors import LANES, running_sums, running_sums_of_piece
+from diffuse_dials.kernels.vectors import running_sums
 from diffuse_dials.kernels.voxels import (
     ALONE,
-    BORROW,
     CENTRE,
     FIELD,
-    INLINE,
     NEAR,
-    OPTIONS,
     SKIP,
     STEEP,
     decide_close,
@@ -106,7 +104,7 @@ class Sums(NamedTuple):
 
 @njit(**INLINE)
 def _untrusted(first, n, values, low, high):
-    """Whether any of the values of a piece is beyond the limits."""
+    """Whether any of the values of a piece is beyond the limits, or no number."""
     least = most = values[np.uint64(first)]
     no_number = np.int32(0)
     for i in range(n):
@@ -114,20 +112,6 @@ def _untrusted(first, n, values, low, high):
         least, most = min(least, value), max(most, value)
         no_number = np.int32(no_number | np.int32(value != value))
     return no_number != 0 or least < low or most > high
-
-
-@njit(**INLINE)
-def _run_on(first, n, values, total, counts):
-    """Running sums of the values of a piece; returns the last."""
-    if n == PIECE:
-        return running_sums_of_piece(values, first, total, counts, first + 1)
-    together = n // LANES * LANES
-    for i in range(0, together, LANES):
-        total = running_sums(values, first + i, total, counts, first + i + 1)
-    for i in range(together, n):
-        total += np.uint32(values[np.uint64(first + i)])
-        counts[np.uint64(first + i + 1)] = total
-    return total
 
 
 @njit(**BORROW)
@@ -186,7 +170,7 @@ def _count(row, raw, limits, shared, counting, dirty, bad, counts, bin_whole):
                 total += np.uint32(0) if bad[i] else np.uint32(values[i])
                 counts[i + 1] = total
         elif counting:
-            total = _run_on(first, n, values, total, counts)
+            total = running_sums(values, first, n, total, counts, first + 1)
 
 
 @njit(**BORROW)

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 
 from diffuse_dials.kernels.lattice import AXES, HALF_SPACING, by_metric, miller_step, reciprocal_volume
+from diffuse_dials.kernels.options import BORROW, INLINE, OPTIONS
 from diffuse_dials.kernels.pieces import (
     BEYOND,
     BLOCK,
@@ -26,7 +27,7 @@ from diffuse_dials.kernels.pieces import (
     TOGETHER,
     WARP,
 )
-from diffuse_dials.kernels.voxels import BORROW, INLINE, OPTIONS, SINGLE, component, farthest
+from diffuse_dials.kernels.voxels import SINGLE, component, farthest
 
 # Elements of ``flat``. What a lattice point's offset from a tile's middle is multiplied by: for the distance from the
 # plane (3), for the pixels along fast (3) and along slow (3); what these are at most if a pixel is near

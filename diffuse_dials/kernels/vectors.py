@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
-LANES, PIECE = 16, 128
+from diffuse_dials.kernels.options import INLINE
+from diffuse_dials.kernels.pieces import PIECE
+
+LANES = 16  # elements of a vector
 
 
 @intrinsic
@@ -44,28 +48,29 @@ def changes(typing_context, values, at):
 
 
 def _running_sums(n: int):
-    """Function for the running sums of n elements, a multiple of LANES."""
+    """What ``running_sums`` does for n elements, a multiple of LANES."""
     word, vector = ir.IntType(32), ir.VectorType(ir.IntType(32), LANES)
-    nothing = ir.Constant(vector, [0] * LANES)
+    zeros = ir.Constant(vector, [0] * LANES)
 
-    def choose(elements) -> ir.Constant:  # of two vectors, the second one's first for None
-        return ir.Constant(vector, [LANES if i is None else i for i in elements])
+    def chosen(elements) -> ir.Constant:
+        return ir.Constant(vector, [LANES if i is None else i for i in elements])  # number LANES: 0 of ``zeros``
 
-    # to each element what is one and two before it in its quarter, then the ends of the quarter before and of two before
+    # What is added to each element: the one before it in its quarter, then the one two before it; then the last one of
+    # the quarter before, and of two before. Within a quarter elements move at a third of the cost.
     q = LANES // 4
-    steps = [[i - back if i % q >= back else None for i in range(LANES)] for back in (1, 2)]
-    steps += [[(i // q - back) * q + q - 1 if i // q >= back else None for i in range(LANES)] for back in (1, 2)]
+    moves = [chosen(i - back if i % q >= back else None for i in range(LANES)) for back in (1, 2)]
+    moves += [chosen((i // q - back + 1) * q - 1 if i // q >= back else None for i in range(LANES)) for back in (1, 2)]
 
     @intrinsic
-    def running_sums(typing_context, values, at, total, out, to):
+    def sums(typing_context, values, at, total, out, to):
         dtype = values.dtype
 
         def build(context, builder, signature, args):
             source = _place(context, builder, signature, args, 0, 1)
-            target = builder.bitcast(_place(context, builder, signature, args, 3, 4), vector.as_pointer())
             source = builder.bitcast(source, ir.VectorType(source.type.pointee, LANES).as_pointer())
+            target = builder.bitcast(_place(context, builder, signature, args, 3, 4), vector.as_pointer())
             first = builder.insert_element(ir.Constant(vector, ir.Undefined), args[2], ir.Constant(word, 0))
-            before = builder.shuffle_vector(first, first, nothing)
+            before = builder.shuffle_vector(first, first, zeros)
             for i in range(n // LANES):
                 number = [ir.Constant(word, i)]
                 found = builder.load(builder.gep(source, number), align=dtype.bitwidth // 8)
@@ -75,19 +80,44 @@ def _running_sums(n: int):
                     found = (builder.sext if dtype.signed else builder.zext)(found, vector)
                 elif dtype.bitwidth > 32:
                     found = builder.trunc(found, vector)
-                for step in steps:
-                    found = builder.add(found, builder.shuffle_vector(found, nothing, choose(step)))
+                for move in moves:
+                    found = builder.add(found, builder.shuffle_vector(found, zeros, move))
                 found = builder.add(found, before)
                 builder.store(found, builder.gep(target, number), align=4)
-                before = builder.shuffle_vector(found, found, choose([LANES - 1] * LANES))
+                before = builder.shuffle_vector(found, found, chosen([LANES - 1] * LANES))
             return builder.extract_element(before, ir.Constant(word, 0))
 
         return types.uint32(values, types.int64, types.uint32, out, types.int64), build
 
-    return running_sums
+    return sums
 
 
-running_sums, running_sums_of_piece = _running_sums(LANES), _running_sums(PIECE)
+_of_vector, _of_piece = _running_sums(LANES), _running_sums(PIECE)
+
+
+@njit(**INLINE)
+def running_sums(values, at, n, total, out, to):
+    """Running sums of elements of an array, modulo 2³².
+
+    Args:
+        values, at, n: Array of whole numbers (of others the result has no meaning), number of the first element to
+            take, and how many, up to PIECE.
+        total: What to begin with, uint32.
+        out, to: Array of uint32, and the number of the first element to write.
+
+    Returns:
+        The last of them, uint32.
+    """
+    if n == PIECE:
+        return _of_piece(values, at, total, out, to)
+    together = n // LANES * LANES
+    for i in range(0, together, LANES):
+        total = _of_vector(values, at + i, total, out, to + i)
+    flat = out.reshape(out.size)
+    for i in range(together, n):
+        total = np.uint32(total + np.uint32(values[np.uint64(at + i)]))
+        flat[np.uint64(to + i)] = total
+    return total
 
 
 def _place(context, builder, signature, args, array: int, number: int):

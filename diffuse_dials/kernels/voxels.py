@@ -14,14 +14,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from diffuse_dials.kernels.options import BORROW, INLINE, OPTIONS
 from diffuse_dials.kernels.pieces import BLOCK, ERROR, PIECE
 from diffuse_dials.kernels.vectors import changes, ones, trailing_zeros
 
-OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}}
-# Numba counts references to each array that a function gets or takes from a tuple: two locked instructions a call.
-# Functions that make no arrays, and return none, need not.
-BORROW = {**OPTIONS, "_nrt": False}
-INLINE = {**BORROW, "forceinline": True}  # for each piece: a call that passes arrays costs more than the work itself
 SINGLE = 2.0**-21  # bound of the rounding of a cubic in single precision, over the sum of its terms
 
 # A pixel's key: three fields of 8 bits for its voxel along each axis, CENTRE at the piece's base (``localise``), and
