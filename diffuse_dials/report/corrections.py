@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.transforms import Affine2D
 
+from diffuse_dials.report.axes import short_numbers
 from diffuse_dials.report.html import Section
 from diffuse_dials.report.masks import placement
 
@@ -40,8 +41,13 @@ def factor_figure(factor, detector) -> Figure:
     axes.set(xlim=(x_0, x_1), ylim=(y_0, y_1) if placed else (y_1, y_0), aspect="equal")
     axes.set(xlabel="x (mm)" if placed else "fast (pixel)", ylabel="y (mm)" if placed else "slow (pixel)")
     axes.set_title(f"{factor.name}: {low:.4g} to {high:.4g}")
-    figure.colorbar(image, ax=axes, shrink=0.85)
+    short_numbers(figure.colorbar(image, ax=axes, shrink=0.85, label=unit_of(factor.name)).ax.yaxis)
     return figure
+
+
+def unit_of(name: str) -> str:
+    """Unit of a factor of the response; "" if it has none."""
+    return "sr" if name in ("solid_angle", "response") else ""
 
 
 def correction_sections(record: dict, factors, detector) -> list[Section]:

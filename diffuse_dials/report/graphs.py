@@ -11,6 +11,8 @@ from functools import lru_cache
 import numpy as np
 from matplotlib.figure import Figure
 
+from diffuse_dials.report.axes import short_numbers
+
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#17becf", "#7f7f7f")
 _DASHES = (("solid", "-"), ("dash", "--"), ("dot", ":"))  # plotly's and matplotlib's, for each round of the colours
 DIVERGING = [[0, "#053061"], [0.25, "#4393c3"], [0.5, "#f7f7f7"], [0.75, "#d6604d"], [1, "#67001f"]]
@@ -115,6 +117,9 @@ class Graph:
                 show(lambda value, _: f"{value:g}")  # else 1.02 becomes 1.02 x 10⁰
         if self.y_range is not None:
             axes.set_ylim(*self.y_range)
+        for axis, log in ((axes.xaxis, self.log_x), (axes.yaxis, self.log_y)):
+            if not log:
+                short_numbers(axis)
         _legend(axes, [one.label for one in self.series if one.label])
 
 
@@ -174,8 +179,11 @@ class Bars:
             axes.stairs(values, self.edges, fill=True, color=colour, alpha=alpha, label=name or None)
         if self.guide is not None:
             axes.axvline(self.guide, color="0.3", lw=0.8, ls=":")
+        short_numbers(axes.xaxis)
         if self.log_y:
             axes.set_yscale("log")
+        else:
+            short_numbers(axes.yaxis, whole=True)
         if len(self.heights) > 1:
             _legend(axes, list(self.heights))
 
@@ -258,7 +266,9 @@ class ColourMap:
         )
         if self.equal:
             axes.set_aspect("equal")
-        axes.figure.colorbar(mesh, ax=axes, label=self.label)
+        bar = axes.figure.colorbar(mesh, ax=axes, label=self.label)
+        for axis in (axes.xaxis, axes.yaxis, bar.ax.yaxis):
+            short_numbers(axis)
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffuse_dials.io.atomic import replacing
+from diffuse_dials.report.axes import short_numbers
 from diffuse_dials.report.graphs import MISSING
 from diffuse_dials.report.sections import end_at_voxels
 
@@ -70,7 +71,7 @@ def sections(
             first, second = (name for i, name in enumerate(_AXES) if i != PLANES[plane])
             axes.set_xlabel(f"along {first} (1/Å)")
             axes.set_ylabel(f"normal to {first}, towards {second} (1/Å)")
-        figure.colorbar(mesh, ax=list(row), shrink=0.8, extend="both", label=units)
+        short_numbers(figure.colorbar(mesh, ax=list(row), shrink=0.8, extend="both", label=units).ax.yaxis)
     return figure
 
 

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from diffuse_dials.io.atomic import replacing
+from diffuse_dials.report.axes import short_numbers
 
 _NOT_MEASURED = "0.85"
 
@@ -93,6 +94,7 @@ def section_figure(section: Section, low: float, high: float) -> Figure:
     axes.set_ylabel(f"normal to {first}, towards {second} (1/Å)")
     bar = figure.colorbar(mesh, ax=axes, shrink=0.85, extend="both")
     bar.set_label(f"{section.units.replace('^2', '²')}; grey: not measured")
+    short_numbers(bar.ax.yaxis)
     return figure
 
 

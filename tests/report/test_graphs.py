@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from diffuse_dials.report.graphs import ColourMap, Graph, Series, plotly_library
+from diffuse_dials.report.graphs import Bars, ColourMap, Graph, Series, plotly_library
 from diffuse_dials.report.html import Section, write_report
 from diffuse_dials.report.plots import VoxelFrame
 from diffuse_dials.report.slices import Quantity, Slices, fitting, quantised
@@ -32,6 +32,35 @@ def test_a_graph_is_drawn_by_both(run_in_tmp_path):
     assert axes.get_xlabel() == "still" and np.array_equal(axes.lines[0].get_xdata(), np.arange(3))
     assert MAP.plotly()["data"][0]["zmax"] == 0.1 and MAP.plotly()["layout"]["yaxis"]["scaleanchor"] == "x"
     assert MAP.figure().axes[0].get_aspect() == 1
+
+
+@pytest.mark.parametrize(
+    "label, values, expected",
+    [
+        ("sr", (2.0e-6, 5.8e-6), "10⁻⁶ sr"),
+        ("<I> (relative)", (7e6, 1.4e7), "<I> (10⁶ relative)"),
+        ("pixels", (103_700, 104_100), "pixels"),  # no "+1.037e5" either
+        ("excess", (-0.03, 0.002), "excess"),
+        ("stills", (0, 0), "stills"),
+    ],
+)
+def test_powers_of_ten_stand_in_the_label_and_not_at_the_title(label, values, expected):
+    """On the axis of a graph and on a colour bar: ticks times the power are the values they stand at."""
+    y = np.linspace(*values, 6)
+    graph = Graph("t", "x", label, (Series(np.arange(6), y),)).figure()
+    colours = ColourMap("t", "x", "y", label, np.arange(3), np.arange(2), y.reshape(2, 3)).figure()
+    power = float(f"1e{3 * int(np.log10(np.abs(y).max()) // 3)}") if expected != label else 1.0
+    for figure in (graph, colours):
+        figure.canvas.draw()
+        axis = figure.axes[-1].yaxis
+        assert axis.get_label_text() == expected and not axis.get_offset_text().get_visible()
+        shown = [float(tick.get_text().replace("\N{MINUS SIGN}", "-")) for tick in axis.get_ticklabels()]
+        assert power * np.array(shown) == pytest.approx(axis.get_ticklocs(), rel=1e-6, abs=1e-9 * np.ptp(y))
+
+
+def test_histograms_of_whole_numbers_have_whole_ticks():
+    figure = Bars("t", "x", "stills", np.arange(5.0), {"": np.array([1, 2, 1, 0])}).figure()
+    assert figure.axes[0].get_yticks().tolist()[:3] == [0, 1, 2]
 
 
 def test_errors_that_are_not_known_have_no_bars():

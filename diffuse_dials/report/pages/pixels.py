@@ -6,7 +6,7 @@ import numpy as np
 
 from diffuse_dials.algorithms.stills.pixel_statistics import DetectorMaps, StillSample
 from diffuse_dials.io.stills import StillsTable
-from diffuse_dials.report.corrections import WHAT, described
+from diffuse_dials.report.corrections import WHAT, described, unit_of
 from diffuse_dials.report.graphs import Bars, ColourMap, Graph, Series
 from diffuse_dials.report.html import Section
 from diffuse_dials.report.pages.base import Missing, Page, read_json
@@ -127,7 +127,7 @@ def record_section(record: dict) -> Section:
 
 def factor_map(name: str, maps: DetectorMaps) -> ColourMap:
     """One factor of the response over the detector."""
-    label = "sr" if name in ("solid_angle", "response") else "factor"
+    label = unit_of(name) or "factor"
     return ColourMap(WHAT.get(name, name), "x (mm)", "y (mm)", label, maps.x, maps.y, maps.factors[name], equal=True)
 
 
