@@ -105,7 +105,8 @@ def run(args=None, phil=phil_scope):
         table.write(output.stills)
         _write_pictures(measurement, stills, extracted.totals(), output)
         if output.pixel_statistics:
-            write_json(pixel_statistics(measurement, stills, params.quality.sample_stills), output.pixel_statistics)
+            shown = pixel_statistics(measurement, stills, extracted, params.quality.sample_stills)
+            write_json(shown, output.pixel_statistics)
         save_experiments(stills.experiments, output.experiments)
         contents = pipeline.contents_record(measurement.record)
         # it comes last and says that the others are complete

@@ -105,7 +105,7 @@ def run(args=None, phil=phil_scope):
         record = grid.record(params, {**contents, "run_key": result_key(key, stills, sums.failed)})
         shown = None
         if measurement is not None and params.output.pixel_statistics:
-            shown = pixel_statistics(measurement, stills, params.quality.sample_stills)
+            shown = pixel_statistics(measurement, stills, sums, params.quality.sample_stills)
         _write(sums, stills, record, params.output, bool(extracted), shown)
 
 

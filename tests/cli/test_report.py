@@ -12,6 +12,7 @@ import pytest
 from dials.util import Sorry
 
 from diffuse_dials.algorithms.scaling.quality import Quality
+from diffuse_dials.algorithms.stills import pixel_statistics
 from diffuse_dials.cli import absolute, grid, scale
 from diffuse_dials.cli.report import run
 from diffuse_dials.io.tables import load_table
@@ -112,6 +113,26 @@ def test_the_pixels_that_pass_are_those_that_were_summed(folder):
         in_map = (sums["id"] == still_id) & ~sums["bragg"]
         assert still["n_accepted"] == sums["n_pixels"][in_map].sum()
         assert still["n_pixels"] == 195 * 487 and still["n_in_mask"] >= still["n_good"] >= still["n_in_resolution"]
+
+
+def test_of_a_large_detector_the_numbers_are_those_of_all_pixels(whole_run, simulated, run_in_tmp_path, monkeypatch):
+    """As counted where every pixel is looked at; the Bragg mask's share is that of a sample, within 4 sigma."""
+    shutil.copy(simulated / "truth_stills.expt", "integrated.expt")
+    monkeypatch.setattr(pixel_statistics, "_MOST_PIXELS", 195 * 487 / 15)
+    grid.run(["integrated.expt", f"mask={simulated / 'truth_pixels.mask'}", "d_min=3", "ndiv=1,1,1"])
+    sampled, whole = (
+        json.loads((folder / "pixel_statistics.json").read_text()) for folder in (run_in_tmp_path, whole_run)
+    )
+    assert (sampled["pixel_step"], sampled["sample_step"], whole["sample_step"]) == (1, 4, 1)
+    for some, every in zip(sampled["stills"], whole["stills"]):
+        for name in ("label", "n_pixels", "n_in_mask", "n_good", "n_accepted", "n_overloaded"):
+            assert some[name] == every[name], name
+        removed = every["n_in_resolution"] - every["n_accepted"]
+        esd = 4 * np.sqrt(removed)  # of 16 times a number that was counted on one pixel in 16
+        assert removed > 0 and some["n_in_resolution"] == pytest.approx(every["n_in_resolution"], abs=4 * esd)
+        assert sum(some["raw"]) < sum(every["raw"]) / 12
+    run([".", "output.png=None"])
+    assert "found on one pixel in 16" in Path("diffuse.report.html").read_text()
 
 
 def test_the_histograms_hold_the_photons_of_the_still(folder):

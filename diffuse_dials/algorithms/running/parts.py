@@ -242,6 +242,11 @@ class PartedSums:
         """The radial totals of all stills, for what fits in memory."""
         return RadialTotals.concatenate([RadialTotals(**part.totals()) for part in self.parts if part.n_totals])
 
+    def totals_of(self, number: int) -> RadialTotals:
+        """The radial totals of one still, which could be measured."""
+        totals = RadialTotals(**next(part for part in self.parts if number in part.numbers).totals())
+        return totals.select(totals.still == number)
+
     def save_totals(self, path, identifiers: dict[int, str]) -> list[str]:
         """Write radial_totals.refl; what is more than a table holds goes to radial_totals_00001.refl and so on.
 

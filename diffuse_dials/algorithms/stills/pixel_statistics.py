@@ -24,7 +24,7 @@ quality {
   sample_stills = 3
     .type = int(value_min=0, value_max=20)
     .help = "Stills that are looked at once more, pixel by pixel, for diffuse.report: histograms, coverage, what the"
-            "masks leave. Of large detectors, every n-th pixel, about half a million. 0: none."
+            "masks leave. Histograms of large detectors: of every n-th pixel, about half a million. 0: none."
     .expert_level = 1
 }
 """
@@ -38,14 +38,15 @@ _POINTS = 1500  # of a still in the plot of reciprocal space
 
 @dataclass(frozen=True)
 class StillSample:
-    """One still.
+    """One still: numbers of all pixels of the run, and what some of them show.
 
     Attributes:
         label: Its name.
-        n_pixels: Of those looked at, every n-th of the detector.
+        n_pixels: Of the detector, or every n-th by extraction.pixel_step.
         n_in_mask: That pass the mask of all stills.
         n_good: That also lie in the trusted range, with a background that is known.
-        n_in_resolution: That also lie within the resolution limits.
+        n_in_resolution: That also lie within the resolution limits; where not all pixels were looked at, n_accepted
+            over the share of these that passes the Bragg mask.
         n_accepted: That also pass the Bragg mask: those of the map.
         n_overloaded: Overloaded ones among those that pass the mask.
         mean_response: Mean of the response of the accepted pixels, sr s.
@@ -108,57 +109,59 @@ class DetectorMaps:
         return cls(np.array(content["x"]), np.array(content["y"]), factors)
 
 
-def pixel_statistics(measurement, stills: Stills, n_wanted: int, skip_failed: bool = True) -> dict:
+def pixel_statistics(measurement, stills: Stills, sums, n_wanted: int) -> dict:
     """Content of pixel_statistics.json.
 
     Args:
         measurement: Set up for the stills.
         stills: The stills.
-        n_wanted: How many are looked at.
-        skip_failed: Whether a still that cannot be measured is passed over.
+        sums: What the run measured (PartedSums).
+        n_wanted: How many stills are looked at.
 
     Returns:
-        ``stills`` (StillSample), ``detector`` (DetectorMaps) and ``pixel_step``, of the pixels that were looked at.
-
-    Raises:
-        ValueError: If a still cannot be measured, unless ``skip_failed``.
+        ``stills`` (StillSample), ``detector`` (DetectorMaps), ``pixel_step`` of the run and ``sample_step`` of the
+        pixels that were looked at.
     """
     detector = stills.experiments[0].detector
     n_pixels = sum(int(np.prod(panel.get_image_size())) for panel in detector)
-    step = max(measurement.record["masks"]["pixel_step"], math.ceil(math.sqrt(n_pixels / _MOST_PIXELS)))
+    pixel_step = measurement.record["masks"]["pixel_step"]
+    step = max(pixel_step, math.ceil(math.sqrt(n_pixels / _MOST_PIXELS)))
     samples = []
     if n_wanted:
         measure = measurement.thinned(step)
-        used = [number for number in range(len(stills)) if measurement.uses(number)]
-        used.sort(key=lambda i: hashlib.sha256(stills.keys[i].label.encode()).digest())
-        for number in used:
+        accepted = {outcome.number: outcome.n_accepted for outcome in sums.outcomes if outcome.status == "ok"}
+        for number in sorted(accepted, key=lambda i: hashlib.sha256(stills.keys[i].label.encode()).digest()):
             try:
-                samples.append(sample_still(measure(number), stills, number, measurement.mask_of(number), step))
-            except ValueError as error:
-                if not skip_failed:
-                    raise
+                measured = measure(number)
+            except ValueError as error:  # no pixel of the sample is left, or the image is no longer there
                 logger.debug("%s: not among the stills looked at: %s", stills.keys[number].label, error)
+                continue
+            window = np.s_[pixel_step // 2 :: pixel_step, pixel_step // 2 :: pixel_step]
+            masks = [mask[window] for mask in measurement.mask_of(number)]
+            totals = sums.totals_of(number)
+            samples.append(sample_still(measured, stills, number, masks, totals, accepted[number]))
             if len(samples) == n_wanted:
                 break
     return {
         "stills": [sample.to_dict() for sample in samples],
         "detector": detector_maps(measurement.factor_maps, detector).to_dict(),
-        "pixel_step": step,
+        "pixel_step": pixel_step,
+        "sample_step": step,
     }
 
 
-def sample_still(measured, stills: Stills, number: int, masks, step: int) -> StillSample:
+def sample_still(measured, stills: Stills, number: int, masks, totals, n_accepted: int) -> StillSample:
     """Look at one still.
 
     Args:
-        measured: Its StillMeasurement.
+        measured: Its StillMeasurement, of some pixels.
         stills: The stills.
         number: Its position in the experiment list.
-        masks: What masks every still, bool, shape (slow, fast) per panel.
-        step: Of the pixels that were measured.
+        masks: What masks every still, bool, an array per panel.
+        totals: Its RadialTotals, of all pixels.
+        n_accepted: Of all pixels, those that the map uses.
     """
     experiment = stills.experiments[number]
-    masks = [mask[step // 2 :: step, step // 2 :: step] for mask in masks]
     kept = [~panel.bragg for panel in measured.pixels]
     counts, background, response, s = (
         np.concatenate([getattr(panel, name)[keep] for panel, keep in zip(measured.pixels, kept)])
@@ -169,14 +172,15 @@ def sample_still(measured, stills: Stills, number: int, masks, step: int) -> Sti
     edges = _edges(counts, corrected)
     chosen = np.linspace(0, len(s) - 1, min(_POINTS, len(s))).astype(int)
     u = np.array(experiment.crystal.get_U()).reshape(3, 3)
-    totals = measured.totals
+    within = sum(len(panel.bragg) for panel in measured.pixels)
+    n_good = int(totals.n_pixels.sum())
     return StillSample(
         stills.keys[number].label,
         sum(mask.size for mask in masks),
         sum(int(np.count_nonzero(mask)) for mask in masks),
-        int(totals.n_pixels.sum()),
-        sum(len(panel.bragg) for panel in measured.pixels),
-        measured.n_accepted,
+        n_good,
+        min(round(n_accepted * within / measured.n_accepted), n_good),
+        n_accepted,
         int(totals.n_overloaded.sum()),
         mean_response,
         edges,

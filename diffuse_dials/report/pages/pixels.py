@@ -38,7 +38,7 @@ class Pixels(Page):
         content = read_json(statistics, "diffuse.grid") if statistics else {"stills": [], "pixel_step": 1}
         self.samples = [StillSample.from_dict(still) for still in content["stills"]]
         self.maps = DetectorMaps.from_dict(content["detector"]) if statistics else None
-        self.step = content.get("pixel_step", 1)
+        self.steps = content["pixel_step"], content.get("sample_step", content["pixel_step"])
         self.not_looked_at = "not wanted" if statistics else "there is no pixel_statistics.json"
         path = sources.beside("stills.csv")
         rows = StillsTable.read(path).rows.values() if path else ()
@@ -55,7 +55,7 @@ class Pixels(Page):
             text = "Each factor of the response over the detector, along the beam; smooth, or a correction is wrong."
             yield Section("Corrections over the detector", text, figure=figures)
         if self.samples:
-            yield filters_section(self.samples, self.step)
+            yield filters_section(self.samples, *self.steps)
             text = (
                 "Pixels that are used, by their photons and by (photons - background) x mean response / response: less "
                 "by the background, and narrower where a correction or the background varies over the detector. A heap "
@@ -131,16 +131,24 @@ def factor_map(name: str, maps: DetectorMaps) -> ColourMap:
     return ColourMap(WHAT.get(name, name), "x (mm)", "y (mm)", label, maps.x, maps.y, maps.factors[name], equal=True)
 
 
-def filters_section(samples: list[StillSample], step: int) -> Section:
-    """How many pixels pass which filter, of every ``step``-th along both directions of the detector."""
+def filters_section(samples: list[StillSample], pixel_step: int, sample_step: int) -> Section:
+    """How many pixels pass which filter.
+
+    Args:
+        samples: The stills.
+        pixel_step: Every so-many-th pixel along both directions was measured.
+        sample_step: And every so-many-th was looked at.
+    """
     rows = []
     for name, text in _FILTERS:
         numbers = [getattr(sample, name) for sample in samples]
         rows.append((text, *(f"{n} ({100 * n / s.n_pixels:.1f} %)" for n, s in zip(numbers, samples))))
     rows.append(("overloaded", *(str(sample.n_overloaded) for sample in samples)))
     text = "Each line counts those that pass the lines above it too; overloaded pixels are lost in the third."
-    if step > 1:
-        text += f" One pixel in {step**2} was looked at, in a square pattern: shares of borders are rough."
+    if pixel_step > 1:
+        text += f" Only one pixel in {pixel_step**2} was read (extraction.pixel_step={pixel_step})."
+    if sample_step > pixel_step:
+        text += f" The share of the Bragg mask was found on one pixel in {sample_step**2}: the fourth line is rough."
     return Section("Pixels that pass", text, ("filter", *(sample.label for sample in samples)), tuple(rows))
 
 
