@@ -12,6 +12,7 @@ from diffuse_dials.models.asu import AsuBox
 
 _MARGIN = 1.02  # parallax moves a corner by a few pixels
 _SAMPLE = 4096
+_BYTES_PER_BRICK = 2 * 4  # of 4 x 4 x 4 voxels, Bragg pixels apart
 
 
 def largest_s(stills: Stills, d_min: float | None) -> float:
@@ -36,6 +37,21 @@ def corner_resolution(experiment) -> float:
     if smallest < 0:
         smallest = min(float((pixel_geometry(panel, s0).direction @ s0).min()) for panel in experiment.detector)
     return experiment.beam.get_wavelength() / np.sqrt(2 - 2 * smallest)
+
+
+def table_bytes(grid: Grid, experiment) -> int:
+    """Memory of the table by which a process finds the voxels of a panel, to the corner of the detector.
+
+    See kernels.accumulator.
+
+    Args:
+        grid: The grid.
+        experiment: A still, which stands for all.
+    """
+    if grid.engine == "numpy":
+        return 0
+    reach = np.ceil(np.array(grid.unit_cell[:3]) * grid.ndiv / corner_resolution(experiment)) + 1
+    return int(_BYTES_PER_BRICK * np.prod((2 * reach + 4) // 4))
 
 
 def asu_box(grid: Grid, stills: Stills, s_max: float) -> AsuBox:

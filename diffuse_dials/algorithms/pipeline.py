@@ -12,7 +12,7 @@ from diffuse_dials.adapters.images import panel_shapes
 from diffuse_dials.algorithms.extraction import Measurement
 from diffuse_dials.algorithms.gridding import Grid, voxel_sums, with_asu_index, without_origin
 from diffuse_dials.algorithms.inputs import Stills
-from diffuse_dials.algorithms.limits import asu_box, largest_s
+from diffuse_dials.algorithms.limits import asu_box, largest_s, table_bytes
 from diffuse_dials.algorithms.running.forecast import forecast
 from diffuse_dials.algorithms.running.parallel import working_on
 from diffuse_dials.algorithms.running.parts import (
@@ -107,7 +107,7 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
                 counted[number] = outcome, measured
             return len(measured.voxels)
 
-        found = forecast(count, used, most, params.output.reflections)
+        found = forecast(count, used, most, params.output.reflections, table_bytes(grid, stills.experiments[0]))
         store = log_forecast(found, params.grid.store, job)
         rows_per_still = found.n_rows / max(len(used), 1)
         return {"store": store, "blocks": split(len(stills), rows_per_still, job.n_workers, store)}

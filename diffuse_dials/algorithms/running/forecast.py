@@ -73,9 +73,10 @@ class Forecast:
             )  # fmt: skip
         if self.worker * n_processes > 0.8 * self.available:
             logger.warning(
-                "%d processes of about %s each may need more memory than the %s that are available: use a smaller "
-                "mp.nproc.",
-                n_processes, _gib(self.worker), _gib(self.available),
+                "%s of about %s%s may need more memory than the %s that are available: use %sa smaller grid.ndiv.",
+                f"{n_processes} processes" if n_processes > 1 else "A process", _gib(self.worker),
+                " each" if n_processes > 1 else "", _gib(self.available),
+                "a smaller mp.nproc or " if n_processes > 1 else "",
             )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def _left(place: Path, limit: str, usage: str, cache: str) -> int | None:
     return max(0, int(allowed) - used + reclaimable)
 
 
-def forecast(count_rows, numbers: list[int], most_rows: int, output: str) -> Forecast:
+def forecast(count_rows, numbers: list[int], most_rows: int, output: str, table: int = 0) -> Forecast:
     """Measure a few stills, one in a hundred and three at most, unless even the most that there can be would fit.
 
     Args:
@@ -146,12 +147,13 @@ def forecast(count_rows, numbers: list[int], most_rows: int, output: str) -> For
         numbers: The stills that will be measured.
         most_rows: Upper bound of the rows of one still: its pixels.
         output: The file that the run will write.
+        table: Memory of the table by which each process finds voxels, bytes.
 
     Returns:
         The forecast. If none of the sample could be measured it is the upper bound.
     """
     available, free = available_memory(), free_disk(output)
-    bound = Forecast(most_rows * len(numbers), available, at_most=True, free=free)
+    bound = Forecast(most_rows * len(numbers), available, table, True, free)
     if not bound.needs_store() and bound.fits_disk(False):
         return bound
     n_sample = min(_MAX_SAMPLE, -(-len(numbers) // 100))
@@ -165,7 +167,7 @@ def forecast(count_rows, numbers: list[int], most_rows: int, output: str) -> For
     if not rows:
         return bound
     mean = sum(rows) / len(rows)
-    return Forecast(int(mean * len(numbers)), available, _peak() - before, free=free)
+    return Forecast(int(mean * len(numbers)), available, max(_peak() - before, table), free=free)
 
 
 def free_disk(output: str) -> int | None:

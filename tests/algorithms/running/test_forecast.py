@@ -6,10 +6,14 @@ from collections import namedtuple
 
 import pytest
 
+from diffuse_dials.algorithms import pipeline
+from diffuse_dials.algorithms.limits import table_bytes
 from diffuse_dials.algorithms.running import forecast as module
 from diffuse_dials.algorithms.running.forecast import Forecast, available_memory, forecast
+from diffuse_dials.algorithms.stills import fused
 from diffuse_dials.cli import grid
 from diffuse_dials.io.gridded_store import GriddedStore
+from diffuse_dials.kernels.accumulator import Accumulator
 
 GIB = 2**30
 
@@ -71,6 +75,41 @@ def test_one_still_in_a_hundred_is_measured_and_no_more_than_needed(monkeypatch)
     measured.clear()
     few = forecast(count, [0, 1], 1_000_000, "gridded.refl")
     assert not measured and few.at_most and few.n_rows == 2_000_000
+
+
+def test_the_table_of_voxels_is_as_large_as_it_is_forecast(simulated, run_in_tmp_path, monkeypatch):
+    """Of the cell that the stills have on average, and with a few pixels of parallax: 2 % an axis."""
+    made, foretold = [], []
+
+    class Kept(Accumulator):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    def remember(*given):
+        foretold.append(table_bytes(*given))
+        return foretold[-1]
+
+    monkeypatch.setattr(fused, "Accumulator", Kept)
+    monkeypatch.setattr(pipeline, "table_bytes", remember)
+    grid.run([str(simulated / "truth_stills.expt"), "d_min=2", "ndiv=15,15,15", "mp.nproc=1", "store=False"])
+    assert max(one._table.nbytes for one in made) == pytest.approx(foretold[0], rel=0.06)
+
+
+def test_the_table_of_voxels_counts_even_where_no_still_is_measured_first(monkeypatch, caplog):
+    """0.4 GiB for a cell of 500 Å, 3 voxels per lattice point to 2 Å: too much for 24 processes on 10 GiB."""
+    monkeypatch.setattr(module, "available_memory", lambda: 10 * GIB)
+    found = forecast(None, [0, 1], 1_000_000, "gridded.refl", int(0.4 * GIB))
+    with caplog.at_level("WARNING", logger="dials"):
+        found.log(False, 16)
+    assert not caplog.text
+    with caplog.at_level("WARNING", logger="dials"):
+        found.log(False, 24)
+    assert "24 processes of about 0.40 GiB each" in caplog.text and "a smaller mp.nproc or a smaller" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="dials"):
+        forecast(None, [0], 1_000_000, "gridded.refl", 9 * GIB).log(False, 1)
+    assert "A process of about 9.00 GiB may need" in caplog.text and "mp.nproc" not in caplog.text
 
 
 def test_a_disk_that_cannot_hold_the_run_is_told_before_it(monkeypatch, caplog, tmp_path):
