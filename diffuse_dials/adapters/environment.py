@@ -66,10 +66,16 @@ def allow_missing_mono_simulation() -> None:
 _loading = threading.RLock()
 
 
+# pint (before 0.20) asks pandas for its class of series, to leave operations with one to pandas: no command has any
+_REFUSED = ("pint.compat",)
+
+
 class _LateModule(ModuleType):
     """A module that is executed when something is asked of it that its place in the file system does not tell."""
 
     def __getattr__(self, name):
+        if _asker(sys._getframe(1)) in _REFUSED:
+            raise AttributeError(name)
         package = sys.modules.get(self.__name__.rpartition(".")[0])
         with _loading:  # another thread waits until the module is complete
             for module in (package, self):  # in the order of an import
@@ -77,6 +83,13 @@ class _LateModule(ModuleType):
                     _execute(module)
         # not getattr: what a module that is being executed has not defined yet is missing
         return ModuleType.__getattribute__(self, name)
+
+
+def _asker(frame) -> str | None:
+    """Name of the module that asks something of another; ``from package import name`` does so in importlib."""
+    while frame is not None and frame.f_globals.get("__name__") == "importlib._bootstrap":
+        frame = frame.f_back
+    return None if frame is None else frame.f_globals.get("__name__")
 
 
 def _execute(module: _LateModule) -> None:

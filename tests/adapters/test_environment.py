@@ -99,6 +99,18 @@ def test_a_module_that_fails_says_so_at_each_use(tmp_path):
     assert printed(code) == 2 * "there_is_no_such_module\n"
 
 
+def test_reading_nexus_does_not_execute_pandas(tmp_path):
+    """dxtbx's modules for NXmx import pint, which asks pandas for a class; whoever else asks is given it."""
+    (tmp_path / "pandas").mkdir()
+    (tmp_path / "pandas" / "__init__.py").write_text("print('executed')\nSeries = 1\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import diffuse_dials.cli, dxtbx.nexus, pandas;"
+        "print('read'); from pandas import Series"
+    )
+    done = python(code)
+    assert done.stdout == "read\nexecuted\n", done.stderr
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_can_import_what_stills_process_needs(method, tmp_path):
     script = tmp_path / "workers.py"
