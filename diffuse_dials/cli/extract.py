@@ -106,7 +106,7 @@ def run(args=None, phil=phil_scope):
         _write_pictures(measurement, stills, extracted.totals(), output)
         if output.pixel_statistics:
             shown = pixel_statistics(measurement, stills, extracted, params.quality.sample_stills)
-            write_json(shown, output.pixel_statistics)
+            write_json(shown, output.pixel_statistics, indent=None)
         save_experiments(stills.experiments, output.experiments)
         contents = pipeline.contents_record(measurement.record)
         # it comes last and says that the others are complete

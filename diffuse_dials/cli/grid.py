@@ -125,7 +125,7 @@ def _write(sums: PartedSums, stills: Stills, record, output, from_files: bool, s
     stills_table.write(output.stills)
     save_experiments(stills.experiments, output.experiments)
     if shown is not None:
-        write_json(shown, output.pixel_statistics)
+        write_json(shown, output.pixel_statistics, indent=None)
     save_grid_record(record, output.grid)
     # what an earlier run left of the other kind would be taken for this run's
     if sums.store:

@@ -68,6 +68,6 @@ def write_text(text: str, path) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_json(data: dict, path) -> None:
-    """Write JSON (two-space indent, keys in the order given), complete or not at all."""
-    write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", path)
+def write_json(data: dict, path, indent: int | None = 2) -> None:
+    """Write JSON (keys in the order given), complete or not at all. Without indent many numbers are fast."""
+    write_text(json.dumps(data, indent=indent, allow_nan=False) + "\n", path)
