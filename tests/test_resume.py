@@ -96,7 +96,8 @@ def wait_for(condition, seconds=60):
 
 
 def parts(command=grid):
-    return sorted(path.stem for path in Path().glob(f"{OUTPUTS[command].split('*')[0].rstrip('.')}_parts/*/0*.h5"))
+    found = Path().glob(f"{OUTPUTS[command].split('*')[0].rstrip('.')}_parts/*/0*")
+    return sorted(path.stem for path in found if path.suffix in (".part", ".h5"))
 
 
 def measured_by(command, args, monkeypatch):

@@ -1,14 +1,13 @@
 """Parts of gridded.h5: the sums of consecutive stills in a file that one process writes, complete or not at all.
 
 What gridded.h5 points at is compact and compressed; see io.gridded_store for the format. A part with ``exact=True`` is
-made to put gridded.refl together: its columns have that file's names and lose nothing.
+made to put gridded.refl together and then removed: its columns have that file's names and lose nothing, and it is no
+HDF5 (see io.array_file).
 """
 
 from __future__ import annotations
 
-import io
 import json
-import os
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -17,6 +16,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from diffuse_dials.io.array_file import Arrays, ArrayWriter, is_array_file, writing_arrays
 from diffuse_dials.io.atomic import replacing
 from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.asu import AsuBox
@@ -36,8 +36,7 @@ _GROWTH = 1 << 22  # bytes by which a file in memory grows
 class PartWriter(ABC):
     """Appends the sums of one still after the other to an open part; made by :func:`writing_part`."""
 
-    def __init__(self, file: h5py.File):
-        self._file = file
+    def __init__(self):
         self._stills: list[tuple[int, int]] = []
         self._totals: list[RadialTotals] = []
         self._n_rows = self._n_pixels = 0
@@ -65,48 +64,44 @@ class PartWriter(ABC):
     def _add(self, sums: VoxelSums) -> None:
         """Append the rows."""
 
+    @abstractmethod
     def finish(self, outcomes: list[dict]) -> None:
         """Write what describes the part as a whole; ``outcomes`` is what became of each still, for JSON."""
-        stills = np.array(self._stills, dtype=np.int64).reshape(-1, 2)
-        self._file["stills/number"], self._file["stills/n_rows"] = stills[:, 0], stills[:, 1]
-        self._file["outcomes"] = json.dumps(outcomes)
-        if self._totals:
-            totals = RadialTotals.concatenate(self._totals)
-            for field in fields(RadialTotals):
-                self._file[f"totals/{field.name}"] = getattr(totals, field.name)
-        self._file.attrs.update({"n_rows": self._n_rows, "n_pixels": self._n_pixels})
-        self._file.attrs["complete"] = True
+
+    def _all_totals(self) -> dict[str, np.ndarray]:
+        """The fields of RadialTotals of all stills; empty if there were none."""
+        if not self._totals:
+            return {}
+        totals = RadialTotals.concatenate(self._totals)
+        return {field.name: getattr(totals, field.name) for field in fields(RadialTotals)}
 
 
 class _ExactWriter(PartWriter):
-    """Columns as they are, written at the end; what follows from others (no background, Poisson) is left out."""
+    """Columns as they are, written still by still; what follows from others (no background, Poisson) is left out."""
 
-    def __init__(self, file: h5py.File):
-        super().__init__(file)
-        self._columns: dict[str, list[np.ndarray]] = {}
+    def __init__(self, file: ArrayWriter):
+        super().__init__()
+        self._file = file
+        self._blocks: list[tuple[int, dict[str, list]]] = []
 
     def _add(self, sums: VoxelSums) -> None:
         columns = {
             "miller_index": sums.index, "asu_miller_index": sums.asu_index, "panel": sums.panel, "bragg": sums.bragg,
             "counts": sums.counts, "n_pixels": sums.n_pixels, "response": sums.response,
-            "background": sums.background, "variance": sums.variance, "position": sums.position,
         }  # fmt: skip
-        for name, values in columns.items():
-            if values is not None:
-                self._columns.setdefault(name, []).append(values)
+        if sums.background.any():
+            columns["background"] = sums.background
+        if not np.array_equal(sums.variance, sums.counts):
+            columns["variance"] = sums.variance
+        if sums.position is not None:
+            columns["position"] = sums.position
+        self._blocks.append((self._stills[-1][0], self._file.put(columns)))
 
     def finish(self, outcomes: list[dict]) -> None:
-        counts = self._columns.get("counts", [])
-        if all(np.array_equal(*pair) for pair in zip(self._columns.get("variance", []), counts)):
-            self._columns.pop("variance", None)
-        if not any(values.any() for values in self._columns.get("background", [])):
-            self._columns.pop("background", None)
-        if counts and all(_fits_int32(values) for values in counts):
-            self._columns["counts"] = [values.astype(np.int32) for values in counts]
-        while self._columns:
-            name, pieces = self._columns.popitem()
-            self._file[f"rows/{name}"] = np.concatenate(pieces)
-        super().finish(outcomes)
+        self._file.description.update(
+            stills=self._stills, rows=self._blocks, totals=self._file.put(self._all_totals()), outcomes=outcomes,
+            n_pixels=self._n_pixels, complete=True,
+        )  # fmt: skip
 
 
 def _fits_int32(values: np.ndarray) -> bool:
@@ -117,8 +112,8 @@ class _CompactWriter(PartWriter):
     """The types of gridded.h5, written as they come, in compressed chunks."""
 
     def __init__(self, file: h5py.File, box: AsuBox):
-        super().__init__(file)
-        self._box, self._kinds = box, COMPACT
+        super().__init__()
+        self._file, self._box, self._kinds = file, box, COMPACT
         self._seen = np.zeros(box.size, dtype=bool)
 
     def _add(self, sums: VoxelSums) -> None:
@@ -169,8 +164,14 @@ class _CompactWriter(PartWriter):
             rows["counts"][:] = earlier
 
     def finish(self, outcomes: list[dict]) -> None:
+        stills = np.array(self._stills, dtype=np.int64).reshape(-1, 2)
         self._file["asu/id"] = np.flatnonzero(self._seen).astype(np.int32)
-        super().finish(outcomes)
+        self._file["stills/number"], self._file["stills/n_rows"] = stills[:, 0], stills[:, 1]
+        self._file["outcomes"] = json.dumps(outcomes)
+        for name, values in self._all_totals().items():
+            self._file[f"totals/{name}"] = values
+        self._file.attrs.update({"n_rows": self._n_rows, "n_pixels": self._n_pixels})
+        self._file.attrs["complete"] = True
 
 
 @contextmanager
@@ -190,11 +191,17 @@ def writing_part(path, key: str, box: AsuBox, exact: bool = False, mark: str = "
     Raises:
         ValueError: If the file cannot be written.
     """
-    with (_writing_straight if exact else writing_hdf5)(path) as file:
-        file.attrs.update({"format": PART, "version": VERSION, "key": key, "low": box.low, "shape": box.shape})
-        file.attrs.update({"exact": exact, "mark": mark, "complete": False})
+    low, shape = ([int(n) for n in place] for place in (box.low, box.shape))
+    head = {"format": PART, "version": VERSION, "key": key, "low": low, "shape": shape, "mark": mark, "complete": False}
+    if exact:
+        with writing_arrays(path) as arrays:
+            arrays.description.update(head)
+            yield _ExactWriter(arrays)
+        return
+    with writing_hdf5(path) as file:
+        file.attrs.update(head)
         file.create_group("rows")
-        yield _ExactWriter(file) if exact else _CompactWriter(file, box)
+        yield _CompactWriter(file, box)
 
 
 @contextmanager
@@ -215,75 +222,6 @@ def writing_hdf5(path):
         image = file.id.get_file_image()
     with replacing(path) as partial:
         partial.write_bytes(image)
-
-
-@contextmanager
-def _writing_straight(path):
-    """The same for a file of whole arrays, which go from where they are to the disk: half the time, and no memory.
-
-    What is written must not be read again before the end: a full disk shows then.
-    """
-    with replacing(path) as partial, _Written(partial) as written:
-        with h5py.File(written, "w") as file:
-            yield file
-        if written.error is not None:
-            raise written.error
-
-
-class _Written:
-    """A file for h5py to write to that never fails: what the disk had to say is kept, for when HDF5 is closed."""
-
-    def __init__(self, path):
-        self._file = open(path, "w+b", buffering=0)
-        self._place = self._end = 0
-        self.error: OSError | None = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._file.close()
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._place = offset + (0, self._place, self._end)[whence]
-        return self._place
-
-    def tell(self) -> int:
-        return self._place
-
-    def write(self, data) -> int:
-        """As if all of it had been written."""
-        left = memoryview(data)
-        while left and self.error is None:
-            try:
-                self._file.seek(self._place + len(data) - len(left))
-                left = left[self._file.write(left) :]
-            except OSError as error:
-                self.error = error
-        self._place += len(data)
-        self._end = max(self._end, self._place)
-        return len(data)
-
-    def readinto(self, buffer) -> int:
-        """Zeros where nothing is: HDF5 reads the surroundings of small arrays, to write them together."""
-        found = os.pread(self._file.fileno(), len(buffer), self._place)
-        memoryview(buffer)[:] = found + bytes(len(buffer) - len(found))
-        self._place += len(buffer)
-        return len(buffer)
-
-    def read(self, n: int = -1) -> bytes:
-        """h5py takes what has no such method for a name, and does not call it."""
-        raise io.UnsupportedOperation("read")
-
-    def truncate(self, size: int) -> None:
-        self._end = size
-        try:
-            self._file.truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-
-    def flush(self) -> None:
-        """Nothing is held back."""
 
 
 @contextmanager
@@ -346,6 +284,8 @@ class Part:
         Raises:
             ValueError: If it is missing, broken or incomplete.
         """
+        if is_array_file(path):
+            return cls._of_arrays(path)
         with opened(path, PART) as file:
             numbers, still_rows = file["stills/number"][:], file["stills/n_rows"][:]
             columns = {name: (data.dtype, data.shape[1:]) for name, data in file["rows"].items()}
@@ -354,8 +294,25 @@ class Part:
             n_totals = len(file["totals/still"]) if "totals" in file else 0
             return cls(
                 Path(path), str(file.attrs["key"]), str(file.attrs["mark"]), int(file.attrs["n_pixels"]), box_of(file),
-                bool(file.attrs["exact"]), numbers, still_rows, n_totals, json.loads(file["outcomes"][()]), columns,
+                False, numbers, still_rows, n_totals, json.loads(file["outcomes"][()]), columns,
             )  # fmt: skip
+
+    @classmethod
+    def _of_arrays(cls, path) -> Part:
+        found = Arrays(path).description
+        if not found.get("complete"):
+            raise ValueError(f"{path} is not complete. Run diffuse.grid again.")
+        stills = np.array(found["stills"], dtype=np.int64).reshape(-1, 2)
+        n_totals = found["totals"]["still"][1][0] if found["totals"] else 0
+        columns = {
+            name: (np.dtype(dtype), tuple(shape[1:]))
+            for _, places in found["rows"] for name, (dtype, shape, _) in places.items()
+        }  # fmt: skip
+        box = AsuBox(tuple(found["low"]), tuple(found["shape"]))
+        return cls(
+            Path(path), found["key"], found["mark"], found["n_pixels"], box, True,
+            stills[:, 0], stills[:, 1], n_totals, found["outcomes"], columns,
+        )  # fmt: skip
 
     @property
     def n_rows(self) -> int:
@@ -366,13 +323,24 @@ class Part:
         with opened(self.path, PART) as file:
             return file["asu/id"][:]
 
-    def rows(self) -> dict[str, np.ndarray]:
-        """All columns, by name."""
-        with opened(self.path, PART) as file:
-            return {name: data[:] for name, data in file["rows"].items()}
+    def rows_by_still(self):
+        """The rows of one still after the other, of exact parts.
+
+        Yields:
+            (position in the experiment list, the columns by name: to be read only, and gone with the part's file).
+        """
+        arrays = Arrays(self.path)
+        for number, places in arrays.description["rows"]:
+            columns = arrays.get(places)
+            columns.setdefault("background", np.zeros(len(columns["counts"])))
+            columns.setdefault("variance", columns["counts"])
+            yield number, columns
 
     def totals(self) -> dict[str, np.ndarray]:
         """The fields of RadialTotals, by name, of all its stills."""
+        if self.exact:
+            arrays = Arrays(self.path)
+            return arrays.get(arrays.description["totals"])
         with opened(self.path, PART) as file:
             return {field.name: file[f"totals/{field.name}"][:] for field in fields(RadialTotals)}
 

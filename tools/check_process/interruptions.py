@@ -66,7 +66,7 @@ def kills(data: Data) -> bool:
         fine &= good(all(blocks.get(path) == when for path, when in kept.items()), "a finished block was made again")
         kept = {path: when for path, when in blocks.items() if (path.parent / f"{path.name[4:9]}.json").is_file()}
         n_images = sum(len(json.loads(p.read_text())["images"]) for p in (folder / "integrated").glob("[0-9]*.json"))
-        n_parts = len(list(folder.glob("gridded_parts/*/0*.h5")))
+        n_parts = len(list(folder.glob("gridded_parts/*/0*.part")))
         before = re.findall(r"(\w+) +done before", said)
         print(f"  {name:9} {victim:6} killed ({' '.join(step) or 'between steps'}); {n_images} images integrated"
               f", {n_parts} parts gridded; this run found done: {' '.join(before) or 'nothing'}")  # fmt: skip

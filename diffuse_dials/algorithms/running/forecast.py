@@ -16,7 +16,7 @@ logger = logging.getLogger(f"dials.{__name__}")
 BYTES_PER_ROW = 300
 # On disk, with positions: a row of gridded.refl and of the parts it is made from, which are there at the same time.
 # A row of gridded.h5 compresses to 9 bytes (tools/bench_store.py), and to twice that with positions.
-DISK_BYTES_PER_ROW = 97 + 61
+DISK_BYTES_PER_ROW = 97 + 65
 STORED_BYTES_PER_ROW = 18
 MAX_SHARE = 0.3  # of the available memory for the sums; the rest is for images, maps and what comes after
 _MAX_SAMPLE = 3

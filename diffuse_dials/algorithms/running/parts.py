@@ -25,7 +25,7 @@ from diffuse_dials.models.sums import RadialTotals
 
 logger = logging.getLogger(f"dials.{__name__}")
 
-_STORED_ROWS, _TABLE_ROWS = 4_000_000, 500_000  # of a part, which is in memory until it is complete: below 0.1 GB
+_STORED_ROWS, _TABLE_ROWS = 4_000_000, 500_000  # of a part; one for the store is in memory until complete: below 0.1 GB
 _PARTS_PER_PROCESS = 16
 _MAX_PARTS = 2000
 
@@ -222,7 +222,7 @@ class PartedSums:
         logger.info("%d sums of %d pixels in %d stills", self.n_rows, n_pixels, n_stills)
 
     def save_sums(self, path, identifiers: dict[int, str]) -> None:
-        """Write gridded.refl, part by part, so that one is in memory.
+        """Write gridded.refl, still by still, so that one is in memory.
 
         Raises:
             ValueError: If there are more rows than a table holds, or it cannot be written.
@@ -231,7 +231,7 @@ class PartedSums:
         names += ["id", "variance"]
         if all("position" in part.columns for part in self.parts if part.n_rows):
             names.append("xyzobs.px.value")
-        rows = (_rows_of(part, names) for part in self.parts if part.n_rows)
+        rows = (_rows_of(*still, names) for part in self.parts for still in part.rows_by_still())
         write_table(names, rows, path, identifiers, self.n_rows)
 
     def save_index(self, path, identifiers) -> None:
@@ -274,14 +274,11 @@ class PartedSums:
         return [str(name) for name in names]
 
 
-def _rows_of(part: Part, names) -> dict[str, np.ndarray]:
-    """The columns of gridded.refl for the rows of a part; what follows from others is not in it (see store_parts)."""
-    rows = part.rows()
-    rows["id"] = np.repeat(part.numbers.astype(np.int32), part.still_rows)
-    rows.setdefault("background", np.zeros(part.n_rows))
-    rows.setdefault("variance", rows["counts"])
+def _rows_of(number: int, rows: dict[str, np.ndarray], names) -> dict[str, np.ndarray]:
+    """The columns of gridded.refl for the rows of a still, from a part's."""
+    rows["id"] = np.full(len(rows["counts"]), number, dtype=np.int32)
     if "xyzobs.px.value" in names:
-        rows["xyzobs.px.value"] = place = np.zeros((part.n_rows, 3))
+        rows["xyzobs.px.value"] = place = np.zeros((len(rows["counts"]), 3))
         place[:, :2] = rows["position"]
     return {name: rows[name] for name in names}
 

@@ -4,7 +4,7 @@
       lock                    held while a run works here
       3f1c0a.../              parts of one run, named by its key: a hash of parameters, inputs and code
         plan.json             which stills belong to which part
-        00000.h5 ...          finished parts: each appears complete or not at all
+        00000.part ...        finished parts (00000.h5 ... for gridded.h5): each appears complete or not at all
 
 A part is never changed. Whatever moment a run is killed at, ``resume=True`` finds the finished parts and makes the
 others.
@@ -32,6 +32,8 @@ from diffuse_dials.io.stills import StillsTable
 from diffuse_dials.io.store_parts import Part
 
 logger = logging.getLogger(f"dials.{__name__}")
+
+_SUFFIXES = ".part", ".h5"  # of a part: it is put into a table and then removed, or gridded.h5 keeps it
 
 phil_scope = libtbx.phil.parse(
     """
@@ -176,7 +178,7 @@ class RunFolder:
         plan = None
         if resume:
             ours = [path for path in unfinished if _plan_of(path).get("key") == key]
-            if not ours and any(any(path.glob("*.h5")) for path in unfinished):
+            if not ours and any(_has_parts(path) for path in unfinished):
                 lock.close()
                 raise ValueError(
                     f"resume=True: the parts in {home} were made with other parameters, inputs or another version of "
@@ -204,9 +206,9 @@ class RunFolder:
         self.plan = plan
         write_json(plan, self.path / "plan.json")
 
-    def part(self, number: int, suffix: str = ".h5") -> Path:
+    def part(self, number: int) -> Path:
         """Path of a part."""
-        return self.path / f"{number:05d}{suffix}"
+        return self.path / f"{number:05d}{_SUFFIXES[bool(self.plan.get('store'))]}"
 
     def finished(self, number: int, key: str, mark: str) -> Part | None:
         """A part, if it is complete and was made from what is there now."""
@@ -252,6 +254,10 @@ class RunFolder:
 def _home(output: str) -> Path:
     path = Path(output)
     return path.with_name(f"{path.stem}_parts")
+
+
+def _has_parts(path: Path) -> bool:
+    return any(file.suffix in _SUFFIXES for file in path.glob("[0-9]*"))
 
 
 def _plan_of(path: Path) -> dict:

@@ -120,7 +120,7 @@ def test_a_disk_that_cannot_hold_the_run_is_told_before_it(monkeypatch, caplog, 
     assert not found.fits_disk(False) and found.fits_disk(True)
     with caplog.at_level("WARNING", logger="dials"):
         found.log(False, 1)
-    assert "1.47 GiB are needed, 1.00 GiB are free" in caplog.text and "grid.store=True" in caplog.text
+    assert "1.51 GiB are needed, 1.00 GiB are free" in caplog.text and "grid.store=True" in caplog.text
     caplog.clear()
     with caplog.at_level("WARNING", logger="dials"):
         found.log(True, 1)

@@ -36,4 +36,4 @@ def test_a_part_that_fails_leaves_nothing_of_those_that_were_being_written(monke
 
     with pytest.raises(ValueError, match="No space left on device. 1 of 3 parts are finished"):
         make_parts(job, folder, make, str, "grid", str)
-    assert sorted(path.name for path in folder.path.glob("*.h5")) == [folder.part(0).name]
+    assert sorted(path.name for path in folder.path.glob("[0-9]*")) == [folder.part(0).name]
