@@ -236,12 +236,33 @@ def test_a_broken_image_stops_the_run_or_is_skipped_and_named(work, tmp_path):
     assert set(load_table("gridded.refl")["id"]) == {0, 2, 4, 5}
 
 
+@pytest.mark.parametrize("command", [extract, grid])
+@pytest.mark.parametrize("left", [0, 200])
+def test_the_first_image_may_be_one_that_fails(command, left, work, tmp_path):
+    """Missing, or cut off in its header: what all stills share is then worked out with the next."""
+    shutil.copytree(work / "images", tmp_path / "images")
+    text = (work / "truth_stills.expt").read_text().replace(str(work / "images"), str(tmp_path / "images"))
+    (tmp_path / "stills.expt").write_text(text)
+    first = tmp_path / "images" / "still_00001.cbf"
+    content = first.read_bytes()[:left]
+    first.unlink()
+    if left:
+        first.write_bytes(content)
+    arguments = ["stills.expt", f"mask={work / 'truth_pixels.mask'}", "d_min=2", "pixel_step=4"]
+    assert "still_00001.cbf" in refuses(command.run, arguments)
+    assert "still_00001.cbf" in refuses(make_mask.run, ["stills.expt"])
+    command.run([*arguments, "skip_failed=True"])
+    with open(tmp_path / "stills.csv") as handle:
+        assert [row["status"] for row in csv.DictReader(handle)] == ["failed"] + 5 * ["ok"]
+
+
 def test_mistakes_get_one_line_and_no_output(work, tmp_path):
     stills = str(work / "truth_stills.expt")
     assert "no file nowhere.expt" in refuses(grid.run, ["nowhere.expt"])
     assert "mix the axes a and b" in refuses(grid.run, [stills, "ndiv=2,3,1"])
     assert "smaller than d_max" in refuses(grid.run, [stills, "d_min=3", "d_max=2"])
-    assert "twice" in refuses(grid.run, [stills, stills])
+    assert "Give each still once" in refuses(grid.run, [stills, stills])
+    assert "Give each still once" in refuses(make_mask.run, [stills, stills])
     assert "without a crystal" in refuses(extract.run, [str(work / "blank.expt")])
     assert "No pixel of" in refuses(grid.run, [stills, "d_min=900", "d_max=1000"])
     table = flex.reflection_table()

@@ -56,6 +56,29 @@ def load_experiments(path) -> ExperimentList:
     return experiments
 
 
+def load_together(names, refuse=lambda name, loaded: None) -> ExperimentList:
+    """The experiments of several .expt files.
+
+    Args:
+        names: The files.
+        refuse: Called with each file's name and experiments; raises ValueError if they are not what is wanted.
+
+    Raises:
+        ValueError: As load_experiments, or if a still stands in two of the files.
+    """
+    experiments, known = ExperimentList(), set()
+    for name in names:
+        loaded = load_experiments(name)
+        refuse(name, loaded)
+        identifiers = set(loaded.identifiers()) - {""}
+        twice = known & identifiers
+        if twice:
+            raise ValueError(f"{name} holds still {min(twice)}, which another file has as well. Give each still once.")
+        known |= identifiers
+        experiments.extend(loaded)
+    return experiments
+
+
 def save_experiments(experiments: ExperimentList, path) -> None:
     """Write an .expt file, complete or not at all."""
     with replacing(path) as partial:

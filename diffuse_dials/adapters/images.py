@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -31,8 +32,15 @@ def _format_instance(path: str, options: dict | None = None):
     Args:
         path: The image.
         options: What the .expt says how the format is to read it (multi_panel and the like).
+
+    Raises:
+        ValueError: If the file is missing, cut off, or of no known format.
     """
     global _last
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"There is no image {path}. Put the images where the .expt file says, or change the paths in it."
+        )
     name = (_version(path), tuple(sorted((options or {}).items())))
     if _last[0] != name:  # a still asks for its header and for its pixels
         _last = (name, _new_format_instance(path, options))
@@ -47,15 +55,29 @@ def _version(path: str) -> tuple:
 
 def _new_format_instance(path: str, options: dict | None):
     key = (os.path.dirname(path), Path(path).suffix)
-    cls = _classes.get(key)
-    if cls is None or not cls.understand(path):
-        cls = Registry.get_format_class_for_file(path)
-        if cls is None:
-            raise ValueError(f"{path} is of no format that dxtbx knows. Check that it is an image and is complete.")
-        _classes[key] = cls
-        if h5py.is_hdf5(path):
-            hdf5_filters.use_fastest()
-    return cls.get_instance(path, **(options or {}))
+    with _reading(path):
+        cls = _classes.get(key)
+        if cls is None or not cls.understand(path):
+            cls = Registry.get_format_class_for_file(path)
+            if cls is not None:
+                _classes[key] = cls
+                if h5py.is_hdf5(path):
+                    hdf5_filters.use_fastest()
+        if cls is not None:
+            return cls.get_instance(path, **(options or {}))
+    raise ValueError(f"{path} is of no format that dxtbx knows. Check that it is an image and is complete.")
+
+
+@contextmanager
+def _reading(path: str, what: str = ""):
+    """Turn what dxtbx raises at a broken file, and each format in its own way, into one clear line."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{what}{path} cannot be read ({type(error).__name__}: {error}). It may be cut off: copy it again."
+            f"{filter_hint(error)}"
+        ) from error
 
 
 def _options_of(experiment) -> dict:
@@ -77,25 +99,15 @@ def read_image(path: str, index: int, options: dict | None = None) -> tuple[np.n
     Raises:
         ValueError: If the file is missing, cut off, or of no known format.
     """
-    if not os.path.isfile(path):
-        raise ValueError(
-            f"There is no image {path}. Put the images where the .expt file says, or change the paths in it."
-        )
-    try:
-        instance = _format_instance(path, options)
-        multi = hasattr(instance, "get_num_images")
-        if multi and index >= instance.get_num_images():
-            raise ValueError(
-                f"{path} holds {instance.get_num_images()} images; number {index} was asked for. Copy it again."
-            )
-        raw = instance.get_raw_data(index) if multi else instance.get_raw_data()
-    except ValueError:
-        raise
-    except Exception as error:  # decoders of many formats: each fails on broken files in its own way
-        raise ValueError(
-            f"{path} cannot be read ({type(error).__name__}: {error}). It may be cut off: copy it again."
-            f"{filter_hint(error)}"
-        ) from error
+    instance = _format_instance(path, options)
+    with _reading(path):
+        n_images = instance.get_num_images() if hasattr(instance, "get_num_images") else None
+        if n_images is None:
+            raw = instance.get_raw_data()
+        elif index < n_images:
+            raw = instance.get_raw_data(index)
+    if n_images is not None and index >= n_images:
+        raise ValueError(f"{path} holds {n_images} images; number {index} was asked for. Copy it again.")
     return tuple(flumpy.to_numpy(panel) for panel in (raw if isinstance(raw, tuple) else (raw,)))
 
 
@@ -138,15 +150,11 @@ def header(experiment) -> tuple[float | None, float | None]:
     scan = experiment.scan
     if scan is None:
         path, index = image_of(experiment)
-        try:
-            instance = _format_instance(path, _options_of(experiment))
+        instance = _format_instance(path, _options_of(experiment))
+        with _reading(path, "The header of "):
             if _is_nexus(instance):  # dxtbx makes no scan of stills, though their times are in the file
                 return _nexus_times(_version(path)).of(index)
             scan = instance.get_scan()
-        except Exception as error:  # as in read_image
-            raise ValueError(
-                f"The header of {path} cannot be read ({type(error).__name__}: {error}). Copy it again."
-            ) from error
     if scan is None or not len(scan.get_exposure_times()):
         return None, None
     exposure, epoch = scan.get_exposure_times()[0], scan.get_epochs()[0]
@@ -314,7 +322,8 @@ def _static_mask(lookup, rectangles, shapes, _suffix, first) -> tuple[np.ndarray
     if lookup:
         masks = [mask & found for mask, found in zip(masks, load_mask(lookup, shapes))]
     instance = _format_instance(first.path, first.options)
-    own = instance.get_static_mask() if hasattr(instance, "get_static_mask") else None
+    with _reading(first.path):
+        own = instance.get_static_mask() if hasattr(instance, "get_static_mask") else None
     if own is not None:
         masks = [mask & flumpy.to_numpy(panel) for mask, panel in zip(masks, own)]
     for mask, boxes in zip(masks, rectangles):

@@ -123,7 +123,8 @@ class Measurement:
         self._masks = StaticMasks([name for name in params.input.mask if name], self._shapes)
         self._bragg_masks = choose_bragg_masks(params, stills, self._masks.of, self._shapes)
         self._exposures = Exposures(params, stills_csv, self._direct.header if direct else images.header)
-        exposure_record = self._exposures.check(first)
+        self._first = self._first_readable()
+        exposure_record = self._exposures.check(stills.experiments[self._first])
         gain = None if params.corrections.gain is Auto else params.corrections.gain
         self._pixels = self._looking_at(params.extraction.pixel_step, gain)
         gain_record = self._choose_noise(first)
@@ -152,6 +153,25 @@ class Measurement:
         log_corrections(self.record["corrections"], {found.name: found.range for found in self.factor_maps})
         logger.info("Noise: %s", ", ".join(f"{k} {v}" for k, v in self.record["noise"].items()))
         logger.info("Background: %s", ", ".join(f"{k} {v}" for k, v in self.record["background"].items()))
+
+    def _first_readable(self) -> int:
+        """Number of the first still that is used and whose image can be opened: what all share is worked out with it.
+
+        Raises:
+            ValueError: If one before it cannot and failures stop the run, or if none can.
+        """
+        reasons = []
+        for number in filter(self.uses, range(len(self._stills))):
+            experiment = self._stills.experiments[number]
+            try:
+                self._exposures.check(experiment)
+                self._masks.of(experiment)
+                return number
+            except ValueError as error:
+                if not self._params.extraction.skip_failed:
+                    raise
+                reasons.append(error)
+        raise ValueError(f"None of {len(reasons)} images can be opened. The first: {reasons[0]}")
 
     def _choose_noise(self, first) -> dict:
         """Set the noise model, and the gain where it is unknown; returns the record of the gain."""
@@ -265,9 +285,8 @@ class Measurement:
         """
         if self._by_numpy(grid):
             return
-        number = next(i for i in range(len(self._stills)) if self.uses(i))
-        experiment = self._stills.experiments[number]
-        exposure = self._exposures.of(experiment, self._stills.keys[number])
+        experiment = self._stills.experiments[self._first]
+        exposure = self._exposures.of(experiment, self._stills.keys[self._first])
         self._kernel().prepare(experiment, self._masks.of(experiment), exposure, share)
 
     def _by_numpy(self, grid: Grid) -> bool:

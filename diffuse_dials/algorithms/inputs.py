@@ -10,7 +10,7 @@ import numpy as np
 from dials.array_family import flex
 from dxtbx.model import ExperimentList
 
-from diffuse_dials.adapters.experiments import StillKey, load_experiments, name_stills, still_keys
+from diffuse_dials.adapters.experiments import StillKey, load_together, name_stills, still_keys
 from diffuse_dials.adapters.images import panel_shapes
 from diffuse_dials.io.tables import load_flex
 
@@ -66,21 +66,7 @@ def load_stills(experiment_files, reflection_files, read_reflections: bool = Tru
     """
     if not experiment_files:
         raise ValueError("No .expt file was given. Give the integrated.expt that dials.stills_process wrote.")
-    experiments, known = ExperimentList(), set()
-    for name in experiment_files:
-        loaded = load_experiments(name)
-        if any(experiment.crystal is None for experiment in loaded):
-            raise ValueError(
-                f"{name} has experiments without a crystal. Give the integrated.expt that dials.stills_process wrote."
-            )
-        identifiers = set(loaded.identifiers()) - {""}
-        twice = known & identifiers
-        if twice:
-            raise ValueError(
-                f"{name} holds still {min(twice)}, which another file has as well: no still may be given twice."
-            )
-        known |= identifiers
-        experiments.extend(loaded)
+    experiments = load_together(experiment_files, _refuse_without_crystals)
     keys = still_keys(experiments)
     name_stills(experiments, keys)
     _refuse_duplicates(experiments, keys)
@@ -95,6 +81,13 @@ def load_stills(experiment_files, reflection_files, read_reflections: bool = Tru
                 f"{', '.join(reflection_files)}. {_TOGETHER}"
             )
     return Stills(experiments, tuple(keys), found if read_reflections else {})
+
+
+def _refuse_without_crystals(name, experiments: ExperimentList) -> None:
+    if any(experiment.crystal is None for experiment in experiments):
+        raise ValueError(
+            f"{name} has experiments without a crystal. Give the integrated.expt that dials.stills_process wrote."
+        )
 
 
 def check_together(stills: Stills, shapes, lattices: str) -> None:

@@ -35,7 +35,7 @@ import numpy as np
 from dials.util import show_mail_handle_errors, tabulate
 from dxtbx.model import ExperimentList
 
-from diffuse_dials.adapters.experiments import load_experiments, name_stills, save_experiments, still_keys
+from diffuse_dials.adapters.experiments import load_together, name_stills, save_experiments, still_keys
 from diffuse_dials.adapters.generate_mask import attach_mask
 from diffuse_dials.adapters.images import read_raw
 from diffuse_dials.algorithms.inputs import load_stills
@@ -245,9 +245,7 @@ def _load(names) -> ExperimentList:
     """All experiments of the files, with identifiers; a crystal is not needed."""
     if not names:
         raise ValueError("No .expt file was given. Give that of dials.stills_process or of dials.import.")
-    experiments = ExperimentList()
-    for name in names:
-        experiments.extend(load_experiments(name))
+    experiments = load_together(names)
     name_stills(experiments, still_keys(experiments))
     return experiments
 

@@ -116,9 +116,10 @@ half_mosaicity = Auto
         distances = distances_in_a_cell(metric)
         radius = None if params.radius is Auto or params.radius is None else params.radius
         if radius is not None and radius >= distances.max():
+            cell = " ".join(f"{value:.2f}" for value in crystal.get_unit_cell().parameters())
             raise ValueError(
                 f"masking.bragg.radius={radius:g} 1/Å leaves no pixel: no point of reciprocal space is farther than "
-                f"{distances.max():.3g} 1/Å from a lattice point of the cell {crystal.get_unit_cell()}. "
+                f"{distances.max():.3g} 1/Å from a lattice point of the cell {cell}. "
                 "Give a smaller one."
             )
         domain_size, half_mosaicity = mosaic_model(crystal, params)

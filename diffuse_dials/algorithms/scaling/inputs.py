@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from dxtbx.model import ExperimentList
 
-from diffuse_dials.adapters.experiments import StillKey, load_experiments, name_stills, still_keys
+from diffuse_dials.adapters.experiments import StillKey, load_together, name_stills, still_keys
 from diffuse_dials.algorithms.running.mpi import ALONE, Communicator
 from diffuse_dials.io.columns import GRIDDED
 from diffuse_dials.io.gridded_store import GriddedStore
@@ -149,20 +149,9 @@ def load_gridded(experiment_files, reflection_files, comm: Communicator = ALONE)
     if not experiment_files or not reflection_files:
         missing = ".refl" if experiment_files else ".expt"
         raise ValueError(f"No {missing} file was given. Give gridded.expt and gridded.refl of diffuse.grid.")
-    experiments, stills = ExperimentList(), StillsTable()
+    stills = StillsTable()
     with comm.together():
-        for name in experiment_files:
-            loaded = load_experiments(name)
-            if any(experiment.imageset is None for experiment in loaded):
-                raise ValueError(
-                    f"{name} has experiments without an image. Give the gridded.expt that diffuse.grid wrote."
-                )
-            twice = set(loaded.identifiers()) & set(experiments.identifiers()) - {""}
-            if twice:
-                raise ValueError(
-                    f"{name} holds still {min(twice)}, which another file has as well. Give each still once."
-                )
-            experiments.extend(loaded)
+        experiments = load_together(experiment_files, _refuse_without_images)
         record = load_grid_record(reflection_files[0])
         for name in reflection_files:
             record = _common_record(record, load_grid_record(name), reflection_files[0], name)
@@ -196,6 +185,11 @@ def load_gridded(experiment_files, reflection_files, comm: Communicator = ALONE)
             part = _dealt(part, shares, comm)
         read.append(part)
     return replace(found, sums=_concatenate(read))
+
+
+def _refuse_without_images(name, experiments: ExperimentList) -> None:
+    if any(experiment.imageset is None for experiment in experiments):
+        raise ValueError(f"{name} has experiments without an image. Give the gridded.expt that diffuse.grid wrote.")
 
 
 def _open(name, number: dict[str, int], experiment_files: str, comm: Communicator):
