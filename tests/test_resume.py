@@ -185,6 +185,22 @@ def test_a_killed_worker_stops_the_run_which_names_its_still(victim, work, expec
     assert outputs() == expected[grid]
 
 
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_interrupted_from_the_keyboard_it_says_so_and_goes_on_later(nproc, work, expected):
+    """Ctrl-C reaches all processes at once."""
+    process = start(grid, arguments(work, f"mp.nproc={nproc}", "output.log=grid.log"), seconds_per_still=0.3)
+    wait_for(lambda: len(parts()) >= 2)
+    workers = workers_of(process)
+    os.killpg(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 130
+    assert Path("grid.log").read_text().rstrip().endswith("Interrupted. Go on with resume=True.")
+    wait_for(lambda: not any(alive(pid) for pid in workers))
+    assert not outputs()
+    grid.run(arguments(work, "resume=True"))
+    assert outputs() == expected[grid]
+
+
 @pytest.mark.parametrize("store, max_bytes", [(True, 60_000), (False, 60_000), (False, 1_500_000)])
 def test_a_full_disk_stops_the_run_with_one_line_and_no_half_written_file(max_bytes, store, work, expected):
     """Files may not grow beyond a limit: parts do not fit, or the parts do and the table does not."""

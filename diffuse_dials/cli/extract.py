@@ -84,7 +84,7 @@ def run(args=None, phil=phil_scope):
     usage = "diffuse.extract [options] integrated.expt integrated.refl [param=value] [file.phil]"
     call = start(args, phil, __doc__, usage)
     params, output, comm = call.params, call.params.output, call.comm
-    with user_errors(comm):
+    with user_errors(comm, resumes=True):
         with comm.together():
             stills = load_stills(call.experiments, call.reflections, params.masking.bragg.method != "lattice")
             key = run_key("diffuse.extract", phil, params, call.files, stills)

@@ -81,7 +81,7 @@ def run(args=None, phil=phil_scope):
     params, comm = call.params, call.comm
     if params.grid.keep_heap:
         keep_heap()
-    with user_errors(comm):
+    with user_errors(comm, resumes=True):
         with comm.together():
             extracted = _contents_of_extracted(call)
             read_tables = params.masking.bragg.method != "lattice"

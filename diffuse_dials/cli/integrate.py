@@ -55,7 +55,7 @@ def run(args=None, phil=phil_scope):
     """Run diffuse.integrate from the command line."""
     call = start(args, phil, __doc__, "diffuse.integrate [options] images [param=value] [file.phil]", takes_others=True)
     params, comm = call.params, call.comm
-    with user_errors(comm):
+    with user_errors(comm, resumes=True):
         with comm.together():
             images, broken = find_images([*call.experiments, *call.others], params.stills_process)
         nproc = n_processes(params.mp)

@@ -60,13 +60,10 @@ def run(args=None, phil=phil_scope):
     given = (*call.experiments, *call.reflections, *call.others)
     started = time.monotonic()
     before = signal.signal(signal.SIGTERM, _stop)
-    with user_errors():
+    with user_errors(resumes=True):
         try:
             run = Run(call.params, given, phil)
             conduct(run)
-        except KeyboardInterrupt:
-            logger.error("Interrupted. Go on with resume=True.")
-            raise SystemExit(130) from None
         finally:
             signal.signal(signal.SIGTERM, before)
         logger.info("\n%s (%.0f s)", last_line(run), time.monotonic() - started)

@@ -198,10 +198,14 @@ def _mark_warnings() -> None:
 
 
 @contextmanager
-def user_errors(comm: Communicator | None = None):
+def user_errors(comm: Communicator | None = None, resumes: bool = False):
     """Show a ValueError, which our algorithms raise for bad input, as one clean line; anything else is a bug.
 
-    With several ranks, rank 0 shows it; a bug on one ends all.
+    With several ranks, rank 0 shows it; a bug on one ends all. Ctrl-C is no bug: a line, and exit status 130.
+
+    Args:
+        comm: The ranks.
+        resumes: Whether an interrupted run of this command can go on.
     """
     try:
         yield
@@ -209,6 +213,12 @@ def user_errors(comm: Communicator | None = None):
         if comm is not None and comm.rank:
             raise SystemExit(0) from None  # a failure here would make mpirun kill rank 0 before it has said why
         raise Sorry(" ".join(str(error).split())) from None  # other programs' messages have lines
+    except KeyboardInterrupt:
+        if comm is None or comm.rank == 0:
+            logger.error("Interrupted. Go on with resume=True." if resumes else "Interrupted.")
+        if comm is not None and comm.size > 1:
+            comm.abort()
+        raise SystemExit(130) from None
     except (Exception, MemoryError) as error:
         if comm is not None and comm.size > 1:
             comm.abort()
