@@ -13,6 +13,7 @@ import numpy as np
 
 from diffuse_dials.adapters import hdf5_filters, images, nexus
 from diffuse_dials.adapters.experiments import image_of
+from diffuse_dials.adapters.virtual_images import VirtualImages
 
 
 class DirectReader:
@@ -21,7 +22,9 @@ class DirectReader:
     def __init__(self):
         self._path, self._process = None, None
         self._file: h5py.File | None = None
+        self._source: h5py.File | None = None  # that the last virtual image was in
         self._data: dict[str, h5py.Dataset] = {}
+        self._virtual: dict[str, VirtualImages] = {}
         self._times: nexus.Times | None = None
         self._buffer = np.empty((0, 0))
         self._checked = False
@@ -73,9 +76,12 @@ class DirectReader:
         return self._file
 
     def _close(self) -> None:
-        if self._file is not None and self._process == os.getpid():
-            self._file.close()
-        self._file, self._path, self._data, self._times = None, None, {}, None
+        if self._process == os.getpid():
+            for file in (self._file, self._source):
+                if file is not None:
+                    file.close()
+        self._file = self._source = self._path = self._times = None
+        self._data, self._virtual = {}, {}
 
     def _header(self, path: str, index: int):
         file = self._opened(path)
@@ -97,8 +103,29 @@ class DirectReader:
             raise IndexError("there is no image of that number")
         if self._buffer.shape != data.shape[1:] or self._buffer.dtype != data.dtype:
             self._buffer = np.empty(data.shape[1:], dtype=data.dtype)
-        hdf5_filters.read_image(data, index, self._buffer)
+        hdf5_filters.read_image(*self._stored(name, data, index), self._buffer)
         return tuple(self._buffer[module] for module in layout.modules), nexus.highest_value(file, layout, data.dtype)
+
+    def _stored(self, name: str, data: h5py.Dataset, index: int) -> tuple[h5py.Dataset, int]:
+        """The dataset that an image is in, and its number there: of a virtual one the source, if there is no doubt."""
+        if not data.is_virtual:
+            return data, index
+        if name not in self._virtual:
+            self._virtual[name] = VirtualImages(data)
+        found = self._virtual[name].find(index)
+        if found is None:
+            return data, index
+        path, source, number = found
+        try:
+            if self._source is None or self._source.filename != path:
+                if self._source is not None:
+                    self._source.close()
+                self._source = None
+                self._source = h5py.File(path, "r", swmr=True)
+            images_there = self._source[source]
+        except (OSError, KeyError):  # missing: HDF5 gives the fill value
+            return data, index
+        return (images_there, number) if self._virtual[name].fits(images_there, number) else (data, index)
 
     def _check(self, experiment, path, raw, highest) -> None:
         """Hold an image against dxtbx's: equal values, and sentinels where dxtbx has negative numbers."""
