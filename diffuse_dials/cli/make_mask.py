@@ -116,7 +116,6 @@ def run(args=None, phil=phil_scope):
         if output.pixel_mask is None:
             raise ValueError("output.pixel_mask=None leaves nothing to do. Give the name of the mask.")
         mask_files = [name for name in params.input.mask if name]
-        _refuse_to_overwrite([*call.experiments, *call.reflections, *mask_files], output)
         experiments = _load(call.experiments)
         nproc = n_processes(params.mp)
         pixels = make_pixel_mask(experiments, params.masking, mask_files, params.d_min, params.d_max, nproc)
@@ -248,12 +247,3 @@ def _load(names) -> ExperimentList:
     experiments = load_together(names)
     name_stills(experiments, still_keys(experiments))
     return experiments
-
-
-def _refuse_to_overwrite(inputs, output) -> None:
-    """An input is never changed: its name may not be an output's."""
-    taken = {Path(name).resolve(): name for name in inputs}
-    for parameter in ("pixel_mask", "experiments", "bragg_masks", "bragg_profile", "json", "html", "png"):
-        name = getattr(output, parameter)
-        if name is not None and Path(name).resolve() in taken:
-            raise ValueError(f"output.{parameter}={name} would replace an input of this run. Give it another name.")

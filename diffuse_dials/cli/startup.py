@@ -19,6 +19,7 @@ from dials.util.version import dials_version
 
 from diffuse_dials import __version__
 from diffuse_dials.algorithms.running.mpi import Communicator
+from diffuse_dials.io.stills import StillsTable
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -104,6 +105,7 @@ def start(
     _refuse_no_numbers(params)
     output = getattr(params, "output", None)
     _refuse_names(output, getattr(phil.extract(), "output", None))
+    _refuse_to_overwrite(output, [*files, *others, *_paths(getattr(params, "input", None), "monitor")])
     with user_errors():
         comm = Communicator.of(params.mp.method if hasattr(params, "mp") and not conducts else "")
     if comm.rank:
@@ -111,6 +113,8 @@ def start(
     with user_errors(comm), comm.together():
         if comm.rank == 0:
             _start_log(getattr(output, "log", None), options.verbose)
+            if getattr(output, "stills", None):
+                StillsTable.beside(output.stills)  # that it cannot be read is said before the work, not after it
     logger.info("diffuse_dials %s, %s", __version__, dials_version())
     changed = parser.diff_phil.as_str()
     if changed:
@@ -164,6 +168,28 @@ def _refuse_names(output, defaults) -> None:
         given = getattr(output, name)
         if suffixes and given is not None and not str(given).endswith(suffixes):
             raise Sorry(f"output.{name}={given} must end in {' or '.join(suffixes)}.")
+
+
+def _paths(scope, *without: str) -> list[str]:
+    """The files that a PHIL scope names."""
+    names = []
+    for name, value in vars(scope).items() if scope is not None else ():
+        if not name.startswith("__") and name not in without:
+            names += [one for one in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(one, str)]
+    return names
+
+
+def _refuse_to_overwrite(output, inputs) -> None:
+    """An input is never changed, and no output takes another's place."""
+    taken = {Path(name).resolve(): None for name in inputs}
+    for name, value in vars(output).items() if output is not None else ():
+        if name.startswith("__") or not isinstance(value, str):
+            continue
+        place = Path(value).resolve()
+        if place in taken:
+            other = "an input of this run" if taken[place] is None else f"output.{taken[place]} of the same name"
+            raise Sorry(f"output.{name}={value} would replace {other}. Give it another name.")
+        taken[place] = name
 
 
 def _start_log(log, verbose: int) -> None:

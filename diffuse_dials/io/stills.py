@@ -14,6 +14,20 @@ COLUMNS = (
 )  # fmt: skip
 
 
+def read_csv(path, **options) -> tuple[list[str], list[dict[str, str]]]:
+    """Names of the columns of a CSV file, and its lines; ``options`` are those of csv.DictReader.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as handle:  # spreadsheets put a mark before the first name
+            reader = csv.DictReader(handle, **options)
+            return list(reader.fieldnames or ()), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a CSV file in UTF-8 ({error}). Restore or save it again.") from None
+
+
 class StillsTable:
     """What is known of each still, by experiment identifier; columns that a user adds are kept.
 
@@ -29,10 +43,9 @@ class StillsTable:
         """Read a stills.csv.
 
         Raises:
-            ValueError: If it has no column ``identifier`` or an identifier stands there twice.
+            ValueError: If it is no CSV file, has no column ``identifier``, or an identifier stands there twice.
         """
-        with open(path, newline="", encoding="utf-8") as handle:
-            lines = list(csv.DictReader(handle))
+        _, lines = read_csv(path)
         rows = {line.get("identifier"): line for line in lines}
         if None in rows or len(rows) != len(lines):
             raise ValueError(

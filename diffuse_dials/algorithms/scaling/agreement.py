@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from diffuse_dials.io.stills import read_csv
 
 
 @dataclass(frozen=True)
@@ -62,21 +63,20 @@ def compare_scales(scaled_file, truth_file) -> ScaleAgreement:
 def _read_scales(path) -> dict[tuple, float | None]:
     if not Path(path).is_file():
         raise ValueError(f"There is no file {path}. Check the name and the folder.")
+    names, lines = read_csv(path)
+    missing = {"image", "scale"} - set(names)
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}. It needs image and scale.")
     scales = {}
-    with open(path, newline="", encoding="utf-8") as handle:
-        reader = csv.DictReader(handle)
-        missing = {"image", "scale"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}. It needs image and scale.")
-        for line in reader:
-            index = (int(line["index"]),) if (line.get("index") or "").strip().isdigit() else ()
-            key = (Path(line["image"]).name, *index)
-            if key in scales:
-                raise ValueError(f"{path} has the image {key[0]} more than once. Keep one line per image.")
-            try:
-                scales[key] = float(line["scale"]) if (line["scale"] or "").strip() else None
-            except ValueError:
-                raise ValueError(f"{path}: the scale {line['scale']!r} of {key[0]} is no number.") from None
+    for line in lines:
+        index = (int(line["index"]),) if (line.get("index") or "").strip().isdigit() else ()
+        key = (Path(line["image"]).name, *index)
+        if key in scales:
+            raise ValueError(f"{path} has the image {key[0]} more than once. Keep one line per image.")
+        try:
+            scales[key] = float(line["scale"]) if (line["scale"] or "").strip() else None
+        except ValueError:
+            raise ValueError(f"{path}: the scale {line['scale']!r} of {key[0]} is no number.") from None
     return scales
 
 

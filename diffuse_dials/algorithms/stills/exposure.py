@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import libtbx.phil
@@ -10,6 +9,7 @@ from libtbx import Auto
 
 from diffuse_dials.adapters import images
 from diffuse_dials.adapters.experiments import StillKey
+from diffuse_dials.io.stills import read_csv
 from diffuse_dials.models.exposure import Exposure
 
 phil_scope = libtbx.phil.parse(
@@ -146,10 +146,7 @@ def _read_monitor(source: str, stills_csv):
                 "Give a CSV file with the columns image (or identifier) and monitor."
             )
         path, column = Path(stills_csv), source
-    with open(path, newline="", encoding="utf-8") as handle:
-        reader = csv.DictReader(handle, skipinitialspace=True)
-        names = reader.fieldnames or []
-        lines = list(reader)
+    names, lines = read_csv(path, skipinitialspace=True)
     if column not in names or not {"identifier", "image"} & set(names):
         raise ValueError(
             f"{path} has the columns {', '.join(names) or '(none)'}; a column '{column}' and one named 'identifier' or "

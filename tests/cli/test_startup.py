@@ -1,0 +1,60 @@
+"""Mistakes that every command finds before it works."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from dials.util import Sorry
+
+from diffuse_dials.algorithms.scaling.agreement import compare_scales
+from diffuse_dials.cli import export, grid, make_mask
+
+
+def refused(command, *arguments):
+    with pytest.raises(Sorry) as stop:
+        command.run([str(argument) for argument in arguments])
+    return str(stop.value)
+
+
+@pytest.fixture
+def stills(work, run_in_tmp_path):
+    shutil.copy(work / "truth_stills.expt", "stills.expt")
+    return run_in_tmp_path / "stills.expt"
+
+
+def only_inputs_are_left(folder, *inputs):
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".log") == sorted(inputs)
+
+
+def test_an_output_replaces_no_input_and_no_other_output(work, stills, run_in_tmp_path):
+    mask = shutil.copy(work / "truth_pixels.mask", "pixels.mask")
+    before = stills.read_bytes()
+    for command, *arguments in (
+        (grid, stills, "output.experiments=./stills.expt"), (make_mask, stills, f"mask={mask}"),
+        (make_mask, "stills.expt", f"output.experiments={stills}"),
+    ):  # fmt: skip
+        assert "would replace an input of this run. Give it another name." in refused(command, *arguments)
+    said = refused(grid, stills, "output.radial_totals=gridded.refl")
+    assert "output.radial_totals=gridded.refl would replace output.reflections of the same name" in said
+    assert stills.read_bytes() == before and only_inputs_are_left(run_in_tmp_path, "stills.expt", "pixels.mask")
+
+
+@pytest.mark.parametrize("content", [b"image,scale\na.cbf,1\n", b"identifier\n\xff\xfe\x00"])
+def test_a_table_of_the_stills_that_cannot_be_read_stops_a_run_before_its_work(content, stills, run_in_tmp_path):
+    (run_in_tmp_path / "stills.csv").write_bytes(content)
+    assert "stills.csv" in refused(grid, stills)
+    assert only_inputs_are_left(run_in_tmp_path, "stills.expt", "stills.csv")
+
+
+def test_tables_of_spreadsheets_are_read_and_others_named(run_in_tmp_path):
+    """Spreadsheets put a byte order mark before the first name."""
+    (run_in_tmp_path / "a.csv").write_text("\ufeffimage,scale\na.cbf,2\n", encoding="utf-8")
+    (run_in_tmp_path / "b.csv").write_bytes("image,scale\nä.cbf,1\n".encode("latin-1"))
+    assert compare_scales("a.csv", "a.csv").factor == 1
+    with pytest.raises(ValueError, match="b.csv cannot be read as a CSV file in UTF-8"):
+        compare_scales("a.csv", "b.csv")
+
+
+def test_a_map_goes_to_no_file_that_it_came_from(stills):
+    assert "would replace an input" in refused(export, stills, f"output.json={stills}")
