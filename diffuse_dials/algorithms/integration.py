@@ -339,11 +339,21 @@ def _remove_all_but(home: Path, done) -> None:
 
 
 def _plan(images: list[Image], done, per_block, n_workers: int) -> dict[int, list[Image]]:
-    known = {result.key for results in done.values() for result in results}
-    new = [image for image in images if image.key not in known]
-    size = min(_BLOCK, max(1, len(new) // (4 * n_workers))) if per_block in (None, Auto) else per_block
-    first = max(done, default=-1) + 1
-    return {first + k: new[start : start + size] for k, start in enumerate(range(0, len(new), size))}
+    """The blocks to make, by number.
+
+    Those that an interrupted run lacks have the numbers that they would have had, so that the stills come in the same
+    order. Where the images were others then, the new ones follow in blocks after the last.
+    """
+    if per_block in (None, Auto):
+        per_block = max(map(len, done.values()), default=min(_BLOCK, max(1, len(images) // (4 * n_workers))))
+    whole = dict(enumerate(images[start : start + per_block] for start in range(0, len(images), per_block)))
+    known = {number: [result.key for result in results] for number, results in done.items()}
+    if all([image.key for image in whole.get(number, ())] == keys for number, keys in known.items()):
+        return {number: block for number, block in whole.items() if number not in done}
+    keys = {key for block in known.values() for key in block}
+    new = [image for image in images if image.key not in keys]
+    blocks = (new[start : start + per_block] for start in range(0, len(new), per_block))
+    return dict(enumerate(blocks, max(done) + 1))
 
 
 def block_files(home, number: int | None = None) -> list[Path]:

@@ -94,6 +94,25 @@ def test_every_image_is_accounted_for(made):
     assert "4 of 6 images are in it" in log.splitlines()[-1] and "broken_1.cbf:0 not read" in log
 
 
+def test_blocks_that_were_not_finished_are_made_again_in_their_places(made, run_in_tmp_path):
+    """As two processes may leave them, the second ahead of the first; then with an image more."""
+    shutil.copytree(made / "integrated", "integrated")
+    images, parameters = arguments(made)[:-1], str(made / "diffuse.integrate.phil")
+    blocks = {path.name: json.loads(path.read_text()) for path in sorted(Path("integrated").glob("0*.json"))}
+    assert [Path(block["images"][0]["path"]).name for block in blocks.values()] == [Path(name).name for name in images]
+    kept = (Path("integrated") / "00002.json").stat().st_mtime_ns
+    for number in (1, 5):
+        (Path("integrated") / f"{number:05d}.json").unlink()
+    integrate.run([*images, parameters, "mp.nproc=1", "resume=True"])
+    assert {path.name: json.loads(path.read_text()) for path in Path("integrated").glob("0*.json")} == blocks
+    assert (Path("integrated") / "00002.json").stat().st_mtime_ns == kept
+    shutil.copy(made / "images" / "a1.cbf", "a0.cbf")
+    integrate.run(["a0.cbf", *images, parameters, "resume=True"])
+    found = {path.name: json.loads(path.read_text()) for path in Path("integrated").glob("0*.json")}
+    assert {name: block for name, block in found.items() if name in blocks} == blocks
+    assert [Path(image["path"]).name for image in found["00006.json"]["images"]] == ["a0.cbf"] and len(found) == 7
+
+
 def test_a_complete_run_is_left_as_it_is(made, monkeypatch, capsys):
     monkeypatch.chdir(made)
     before = {path: path.stat().st_mtime_ns for path in made.glob("*.refl")}
