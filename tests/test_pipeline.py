@@ -12,6 +12,7 @@ import pytest
 from cctbx import sgtbx
 from dials.array_family import flex
 from dials.util import Sorry
+from dxtbx.model import Goniometer, Scan
 
 from diffuse_dials.adapters.experiments import load_experiments, save_experiments
 from diffuse_dials.algorithms.background import BACKGROUNDS, RadialBackground
@@ -254,6 +255,19 @@ def test_the_first_image_may_be_one_that_fails(command, left, work, tmp_path):
     command.run([*arguments, "skip_failed=True"])
     with open(tmp_path / "stills.csv") as handle:
         assert [row["status"] for row in csv.DictReader(handle)] == ["failed"] + 5 * ["ok"]
+
+
+def test_images_of_a_rotation_are_no_stills(work):
+    """As dials.integrate writes them: the orientation of the crystal model is that at 0°, not that of the image."""
+    experiments = load_experiments(work / "truth_stills.expt")
+    experiments[2].goniometer, experiments[2].scan = Goniometer((1.0, 0.0, 0.0)), Scan((1, 1), (10.0, 0.5))
+    save_experiments(experiments, "rotation.expt")
+    for command in (extract, grid, make_mask):
+        said = refuses(command.run, ["rotation.expt"])
+        assert said.startswith("rotation.expt holds images of a rotation, 0.5° each. Give stills: dials.import")
+    experiments[2].scan = Scan((1, 1), (10.0, 0.0))
+    save_experiments(experiments, "stills.expt")
+    assert len(load_stills(["stills.expt"], [])) == 6
 
 
 def test_mistakes_get_one_line_and_no_output(work, tmp_path):

@@ -61,12 +61,12 @@ def load_stills(experiment_files, reflection_files, read_reflections: bool = Tru
         The stills, in the order of the files.
 
     Raises:
-        ValueError: If a file cannot be read, an experiment has no crystal, no image or stands there twice, or a
+        ValueError: If a file cannot be read, an experiment is no still, has no crystal or image or stands twice, or a
             table belongs to none of the experiments.
     """
     if not experiment_files:
         raise ValueError("No .expt file was given. Give the integrated.expt that dials.stills_process wrote.")
-    experiments = load_together(experiment_files, _refuse_without_crystals)
+    experiments = load_together(experiment_files, _refuse_other_than_stills)
     keys = still_keys(experiments)
     name_stills(experiments, keys)
     _refuse_duplicates(experiments, keys)
@@ -83,11 +83,18 @@ def load_stills(experiment_files, reflection_files, read_reflections: bool = Tru
     return Stills(experiments, tuple(keys), found if read_reflections else {})
 
 
-def _refuse_without_crystals(name, experiments: ExperimentList) -> None:
+def _refuse_other_than_stills(name, experiments: ExperimentList) -> None:
+    """Of a rotation the crystal model is that at the angle 0, not that of the image."""
     if any(experiment.crystal is None for experiment in experiments):
         raise ValueError(
             f"{name} has experiments without a crystal. Give the integrated.expt that dials.stills_process wrote."
         )
+    for experiment in experiments:
+        if not experiment.is_still():
+            raise ValueError(
+                f"{name} holds images of a rotation, {experiment.scan.get_oscillation()[1]:g}° each. Give stills: "
+                "dials.import convert_sequences_to_stills=True, then dials.stills_process."
+            )
 
 
 def check_together(stills: Stills, shapes, lattices: str) -> None:
