@@ -186,6 +186,21 @@ def test_a_killed_worker_stops_the_run_which_names_its_still(victim, work, expec
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
+def test_told_to_stop_it_does_not_take_that_for_the_failure_of_a_still(nproc, work, expected):
+    """SIGTERM, as a batch system's time limit sends it, where stills that fail are left out."""
+    process = start(grid, arguments(work, f"mp.nproc={nproc}", "skip_failed=True"), seconds_per_still=0.3)
+    wait_for(lambda: len(parts()) >= 2)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 1
+    said = Path("said.txt").read_text()
+    assert said.startswith("The run was told to stop (SIGTERM)") and "resume=True" in said and "\n" not in said
+    assert not outputs()
+    grid.run(arguments(work, "resume=True", "skip_failed=True"))
+    assert outputs() == expected[grid]
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
 def test_interrupted_from_the_keyboard_it_says_so_and_goes_on_later(nproc, work, expected):
     """Ctrl-C reaches all processes at once."""
     process = start(grid, arguments(work, f"mp.nproc={nproc}", "output.log=grid.log"), seconds_per_still=0.3)

@@ -19,6 +19,7 @@ from dials.util.version import dials_version
 
 from diffuse_dials import __version__
 from diffuse_dials.algorithms.running.mpi import Communicator
+from diffuse_dials.algorithms.running.stopping import ToldToStop
 from diffuse_dials.io.stills import StillsTable
 
 logger = logging.getLogger(f"dials.{__name__}")
@@ -235,7 +236,7 @@ def user_errors(comm: Communicator | None = None, resumes: bool = False):
     """
     try:
         yield
-    except ValueError as error:
+    except (ValueError, ToldToStop) as error:
         if comm is not None and comm.rank:
             raise SystemExit(0) from None  # a failure here would make mpirun kill rank 0 before it has said why
         raise Sorry(" ".join(str(error).split())) from None  # other programs' messages have lines

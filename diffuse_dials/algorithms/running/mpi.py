@@ -15,10 +15,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from diffuse_dials.algorithms.wording import sentence
+from diffuse_dials.algorithms.running.stopping import ToldToStop
 
 _ALIGNED = 64  # bytes: where an array may begin in shared memory
-_ASK, _DONE, _FAILED, _TASK, _STOP, _ITEM = range(1, 7)
+_ASK, _DONE, _FAILED, _TOLD, _TASK, _STOP, _ITEM = range(1, 8)
 
 
 class Communicator:
@@ -256,7 +256,7 @@ def spread(comm: Communicator, work, tasks: list, name):
         On rank 0 (position in ``tasks``, result), in the order in which they are done; nothing on the others.
 
     Raises:
-        ValueError: What ``work`` raised on any rank (a bug there ends all ranks).
+        ValueError: What ``work`` raised on any rank (a bug there ends all ranks), or that one was told to stop.
     """
     if comm.rank:
         _work_for_first(comm, work, tasks)
@@ -279,12 +279,10 @@ def spread(comm: Communicator, work, tasks: list, name):
             if answer:
                 yield answer
                 n_done += 1
-    except ValueError as error:
-        stopped = "SIGTERM" in str(error)
-        if stopped:
-            lost = ", ".join(name(tasks[position]) for position in at_work.values())
-            raise ValueError(f"{sentence(error)} The other ranks were working on {lost or 'their share'}.") from None
-        raise
+    except ToldToStop as told:
+        stopped = True
+        lost = ", ".join(name(tasks[position]) for position in at_work.values())
+        raise ValueError(f"{told} The other ranks were working on {lost or 'their share'}.") from None
     finally:
         if not stopped:  # a rank that is dead would never take the message
             for rank in range(1, comm.size):
@@ -297,6 +295,8 @@ def _answer(comm: Communicator, tasks, at_work: dict, waiting: list):
     at_work.pop(rank, None)
     if tag == _FAILED:
         raise ValueError(value)
+    if tag == _TOLD:
+        raise ToldToStop
     if comm.size > 2:
         if waiting:
             at_work[rank] = waiting.pop()
@@ -324,6 +324,9 @@ def _try(comm: Communicator, work, tasks, position: int) -> bool:
         result = work(tasks[position])
     except ValueError as error:
         comm.send(str(error), 0, _FAILED)
+        return False
+    except ToldToStop:
+        comm.send(None, 0, _TOLD)
         return False
     comm.send((position, result), 0, _DONE)
     return True

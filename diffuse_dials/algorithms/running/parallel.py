@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-from contextlib import contextmanager
 
 import libtbx.phil
 from libtbx import Auto
 
 from diffuse_dials.algorithms.running import forked, mpi
+from diffuse_dials.algorithms.running.stopping import stoppable
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -93,10 +92,11 @@ def each(
     Raises:
         ValueError: If a process dies (killed, out of memory) or this one is told to stop (SIGTERM); whatever ``work``
             raises comes through as it is.
+        ToldToStop: If that happens while the caller works on a result.
     """
     tasks = list(tasks)
     task_name = task_name or name
-    with _Progress(total or len(tasks), label, total is not None, comm) as progress, _stoppable():
+    with _Progress(total or len(tasks), label, total is not None, comm) as progress, stoppable():
         if comm is not None and comm.size > 1:
             results = mpi.spread(comm, work, tasks, task_name)
         elif not isolated and (nproc == 1 or len(tasks) < 2):
@@ -115,25 +115,6 @@ def each(
 def _here(work, tasks):
     for position, task in enumerate(tasks):
         yield position, work(task)
-
-
-@contextmanager
-def _stoppable():
-    """SIGTERM (a batch system's time limit, mpirun after the death of a rank) ends the run with a message."""
-
-    def stop(_signal, _frame):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told again, it goes on removing what is half written
-        raise ValueError("The run was told to stop (SIGTERM): a rank was killed, or the time limit of the job is over.")
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not in the main thread, where no signal arrives either
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Progress:

@@ -17,6 +17,7 @@ from diffuse_dials.algorithms.running import forked
 from diffuse_dials.algorithms.running.mpi import Communicator
 from diffuse_dials.algorithms.running.parallel import each, working_on
 from diffuse_dials.algorithms.running.parts import split
+from diffuse_dials.algorithms.running.stopping import ToldToStop
 from diffuse_dials.cli import grid, scale
 from diffuse_dials.io.gridded_store import GriddedStore
 from diffuse_dials.io.tables import load_table
@@ -60,6 +61,22 @@ def test_a_worker_that_dies_is_named_by_what_it_worked_on():
 def test_a_run_that_is_told_to_stop_says_so():
     with pytest.raises(ValueError, match="SIGTERM"):
         list(each(lambda n: os.kill(os.getpid(), signal.SIGTERM), [1], 1, ""))
+
+
+def test_to_be_told_to_stop_is_not_taken_for_the_failure_of_one_task():
+    """As skip_failed=True does it; and it ends what is done with a result as well."""
+
+    def skips(n):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except ValueError:
+            return "failed"
+
+    with pytest.raises(ValueError, match="SIGTERM"):
+        list(each(skips, [1, 2], 1, ""))
+    with pytest.raises(ToldToStop):
+        for result in each(str, [1, 2], 1, ""):
+            skips(result)
 
 
 def test_parts_cover_all_stills_once_and_are_small():
