@@ -106,7 +106,7 @@ def start(
     _refuse_no_numbers(params)
     output = getattr(params, "output", None)
     _refuse_names(output, getattr(phil.extract(), "output", None))
-    _refuse_to_overwrite(output, [*files, *others, *_paths(getattr(params, "input", None), "monitor")])
+    _refuse_places(output, [*files, *others, *_paths(getattr(params, "input", None), "monitor")])
     with user_errors():
         comm = Communicator.of(params.mp.method if hasattr(params, "mp") and not conducts else "")
     if comm.rank:
@@ -180,13 +180,16 @@ def _paths(scope, *without: str) -> list[str]:
     return names
 
 
-def _refuse_to_overwrite(output, inputs) -> None:
-    """An input is never changed, and no output takes another's place."""
+def _refuse_places(output, inputs) -> None:
+    """An input is never changed, no output takes the place of another, and each can be written."""
     taken = {Path(name).resolve(): None for name in inputs}
     for name, value in vars(output).items() if output is not None else ():
         if name.startswith("__") or not isinstance(value, str):
             continue
         place = Path(value).resolve()
+        folder = next(folder for folder in place.parents if os.path.exists(folder))
+        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise Sorry(f"output.{name}={value} cannot be written: {folder} is no folder that you may write to.")
         if place in taken:
             other = "an input of this run" if taken[place] is None else f"output.{taken[place]} of the same name"
             raise Sorry(f"output.{name}={value} would replace {other}. Give it another name.")

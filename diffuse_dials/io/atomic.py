@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -35,7 +35,8 @@ def replacing(path):
             f"Cannot write {path}: {error.strerror or error}. Check the folder, its permissions and the free space."
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            partial.unlink()
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:

@@ -9,6 +9,7 @@ from dials.util import Sorry
 
 from diffuse_dials.algorithms.scaling.agreement import compare_scales
 from diffuse_dials.cli import export, grid, make_mask
+from diffuse_dials.io.atomic import write_text
 
 
 def refused(command, *arguments):
@@ -38,6 +39,25 @@ def test_an_output_replaces_no_input_and_no_other_output(work, stills, run_in_tm
     said = refused(grid, stills, "output.radial_totals=gridded.refl")
     assert "output.radial_totals=gridded.refl would replace output.reflections of the same name" in said
     assert stills.read_bytes() == before and only_inputs_are_left(run_in_tmp_path, "stills.expt", "pixels.mask")
+
+
+@pytest.mark.parametrize("output", ["grid", "radial_totals", "stills", "log"])
+def test_an_output_that_cannot_be_written_stops_a_run_before_its_work(output, stills, run_in_tmp_path):
+    (run_in_tmp_path / "file").write_text("no folder")
+    suffix = {"radial_totals": ".refl"}.get(output, ".x")
+    said = refused(grid, stills, f"output.{output}=file/a/b{suffix}")
+    assert said.startswith(f"output.{output}=file/a/b{suffix} cannot be written: ") and "file is no folder" in said
+    assert only_inputs_are_left(run_in_tmp_path, "stills.expt", "file")
+
+
+@pytest.mark.parametrize("place, why", [("file/a/b.txt", "Not a directory"), ("folder", "Is a directory")])
+def test_a_place_that_takes_no_file_is_one_clear_line(place, why, run_in_tmp_path):
+    """Found by the writing itself, where it became one while the command ran."""
+    (run_in_tmp_path / "file").write_text("no folder")
+    (run_in_tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match=f"^Cannot write {place}: {why}. Check the folder"):
+        write_text("text", place)
+    assert sorted(path.name for path in run_in_tmp_path.iterdir()) == ["file", "folder"]
 
 
 @pytest.mark.parametrize("content", [b"image,scale\na.cbf,1\n", b"identifier\n\xff\xfe\x00"])
