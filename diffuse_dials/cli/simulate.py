@@ -39,7 +39,7 @@ from diffuse_dials.algorithms.simulation.output import (
     write_true_map,
     write_true_stills,
 )
-from diffuse_dials.algorithms.simulation.stills import build_scene
+from diffuse_dials.algorithms.simulation.stills import build_scene, check_scales
 from diffuse_dials.cli.startup import start, user_errors
 
 logger = logging.getLogger(f"dials.{__name__}")
@@ -79,6 +79,7 @@ def run(args=None, phil=phil_scope):
             raise ValueError(f"{unexpected[0]} is not needed. Give one model file at most; all else is a parameter.")
         if invocation.others:
             params.model = invocation.others[0]
+        check_scales(params.stills)  # the model alone takes half a minute
         folder = prepare_folder(params.output)
         model = prepare_model(params, folder)
         logger.info("Crystal: %s, %s", model.unit_cell, model.space_group.info())

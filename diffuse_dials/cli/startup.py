@@ -151,14 +151,14 @@ def _refuse_parameters(name: str) -> None:
 
 
 def _refuse_no_numbers(params, path: str = "") -> None:
-    """A value nan passes the limits of every type, and all comparisons after it."""
+    """A value nan passes the limits of every type, and all comparisons after it; infinity is for ends of ranges."""
     for name, value in vars(params).items():
         if name.startswith("__"):
             continue
         for one in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(one, libtbx.phil.scope_extract):
                 _refuse_no_numbers(one, f"{path}{name}.")
-            elif isinstance(one, float) and math.isnan(one):
+            elif isinstance(one, float) and (math.isnan(one) or math.isinf(one) and one is value):
                 raise Sorry(f"{path}{name}={one} is no number. Give one, or leave the parameter out.")
 
 

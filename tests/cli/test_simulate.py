@@ -67,8 +67,9 @@ def test_blanks_of_one_exposure_differ_by_poisson_noise_alone(folder):
 def test_mistakes_get_one_line(folder):
     with pytest.raises(Sorry, match="nowhere.pdb"):
         simulate.run(["nowhere.pdb", *SMALL[1:]])
-    with pytest.raises(Sorry, match="scale_range"):
-        simulate.run([*SMALL, "scale_range=3,1"])
+    with pytest.raises(Sorry, match="scale_range=3,1 must be"):
+        simulate.run(["n_stills=1", "scale_range=3,1", "output.directory=refused"])
+    assert not (folder / "refused").exists()
 
 
 def test_the_true_bragg_peaks_are_those_of_the_structure(folder):

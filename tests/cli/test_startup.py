@@ -60,6 +60,18 @@ def test_a_place_that_takes_no_file_is_one_clear_line(place, why, run_in_tmp_pat
     assert sorted(path.name for path in run_in_tmp_path.iterdir()) == ["file", "folder"]
 
 
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ("corrections.gain=inf", "corrections.gain=inf is no number"),
+        ("corrections.gain=0", "less than the minimum"), ("corrections.exposure_time=0", "less than the minimum"),
+    ],
+)  # fmt: skip
+def test_numbers_that_make_no_photons_are_refused(option, words, stills, run_in_tmp_path):
+    assert words in refused(grid, stills, option)
+    assert only_inputs_are_left(run_in_tmp_path, "stills.expt")
+
+
 @pytest.mark.parametrize("content", [b"image,scale\na.cbf,1\n", b"identifier\n\xff\xfe\x00"])
 def test_a_table_of_the_stills_that_cannot_be_read_stops_a_run_before_its_work(content, stills, run_in_tmp_path):
     (run_in_tmp_path / "stills.csv").write_bytes(content)

@@ -168,6 +168,20 @@ class Scene:
         return counts
 
 
+def check_scales(params) -> None:
+    """Refuse scales that cannot be drawn.
+
+    Args:
+        params: Extract of ``stills``.
+
+    Raises:
+        ValueError: If the range is none.
+    """
+    low, high = params.scale_range
+    if not 0 < low <= high:
+        raise ValueError(f"stills.scale_range={low:g},{high:g} must be two positive numbers, the smaller one first.")
+
+
 def build_scene(params, model: CrystalModel, nproc: int = 1) -> Scene:
     """Work out what all images share: response of the pixels, structure factors, diffuse map, K.
 
@@ -179,9 +193,7 @@ def build_scene(params, model: CrystalModel, nproc: int = 1) -> Scene:
     Raises:
         ValueError: If parameters contradict one another.
     """
-    low, high = params.stills.scale_range
-    if not 0 < low <= high:
-        raise ValueError(f"stills.scale_range={low},{high} must be two positive numbers, the smaller one first.")
+    check_scales(params.stills)
     camera = build_camera(params, params.seed)
     if not camera.good.any():
         raise ValueError("No pixel of the detector measures. Use a smaller detector.beamstop_radius, n_hot or n_dead.")

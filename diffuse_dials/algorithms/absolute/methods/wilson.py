@@ -116,6 +116,9 @@ class Wilson(Method):
         self.check(evidence)
         found, theory = evidence.bragg, evidence.theory
         found = found.select(found.multiplicity >= params.bragg.min_multiplicity)
+        if not len(found.s):
+            least = params.bragg.min_multiplicity
+            raise ValueError(f"No reflection was measured by absolute.bragg.min_multiplicity={least} stills. Lower it.")
         d_max = params.bragg.d_max or D_MAX
         expected = found.epsilon * theory.ordered(found.s)
         plot = wilson_plot(found.s, found.intensity, found.multiplicity, expected, params.bragg.d_min, d_max)
