@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import resource
+import signal
+import sys
+
 import numpy as np
 import pytest
 
@@ -47,3 +52,19 @@ def test_too_many_rows_and_columns_of_another_length_leave_no_file(tmp_path):
     with pytest.raises(AssertionError, match="column counts"):
         table_stream.write_table(["counts"], [{"counts": np.zeros(3)}], tmp_path / "a.refl", {}, 4)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere it shows when the disk is full")
+def test_a_disk_without_room_for_the_table_is_told_before_anything_is_made_for_it(tmp_path):
+    """A file may not grow beyond a limit here; the first block is never asked for."""
+
+    def refused():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        with pytest.raises(ValueError, match="^Cannot write .*a.refl: File too large"):
+            table_stream.write_table(["counts"], iter(lambda: 1 / 0, None), tmp_path / "a.refl", {0: "a"}, 100_000)
+
+    process = multiprocessing.get_context("fork").Process(target=refused)
+    process.start()
+    process.join()
+    assert process.exitcode == 0 and not list(tmp_path.iterdir())
