@@ -39,18 +39,18 @@ def corner_resolution(experiment) -> float:
     return experiment.beam.get_wavelength() / np.sqrt(2 - 2 * smallest)
 
 
-def table_bytes(grid: Grid, experiment) -> int:
-    """Memory of the table by which a process finds the voxels of a panel, to the corner of the detector.
-
-    See kernels.accumulator.
+def table_bytes(grid: Grid, experiment, d_min: float | None) -> int:
+    """Memory of the table by which a process finds the voxels of a panel, see kernels.accumulator.
 
     Args:
         grid: The grid.
         experiment: A still, which stands for all.
+        d_min: Limit of the resolution, Å; None: the corner of the detector.
     """
     if grid.engine == "numpy":
         return 0
-    reach = np.ceil(np.array(grid.unit_cell[:3]) * grid.ndiv / corner_resolution(experiment)) + 1
+    d_min = max(corner_resolution(experiment), d_min or 0.0)
+    reach = np.ceil(np.array(grid.unit_cell[:3]) * grid.ndiv / d_min) + 1
     return int(_BYTES_PER_BRICK * np.prod((2 * reach + 4) // 4))
 
 

@@ -107,7 +107,8 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
                 counted[number] = outcome, measured
             return len(measured.voxels)
 
-        found = forecast(count, used, most, params.output.reflections, table_bytes(grid, stills.experiments[0]))
+        table = table_bytes(grid, stills.experiments[0], params.d_min)
+        found = forecast(count, used, most, params.output.reflections, table)
         store = log_forecast(found, params.grid.store, job)
         rows_per_still = found.n_rows / max(len(used), 1)
         return {"store": store, "blocks": split(len(stills), rows_per_still, job.n_workers, store)}

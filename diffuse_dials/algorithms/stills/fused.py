@@ -165,7 +165,9 @@ class Fused:
         model, wavelength = experiment.detector[panel], experiment.beam.get_wavelength()
         beam, ndiv = beam_direction(experiment.beam), np.asarray(grid.ndiv, dtype=np.float64)
         matrix = ndiv[:, None] * to_hkl
-        reach = np.floor(np.linalg.norm(matrix, axis=1) * shared.s_max + 0.5).astype(np.int64) + 1
+        d_min = self._params.d_min  # pixels beyond it are in no voxel
+        s_max = shared.s_max if d_min is None else min(shared.s_max, 1 / d_min)
+        reach = np.floor(np.linalg.norm(matrix, axis=1) * s_max + 0.5).astype(np.int64) + 1
         corner = -reach
         n_bricks = (2 * reach + 4) // 4
         to_voxel = np.column_stack([matrix / wavelength, -matrix @ beam / wavelength + 0.5 - corner])

@@ -77,7 +77,8 @@ def test_one_still_in_a_hundred_is_measured_and_no_more_than_needed(monkeypatch)
     assert not measured and few.at_most and few.n_rows == 2_000_000
 
 
-def test_the_table_of_voxels_is_as_large_as_it_is_forecast(simulated, run_in_tmp_path, monkeypatch):
+@pytest.mark.parametrize("d_min", [2, 4])
+def test_the_table_of_voxels_is_as_large_as_it_is_forecast(d_min, simulated, run_in_tmp_path, monkeypatch):
     """Of the cell that the stills have on average, and with a few pixels of parallax: 2 % an axis."""
     made, foretold = [], []
 
@@ -92,7 +93,7 @@ def test_the_table_of_voxels_is_as_large_as_it_is_forecast(simulated, run_in_tmp
 
     monkeypatch.setattr(fused, "Accumulator", Kept)
     monkeypatch.setattr(pipeline, "table_bytes", remember)
-    grid.run([str(simulated / "truth_stills.expt"), "d_min=2", "ndiv=15,15,15", "mp.nproc=1", "store=False"])
+    grid.run([str(simulated / "truth_stills.expt"), f"d_min={d_min}", "ndiv=15,15,15", "mp.nproc=1", "store=False"])
     assert max(one._table.nbytes for one in made) == pytest.approx(foretold[0], rel=0.06)
 
 
