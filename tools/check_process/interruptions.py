@@ -38,8 +38,8 @@ def resumed(data: Data) -> list[str]:
 
 # Step, what is killed, and the CPU time (s) of the step within which it is
 KILLS = (("blanks", "parent", 1), ("integrate", "group", 6), ("integrate", "parent", 9), ("make_mask", "child", 3),
-         ("grid", "group", 5), ("grid", "parent", 5), ("scale", "group", 4), ("absolute", "parent", 3),
-         ("export", "child", 2), ("report", "group", 3))  # fmt: skip
+         ("grid", "group", 2), ("grid", "parent", 2), ("scale", "group", 2), ("absolute", "parent", 2),
+         ("export", "child", 1), ("report", "group", 2))  # fmt: skip
 
 
 def kills(data: Data) -> bool:
@@ -85,14 +85,14 @@ def kills(data: Data) -> bool:
 
 
 def is_block(path: Path) -> bool:
-    """Files of blocks have other numbers in interrupted runs."""
+    """Files of blocks may have other numbers in interrupted runs."""
     return path.parent.name == "integrated"
 
 
 # Step, signal, who gets it, and the CPU time (s) of the step within which it comes
 STOPS = (("integrate", "INT", "group", 6), ("integrate", "TERM", "parent", 9), ("make_mask", "TERM", "group", 3),
-         ("grid", "INT", "parent", 5), ("scale", "TERM", "parent", 4), ("absolute", "INT", "group", 3),
-         ("export", "TERM", "group", 2), ("report", "INT", "parent", 3))  # fmt: skip
+         ("grid", "INT", "parent", 2), ("scale", "TERM", "parent", 2), ("absolute", "INT", "group", 2),
+         ("export", "TERM", "group", 1), ("report", "INT", "parent", 2))  # fmt: skip
 
 
 def signals(data: Data) -> bool:
