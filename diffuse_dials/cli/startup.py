@@ -244,10 +244,9 @@ def user_errors(comm: Communicator | None = None, resumes: bool = False):
             raise SystemExit(0) from None  # a failure here would make mpirun kill rank 0 before it has said why
         raise Sorry(" ".join(str(error).split())) from None  # other programs' messages have lines
     except KeyboardInterrupt:
-        if comm is None or comm.rank == 0:
-            logger.error("Interrupted. Go on with resume=True." if resumes else "Interrupted.")
-        if comm is not None and comm.size > 1:
-            comm.abort()
+        logger.error("Interrupted. Go on with resume=True." if resumes else "Interrupted.")
+        if comm is not None:
+            comm.abort(is_bug=False)
         raise SystemExit(130) from None
     except (Exception, MemoryError) as error:
         if comm is not None and comm.size > 1:

@@ -210,10 +210,11 @@ class Communicator:
         if error is not None:
             raise error
 
-    def abort(self) -> None:
-        """End all ranks at once after a bug on this one, whose traceback is shown."""
+    def abort(self, is_bug: bool = True) -> None:
+        """End all ranks at once, after a bug on this one, whose traceback is shown, or an interruption of it."""
         if self.size > 1:
-            traceback.print_exc()
+            if is_bug:
+                traceback.print_exc()
             sys.stderr.flush()
             self._comm.Abort(1)
 

@@ -173,9 +173,9 @@ def test_bonds_of_an_unknown_residue_come_from_distances(tmp_path):
     """Formaldehyde-like C=O at 1.22 Å with a C-H at 1.09 Å, and an ion far away."""
     text = (
         "CRYST1   20.000   20.000   20.000  90.00  90.00  90.00 P 1           1\n"
-        "HETATM    1  C1  XXX A   1       0.000   0.000   0.000  1.00 10.00           C\n"
-        "HETATM    2  O1  XXX A   1       1.220   0.000   0.000  1.00 10.00           O\n"
-        "HETATM    3  H1  XXX A   1       0.000   1.090   0.000  1.00 10.00           H\n"
+        "HETATM    1  C1  QQQ A   1       0.000   0.000   0.000  1.00 10.00           C\n"
+        "HETATM    2  O1  QQQ A   1       1.220   0.000   0.000  1.00 10.00           O\n"
+        "HETATM    3  H1  QQQ A   1       0.000   1.090   0.000  1.00 10.00           H\n"
         "HETATM    4 ZN    ZN A   2      10.000   0.000   0.000  1.00 10.00          ZN\n"
         "END\n"
     )
@@ -227,7 +227,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "empty.pdb").write_text("END\n")
     with pytest.raises(ValueError, match="holds no atoms"):
         read_model(tmp_path / "empty.pdb", uctbx.unit_cell((20, 20, 20, 90, 90, 90)), sgtbx.space_group("P 1"))
-    line = "ATOM      1  X   XXX A   1       0.000   0.000   0.000  1.00 10.00           \n"
+    line = "ATOM      1  X   QQQ A   1       0.000   0.000   0.000  1.00 10.00           \n"
     (tmp_path / "unknown.pdb").write_text(line + "END\n")
     with pytest.raises(ValueError, match="no known element"):
         read_model(tmp_path / "unknown.pdb", uctbx.unit_cell((20, 20, 20, 90, 90, 90)), sgtbx.space_group("P 1"))
