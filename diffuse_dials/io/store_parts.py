@@ -91,7 +91,7 @@ class _ExactWriter(PartWriter):
         }  # fmt: skip
         if sums.background.any():
             columns["background"] = sums.background
-        if not np.array_equal(sums.variance, sums.counts):
+        if sums.variance is not sums.counts and not np.array_equal(sums.variance, sums.counts):
             columns["variance"] = sums.variance
         if sums.position is not None:
             columns["position"] = sums.position

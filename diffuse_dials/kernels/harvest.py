@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from diffuse_dials.kernels.options import OPTIONS
+from diffuse_dials.kernels.options import BORROW, OPTIONS
 from diffuse_dials.kernels.still import (
     BACKGROUND,
     BACKGROUND_VARIANCE,
@@ -18,25 +18,122 @@ from diffuse_dials.kernels.still import (
     SLOTS,
     SLOW,
 )
-from diffuse_dials.kernels.vectors import trailing_zeros
+from diffuse_dials.kernels.vectors import LINE, ones, prefetch, trailing_zeros
+
+_DIGIT = 10  # bits that are sorted by at a time
+_AHEAD_BRICKS, _AHEAD_ROWS = 4, 16  # what is fetched into the cache while these are worked on
 
 
 @njit(**OPTIONS)
-def _used_bricks(n_bricks, table, bricks, voxels, n_places, corner):
-    """Index of the first voxel, places and voxels in use of each brick, in ascending order of its number."""
-    used = np.unique(bricks[:n_places] >> 1)
-    slab = n_bricks[1] * n_bricks[2]
-    first_voxel, places = np.empty((len(used), 3), np.int32), np.empty((len(used), 2), np.int64)
-    inside = np.zeros((len(used), 2), np.uint64)
-    for i in range(len(used)):
-        rest = used[i] % slab
-        first_voxel[i, 0] = corner[0] + used[i] // slab * 4
-        first_voxel[i, 1], first_voxel[i, 2] = corner[1] + rest // n_bricks[2] * 4, corner[2] + rest % n_bricks[2] * 4
+def _order(numbers, limit):
+    """Places of whole numbers, which are from 0 to below ``limit``, in their ascending order: sorted digit by digit."""
+    order, other = np.arange(len(numbers)), np.empty(len(numbers), np.int64)
+    shift, last = 0, (1 << _DIGIT) - 1
+    while limit - 1 >> shift:
+        begin = np.zeros(last + 2, np.int64)
+        for number in numbers:
+            begin[np.uint64((number >> shift & last) + 1)] += 1
+        for digit in range(last):
+            begin[digit + 1] += begin[digit]
+        for place in order:
+            digit = np.uint64(numbers[np.uint64(place)] >> shift & last)
+            other[np.uint64(begin[digit])] = place
+            begin[digit] += 1
+        order, other = other, order
+        shift += _DIGIT
+    return order
+
+
+@njit(**OPTIONS)
+def _used_bricks(table, bricks, voxels, n_places):
+    """Numbers of the bricks in use, in ascending order and with one beyond all; and what ``_count`` takes of each."""
+    order = _order(bricks[:n_places], 2 * table.shape[1])
+    numbers, places = np.empty(n_places + 1, np.int64), np.full((n_places, 2), -1)
+    inside, n = np.zeros((n_places, 2), np.uint64), 0
+    for place in order:
+        number, b = bricks[place] >> 1, bricks[place] & 1
+        n += n == 0 or numbers[n - 1] != number
+        numbers[n - 1], places[n - 1, b], inside[n - 1, b] = number, place, voxels[place]
+    numbers[n] = table.shape[1]
+    return numbers[: n + 1], places[:n], inside[:n]
+
+
+@njit(**BORROW)
+def _count(first, limit, numbers, inside, counts):
+    """Count the voxels in use of bricks below a limit, those of each plane (or line) of every brick together.
+
+    Args:
+        first: Where the first of the bricks is in their order.
+        limit: What their numbers are below.
+        numbers: Of the bricks in use, ascending, and one beyond all.
+        inside: Which voxels of each are in use, away from Bragg spots and in them, a bit each.
+        counts: Result, shape (4,) for planes or (16,) for lines.
+
+    Returns:
+        Where the first of the other bricks is.
+    """
+    n_bits = np.uint64(SLOTS // len(counts))
+    last, at = (np.uint64(1) << n_bits) - np.uint64(1), np.uint64(first)
+    counts[:] = 0
+    while numbers[at] < limit:
+        for part in range(len(counts)):
+            begin = np.uint64(part) * n_bits
+            for b in range(2):
+                counts[part] += np.int64(ones(inside[at, np.uint64(b)] >> begin & last))
+        at += np.uint64(1)
+    return np.int64(at)
+
+
+@njit(**BORROW)
+def _write_brick(h, k, l, places, inside, slots, lines, index, bragg, row):
+    """Write what ``in_order`` returns for the voxels of a brick.
+
+    Args:
+        h, k, l: Index of its first voxel.
+        places, inside: Its places, and which voxels are in use, away from Bragg spots and in them.
+        lines: Where each line goes on, shape (16,).
+    """
+    hit = inside[0] | inside[1]
+    while hit:
+        voxel = trailing_zeros(hit)
+        hit &= hit - np.uint64(1)
+        line = voxel >> np.uint64(2)
+        n = np.uint64(lines[line])
         for b in range(2):
-            places[i, b] = table[b, used[i]]
-            if places[i, b] >= 0:
-                inside[i, b] = voxels[places[i, b]]
-    return first_voxel, places, inside
+            if inside[b] >> voxel & np.uint64(1):
+                index[n, np.uint64(0)] = h + np.int64(line >> np.uint64(2))
+                index[n, np.uint64(1)] = k + np.int64(line & np.uint64(3))
+                index[n, np.uint64(2)] = l + np.int64(voxel & np.uint64(3))
+                bragg[n], row[n] = b == 1, slots[np.uint64(places[b]) * np.uint64(SLOTS) + voxel]
+                n += np.uint64(1)
+        lines[line] = n
+
+
+@njit(**BORROW)
+def _fetch(places, slots):
+    """Have the slots of a brick in the cache soon."""
+    for b in range(2):
+        if places[b] >= 0:
+            for i in range(0, SLOTS, LINE // 4):
+                prefetch(slots, np.uint64(places[b] * SLOTS + i))
+
+
+@njit(**BORROW)
+def _take_out_origin(n_bricks, corner, table, voxels, slots, whole):
+    """Take the voxel of s = 0 off ``voxels``; returns its number of rows, and of pixels away from Bragg spots."""
+    n_rows = n_pixels = 0
+    x, y, z = -corner[0], -corner[1], -corner[2]
+    if min(min(x, y), z) < 0 or x >> 2 >= n_bricks[0] or y >> 2 >= n_bricks[1] or z >> 2 >= n_bricks[2]:
+        return n_rows, n_pixels
+    inside = (x & 3) << 4 | (y & 3) << 2 | z & 3
+    bit = np.uint64(1) << np.uint64(inside)
+    for b in range(2):
+        place = np.int64(table[b, ((x >> 2) * n_bricks[1] + (y >> 2)) * n_bricks[2] + (z >> 2)])
+        if place >= 0 and voxels[place] & bit:
+            voxels[place] ^= bit
+            n_rows += 1
+            n_pixels += whole[slots[place * SLOTS + inside], N_PIXELS] * (b == 0)
+    return n_rows, n_pixels
 
 
 @njit(**OPTIONS)
@@ -53,44 +150,30 @@ def in_order(n_bricks, corner, table, bricks, voxels, slots, used, whole):
         (index, shape (n, 3), int32, that of s = 0 left out; bragg, shape (n,), bool; row of the sums, shape (n,);
         number of pixels away from Bragg spots in the voxel that is left out).
     """
-    n_places, n_rows = used
-    index, bragg = np.empty((n_rows, 3), np.int32), np.empty(n_rows, np.bool_)
-    row = np.empty(n_rows, np.uint32)
-    first_voxel, places, inside = _used_bricks(n_bricks, table, bricks, voxels, n_places, corner)
-    n = start = n_left_out = 0
-    while start < len(places):  # bricks of one slab, then of one row of it: their voxels take turns in the order
-        stop = start
-        while stop < len(places) and first_voxel[stop, 0] == first_voxel[start, 0]:
-            stop += 1
+    left_out, n_left_out = _take_out_origin(n_bricks, corner, table, voxels, slots, whole)
+    n_rows = used[1] - left_out
+    index, bragg, row = np.empty((n_rows, 3), np.int32), np.empty(n_rows, np.bool_), np.empty(n_rows, np.uint32)
+    numbers, places, inside = _used_bricks(table, bricks, voxels, used[0])
+    planes, lines = np.empty(4, np.int64), np.empty(16, np.int64)
+    n = start = 0
+    while start < len(places):  # a slab of bricks: four planes of voxels, one after the other in the order
+        i = numbers[start] // (n_bricks[1] * n_bricks[2])
+        stop = _count(start, (i + 1) * n_bricks[1] * n_bricks[2], numbers, inside, planes)
         for x in range(4):
-            left = start
-            while left < stop:
-                right = left
-                while right < stop and first_voxel[right, 1] == first_voxel[left, 1]:
-                    right += 1
-                h = first_voxel[left, 0] + x
-                for y in range(4):
-                    first, k = np.uint64(x << 4 | y << 2), first_voxel[left, 1] + y
-                    for i in range(left, right):
-                        apart = (inside[i, 0] >> first & np.uint64(15), inside[i, 1] >> first & np.uint64(15))
-                        hit = apart[0] | apart[1]
-                        while hit:
-                            z = trailing_zeros(hit)
-                            hit &= hit - np.uint64(1)
-                            l = first_voxel[i, 2] + np.int64(z)
-                            for b in range(2):
-                                if not apart[b] >> z & np.uint64(1):
-                                    continue
-                                slot = slots[places[i, b] * SLOTS + np.int64(first | z)]
-                                if h == 0 and k == 0 and l == 0:
-                                    n_left_out += whole[slot, N_PIXELS] * (b == 0)
-                                    continue
-                                index[n, 0], index[n, 1], index[n, 2] = h, k, l
-                                bragg[n], row[n] = b == 1, slot
-                                n += 1
-                left = right
-        start = stop
-    return index[:n], bragg[:n], row[:n], n_left_out
+            planes[x], n = n, n + planes[x]
+        while start < stop:  # a row of bricks: four lines in each of the planes
+            j = numbers[start] // n_bricks[2]
+            end = _count(start, (j + 1) * n_bricks[2], numbers, inside, lines)
+            for line in range(16):
+                x = line >> 2
+                lines[line], planes[x] = planes[x], planes[x] + lines[line]
+            h, k = corner[0] + 4 * i, corner[1] + 4 * (j - i * n_bricks[1])
+            for brick in range(start, end):
+                l = corner[2] + 4 * (numbers[brick] - j * n_bricks[2])
+                _fetch(places[min(brick + _AHEAD_BRICKS, len(places) - 1)], slots)
+                _write_brick(h, k, l, places[brick], inside[brick], slots, lines, index, bragg, row)
+            start = end
+    return index, bragg, row, n_left_out
 
 
 @njit(**OPTIONS)
@@ -105,7 +188,6 @@ def make_empty(table, bricks, slots, used, whole, real):
     used[:] = 0
 
 
-@njit(**OPTIONS)
 def columns(whole, real, rows, counting, unit, factor, read_variance, place):
     """What the sums of voxels or |s| bins say.
 
@@ -121,23 +203,42 @@ def columns(whole, real, rows, counting, unit, factor, read_variance, place):
 
     Returns:
         (counts, background, response, variance, number of pixels), shape (n,) each: photons, photons, sr s, photons²,
-        and int32; mean fast and slow coordinate on the panel, shape (n, 2), pixels, or None.
+        and int32; mean fast and slow coordinate on the panel, shape (n, 2), pixels, or None. To be read only: without
+        a background it is one 0, and a variance that is the counts is their array, as memory costs more than
+        arithmetic.
     """
-    n = len(rows)
-    counts, background, response, variance = np.empty(n), np.zeros(n), np.empty(n), np.empty(n)
-    n_pixels, position = np.empty(n, np.int32), None if place is None else np.empty((n, 2))
+    found = _columns(whole, real, rows, counting, unit, factor, read_variance, place)
+    if real.shape[1]:
+        return found
+    counts, _, *others = found
+    return counts, np.broadcast_to(0.0, counts.shape), *others
+
+
+@njit(**OPTIONS)
+def _columns(whole, real, rows, counting, unit, factor, read_variance, place):
+    n, n_columns, with_real = len(rows), whole.shape[1], real.shape[1] > 0
+    poisson = counting and not with_real and factor == 1 and read_variance == 0
+    counts, response, n_pixels = np.empty(n), np.empty(n), np.empty(n, np.int32)
+    variance, background = counts if poisson else np.empty(n), np.empty(n if with_real else 0)
+    position = None if place is None else np.empty((n, 2))
+    flat = whole.reshape(whole.size)
     for i in range(n):
-        row = rows[i]
-        n_pixels[i] = whole[row, N_PIXELS]
+        ahead = np.uint64(rows[min(i + _AHEAD_ROWS, n - 1)]) * np.uint64(n_columns)
+        prefetch(flat, ahead)
+        prefetch(flat, ahead + np.uint64(n_columns - 1))
+        row = np.uint64(rows[i])
+        number = whole[row, N_PIXELS]
+        n_pixels[i] = number
         counts[i] = whole[row, COUNTS] if counting else real[row, PHOTONS]
         response[i] = whole[row, RESPONSE] * unit
-        variance[i] = factor * (counts[i] if counting else real[row, POSITIVE]) + read_variance * whole[row, N_PIXELS]
-        if real.shape[1]:
+        if not poisson:
+            photons = counts[i] if counting else real[row, POSITIVE]
+            variance[i] = factor * photons + read_variance * whole[row, N_PIXELS]
+        if with_real:
             background[i] = real[row, BACKGROUND]
             variance[i] += real[row, BACKGROUND_VARIANCE]
         if place is not None:
             first, step = place
-            twice = 2.0 * whole[row, N_PIXELS]
-            position[i, 0] = first + 0.5 + step * (whole[row, FAST] / twice - 0.5)
-            position[i, 1] = first + 0.5 + step * (whole[row, SLOW] / twice - 0.5)
+            position[i, 0] = first + 0.5 + step * (whole[row, FAST] / (2.0 * number) - 0.5)
+            position[i, 1] = first + 0.5 + step * (whole[row, SLOW] / (2.0 * number) - 0.5)
     return counts, background, response, variance, n_pixels, position

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from diffuse_dials.kernels.options import INLINE
 from diffuse_dials.kernels.pieces import PIECE
 
 LANES = 16  # elements of a vector
+LINE = 64  # bytes of memory that come into the cache together
 
 
 @intrinsic
@@ -31,6 +33,21 @@ def ones(typing_context, word):
         return builder.ctpop(args[0])
 
     return types.uint64(types.uint64), build
+
+
+@intrinsic
+def prefetch(typing_context, values, at):
+    """Ask for an element of a contiguous array, by its number in memory, that is to be read or written soon."""
+
+    def build(context, builder, signature, args):
+        place = builder.bitcast(_place(context, builder, signature, args, 0, 1), ir.IntType(8).as_pointer())
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, flag, flag, flag])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        builder.call(function, [place, flag(0), flag(3), flag(1)])  # to read, into all caches, data
+        return context.get_dummy_value()
+
+    return types.void(values, types.uint64), build
 
 
 @intrinsic
