@@ -8,6 +8,7 @@ For what this program reads again itself and then removes, where HDF5 would take
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from contextlib import contextmanager
 
@@ -98,6 +99,6 @@ class Arrays:
         """The arrays that one call of ``put`` wrote, by name: views of the file, to be read only."""
         found = {}
         for name, (dtype, shape, place) in places.items():
-            count = int(np.prod(shape, dtype=np.int64))
+            count = math.prod(shape)
             found[name] = np.frombuffer(self._bytes, dtype, count, place if count else 0).reshape(shape)
         return found

@@ -77,7 +77,7 @@ class PartWriter(ABC):
 
 
 class _ExactWriter(PartWriter):
-    """Columns as they are, written still by still; what follows from others (no background, Poisson) is left out."""
+    """Columns as they are, still by still, but for those that are 0 (panel, background) or the counts (variance)."""
 
     def __init__(self, file: ArrayWriter):
         super().__init__()
@@ -86,11 +86,12 @@ class _ExactWriter(PartWriter):
 
     def _add(self, sums: VoxelSums) -> None:
         columns = {
-            "miller_index": sums.index, "asu_miller_index": sums.asu_index, "panel": sums.panel, "bragg": sums.bragg,
-            "counts": sums.counts, "n_pixels": sums.n_pixels, "response": sums.response,
+            "miller_index": sums.index, "asu_miller_index": sums.asu_index, "bragg": sums.bragg, "counts": sums.counts,
+            "n_pixels": sums.n_pixels, "response": sums.response,
         }  # fmt: skip
-        if sums.background.any():
-            columns["background"] = sums.background
+        for name, values in (("panel", sums.panel), ("background", sums.background)):
+            if values.any():
+                columns[name] = values
         if sums.variance is not sums.counts and not np.array_equal(sums.variance, sums.counts):
             columns["variance"] = sums.variance
         if sums.position is not None:
@@ -327,12 +328,12 @@ class Part:
         """The rows of one still after the other, of exact parts.
 
         Yields:
-            (position in the experiment list, the columns by name: to be read only, and gone with the part's file).
+            (position in the experiment list, the columns by name: to be read only, and gone with the part's file;
+            without ``panel`` or ``background`` if that is 0).
         """
         arrays = Arrays(self.path)
         for number, places in arrays.description["rows"]:
             columns = arrays.get(places)
-            columns.setdefault("background", np.zeros(len(columns["counts"])))
             columns.setdefault("variance", columns["counts"])
             yield number, columns
 

@@ -31,8 +31,8 @@ def write_table(names, blocks, path, identifiers: dict[int, str], n_rows: int) -
 
     Args:
         names: Columns; those that io.columns does not list are refused.
-        blocks: An iterable of consecutive rows: dictionaries of one array for each name. Vectors and Miller indices
-            have shape (n, 3). Each is written before the next is asked for.
+        blocks: An iterable of consecutive rows: dictionaries of one array for each name; columns that one lacks are 0
+            there. Vectors and Miller indices have shape (n, 3). Each is written before the next is asked for.
         path: Output file.
         identifiers: Experiment identifier of each ``id``.
         n_rows: Length of every column.
@@ -57,13 +57,16 @@ def write_table(names, blocks, path, identifiers: dict[int, str], n_rows: int) -
             places[name] = place + len(head)
             place += len(head) + n_bytes
         _reserve(file.fileno(), place)
+        file.truncate(place)  # to its full length: what is not written is 0
         ends = {name: begin + n_rows * _row_bytes(name) for name, begin in places.items()}
         for block in blocks:
-            for name, values in block.items():
-                written = np.ascontiguousarray(values, dtype=_KINDS[COLUMNS[name].kind][1])
-                file.seek(places[name])
-                file.write(written.data.cast("B") if written.size else b"")
-                places[name] += written.nbytes
+            n_in_block = len(next(iter(block.values()), ()))
+            for name in names:
+                if name in block and n_in_block:
+                    written = np.ascontiguousarray(block[name], dtype=_KINDS[COLUMNS[name].kind][1])
+                    file.seek(places[name])
+                    file.write(written.data.cast("B"))
+                places[name] += n_in_block * _row_bytes(name)
         for name, end in ends.items():
             if places[name] != end:
                 raise AssertionError(f"column {name} has not {n_rows} rows of {_KINDS[COLUMNS[name].kind][2]}")

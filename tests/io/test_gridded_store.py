@@ -55,8 +55,11 @@ def write(folder, parts, exact=False):
 
 
 def all_rows(part):
-    """The rows of an exact part, joined."""
+    """The rows of an exact part, joined; columns that a still lacks are 0."""
     stills = [rows for _, rows in part.rows_by_still()]
+    for rows in stills:
+        rows.setdefault("panel", np.zeros(len(rows["counts"]), dtype=np.int32))
+        rows.setdefault("background", np.zeros(len(rows["counts"])))
     return {name: np.concatenate([rows[name] for rows in stills]) for name in stills[0]}
 
 

@@ -46,6 +46,20 @@ def test_values_of_other_types_become_the_columns(rng, tmp_path):
     assert found["panel"].tolist() == [1] * 100
 
 
+def test_columns_that_a_block_lacks_are_zero_there(rng, tmp_path):
+    """The bytes are those of a table with these zeros, at its end too."""
+    table = columns(1000, rng)
+    for name, rows in (("xyzobs.px.value", np.s_[:]), ("counts", np.s_[:400]), ("panel", np.s_[400:])):
+        table[name][rows] = 0
+    save_table(table, tmp_path / "whole.refl", {0: "a"})
+    blocks = [
+        {name: values[rows] for name, values in table.items() if values[rows].any()} for rows in np.s_[:400, 400:]
+    ]
+    assert [len(block) for block in blocks] == [4, 4]
+    table_stream.write_table(list(table), blocks, tmp_path / "pieces.refl", {0: "a"}, 1000)
+    assert (tmp_path / "pieces.refl").read_bytes() == (tmp_path / "whole.refl").read_bytes()
+
+
 def test_too_many_rows_and_columns_of_another_length_leave_no_file(tmp_path):
     with pytest.raises(ValueError, match="more than the 150000000"):
         table_stream.write_table([], [], tmp_path / "a.refl", {}, MAX_ROWS + 1)

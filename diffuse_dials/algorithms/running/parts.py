@@ -231,7 +231,8 @@ class PartedSums:
         names += ["id", "variance"]
         if all("position" in part.columns for part in self.parts if part.n_rows):
             names.append("xyzobs.px.value")
-        rows = (_rows_of(*still, names) for part in self.parts for still in part.rows_by_still())
+        place = np.zeros((max((part.still_rows.max(initial=0) for part in self.parts), default=0), 3))
+        rows = (_rows_of(*still, names, place) for part in self.parts for still in part.rows_by_still())
         write_table(names, rows, path, identifiers, self.n_rows)
 
     def save_index(self, path, identifiers) -> None:
@@ -274,13 +275,21 @@ class PartedSums:
         return [str(name) for name in names]
 
 
-def _rows_of(number: int, rows: dict[str, np.ndarray], names) -> dict[str, np.ndarray]:
-    """The columns of gridded.refl for the rows of a still, from a part's."""
-    rows["id"] = np.full(len(rows["counts"]), number, dtype=np.int32)
+def _rows_of(number: int, rows: dict[str, np.ndarray], names, place: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of gridded.refl for the rows of a still, from a part's; those that are 0 may be missing.
+
+    Args:
+        number: Of the still.
+        rows: From Part.rows_by_still.
+        names: Of the columns.
+        place: Zeros of shape (n or more, 3), for the positions until the next still.
+    """
+    n = len(rows["counts"])
+    rows["id"] = np.full(n, number, dtype=np.int32)
     if "xyzobs.px.value" in names:
-        rows["xyzobs.px.value"] = place = np.zeros((len(rows["counts"]), 3))
-        place[:, :2] = rows["position"]
-    return {name: rows[name] for name in names}
+        place[:n, 0], place[:n, 1] = rows["position"].T  # one after the other, in half the time
+        rows["xyzobs.px.value"] = place[:n]
+    return {name: rows[name] for name in names if name in rows}
 
 
 def still_names(stills: Stills):
