@@ -1,10 +1,11 @@
-"""Polynomials of the direction along the pieces of a panel's rows, with the errors they have."""
+"""Polynomials of the direction on the patches of a panel, with the errors they have."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
+from diffuse_dials.kernels.coordinates import direction, find_cubics
 from diffuse_dials.kernels.options import OPTIONS
 from diffuse_dials.kernels.pieces import (
     CHORD_HIGH,
@@ -13,14 +14,18 @@ from diffuse_dials.kernels.pieces import (
     INVERSE_HIGH,
     INVERSE_LOW,
     N_BOUNDS,
+    N_PATCH_BOUNDS,
+    N_TERMS,
     PIECE,
+    TERMS,
+    TOGETHER,
     Pieces,
     row_edges,
+    rows_of,
 )
 from diffuse_dials.kernels.tiles import measure_tiles
-from diffuse_dials.kernels.voxels import component, direction
 
-_TERMS = 4  # of a cubic
+_NODES = 4  # along each direction, of a cubic
 _ROUNDING = 1e-15  # of a unit vector
 
 
@@ -29,51 +34,89 @@ def make_pieces(shape, plane, shift, beam) -> Pieces:
 
     Args:
         shape: (slow, fast) pixels.
-        plane, shift: As in ``voxels.direction``.
+        plane, shift: As in ``coordinates.direction``.
         beam: Unit vector ŝ0.
     """
-    edges = row_edges(shape[1])
-    n_pieces = len(edges) - 1
-    nodes, solve = np.zeros((n_pieces, _TERMS), dtype=np.int64), np.zeros((n_pieces, _TERMS, _TERMS))
-    for part, n in enumerate(np.diff(edges)):
-        terms = min(_TERMS, n)
-        at = np.rint((n - 1) / 2 * (1 - np.cos(np.pi * (np.arange(terms) + 0.5) / terms))).astype(np.int64)
-        if len(np.unique(at)) < terms:
-            at = np.arange(terms)
-        nodes[part, :terms] = at
-        solve[part, :terms, :terms] = np.linalg.inv(np.vander(at - n // 2.0, terms, increasing=True))
-    polynomials, bounds = np.empty((shape[0], 3, _TERMS * n_pieces)), np.empty((N_BOUNDS, shape[0] * n_pieces))
-    _fit(shape[0], edges, nodes, solve, plane, shift, beam, polynomials, bounds)
-    return Pieces(edges, polynomials, bounds, measure_tiles(edges, polynomials, bounds))
+    n_rows, edges = shape[0], row_edges(shape[1])
+    n_pieces, n_groups = len(edges) - 1, -(-n_rows // TOGETHER)
+    polynomials, bounds = np.zeros((n_groups, 3, N_TERMS, n_pieces)), np.empty((N_BOUNDS, n_rows * n_pieces))
+    patches = np.zeros((N_PATCH_BOUNDS, n_groups * n_pieces))
+    patches[[CHORD_LOW, INVERSE_LOW]] = np.inf
+    for part, n_fast in enumerate(np.diff(edges)):
+        columns = _nodes(n_fast)
+        for begin, end in ((0, n_groups - 1), (n_groups - 1, n_groups)):  # the last may have fewer rows
+            n_slow = rows_of(begin, n_rows)[1]
+            rows = _nodes(n_slow)
+            solve = _solution(columns - n_fast // 2, rows - n_slow // 2)
+            _fit(part, begin, end, n_rows, edges, columns, rows, solve, plane, shift, beam, polynomials, bounds, patches)
+    measure_tiles(n_rows, edges, polynomials, patches)
+    return Pieces(edges, polynomials, bounds, patches)
+
+
+def _nodes(n: int) -> np.ndarray:
+    """Numbers among n at which a cubic is best found, denser towards the ends; all of them if there are few."""
+    found = min(_NODES, n)
+    at = np.rint((n - 1) / 2 * (1 - np.cos(np.pi * (np.arange(found) + 0.5) / found))).astype(np.int64)
+    return at if len(np.unique(at)) == found else np.arange(found)
+
+
+def _solution(t: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """Matrix from values at all pairs of nodes to the coefficients of TERMS, by least squares; 0 for terms they leave open."""
+    known = np.array([d < len(t) and e < len(r) for d, e in TERMS])
+    scale = np.array([max(abs(t).max(), 1.0) ** d * max(abs(r).max(), 1.0) ** e for d, e in TERMS])
+    terms = np.stack([np.outer(r**e, t**d).ravel() for (d, e) in TERMS], axis=1) / scale
+    solution = np.zeros((N_TERMS, terms.shape[0]))
+    solution[known] = np.linalg.pinv(terms[:, known]) / scale[known, None]
+    return solution
 
 
 @njit(**OPTIONS)
-def _fit(n_rows, edges, nodes, solve, plane, shift, beam, polynomials, bounds):
-    """Interpolate at the nodes, and measure on every pixel what the bounds say."""
-    n_pieces, pixels = len(edges) - 1, np.empty((PIECE, 3))
-    for row in range(n_rows):
-        for part in range(n_pieces):
-            piece, first, n = row * n_pieces + part, edges[part], edges[part + 1] - edges[part]
+def _fit(part, begin, end, n_rows, edges, columns, rows, solve, plane, shift, beam, polynomials, bounds, patches):
+    """Fit a piece's polynomials in groups of rows, and measure on every pixel what the bounds say.
+
+    Args:
+        part: Which piece.
+        begin, end: First of the groups, and the one after the last.
+        columns, rows: Numbers of the pixels that are nodes, in the piece and in the group.
+        solve: Result of ``_solution``.
+        n_rows, edges, plane, shift, beam, polynomials, bounds, patches: Of the panel.
+    """
+    n_pieces, first, n = len(edges) - 1, edges[part], edges[part + 1] - edges[part]
+    pixels, cubics = np.empty((TOGETHER, PIECE, 3)), np.empty((3, 4))
+    for group in range(begin, end):
+        first_row, n_slow = rows_of(group, n_rows)
+        patch = group * n_pieces + part
+        for i in range(n_slow):
             chord_low = inverse_low = np.inf
             chord_high = inverse_high = 0.0
-            for i in range(n):
-                x, y, z, inverse = direction(row, first + i, plane, shift)
-                pixels[i, 0], pixels[i, 1], pixels[i, 2] = x, y, z
+            for k in range(n):
+                x, y, z, inverse = direction(first_row + i, first + k, plane, shift)
+                pixels[i, k, 0], pixels[i, k, 1], pixels[i, k, 2] = x, y, z
                 chord = max(2 - 2 * (x * beam[0] + y * beam[1] + z * beam[2]), 0.0)
                 chord_low, chord_high = min(chord_low, chord), max(chord_high, chord)
                 inverse_low, inverse_high = min(inverse_low, inverse), max(inverse_high, inverse)
-            for j in range(3):
-                for d in range(_TERMS):
-                    value = 0.0
-                    for k in range(_TERMS):
-                        value += solve[part, d, k] * pixels[nodes[part, k], j]
-                    polynomials[row, j, d * n_pieces + part] = value
-            error = 0.0
-            for i in range(n):
-                t, off = np.float64(i - n // 2), 0.0
-                for j in range(3):
-                    off += (component(polynomials, row, j, part, n_pieces, t) - pixels[i, j]) ** 2
-                error = max(error, off)
-            bounds[ERROR, piece] = np.sqrt(error) + _ROUNDING
+            piece = (first_row + i) * n_pieces + part
             bounds[CHORD_LOW, piece], bounds[CHORD_HIGH, piece] = np.sqrt(chord_low), np.sqrt(chord_high)
             bounds[INVERSE_LOW, piece], bounds[INVERSE_HIGH, piece] = inverse_low, inverse_high
+            for which in (CHORD_LOW, INVERSE_LOW):
+                patches[which, patch] = min(patches[which, patch], bounds[which, piece])
+            for which in (CHORD_HIGH, INVERSE_HIGH):
+                patches[which, patch] = max(patches[which, patch], bounds[which, piece])
+        for j in range(3):
+            for d in range(N_TERMS):
+                value, node = 0.0, 0
+                for i in rows:
+                    for k in columns:
+                        value += solve[d, node] * pixels[i, k, j]
+                        node += 1
+                polynomials[group, j, d, part] = value
+        error = 0.0
+        for i in range(n_slow):
+            find_cubics(polynomials, group, part, np.float64(i - n_slow // 2), cubics)
+            for k in range(n):
+                t, off = np.float64(k - n // 2), 0.0
+                for j in range(3):
+                    value = ((cubics[j, 3] * t + cubics[j, 2]) * t + cubics[j, 1]) * t + cubics[j, 0]
+                    off += (value - pixels[i, k, j]) ** 2
+                error = max(error, off)
+        patches[ERROR, patch] = np.sqrt(error) + _ROUNDING

@@ -24,22 +24,22 @@ def radius_squared(lattices, which, sigmas_squared, chord, inverse, wavelength, 
 
 
 @njit(**BORROW)
-def find_radii(group, lattices, which, sigmas_squared, tiles, wavelength, s_step, radii):
+def find_radii(group, lattices, which, sigmas_squared, patches, wavelength, s_step, radii):
     """Least and largest radius on each piece in TOGETHER rows.
 
     Args:
         group: Number of these rows' group.
         lattices, which: Parameters of the masks, and which of them.
         sigmas_squared, wavelength, s_step: Of the crystal.
-        tiles: As in pieces.Pieces.
+        patches: As in pieces.Pieces.
         radii: Result, of ``which``, shape (l, 2, pieces), 1/Å.
     """
     n_pieces, last = radii.shape[2], len(sigmas_squared) - 1
     factor, limit = lattices[which, RADIUS + 1], lattices[which, RADIUS + 4]
     for part in range(n_pieces):
-        tile = group * n_pieces + part
-        near, far = tiles[CHORD_LOW, tile], tiles[CHORD_HIGH, tile]
-        least_inverse, most_inverse = tiles[INVERSE_LOW, tile], tiles[INVERSE_HIGH, tile]
+        patch = group * n_pieces + part
+        near, far = patches[CHORD_LOW, patch], patches[CHORD_HIGH, patch]
+        least_inverse, most_inverse = patches[INVERSE_LOW, patch], patches[INVERSE_HIGH, patch]
         begin = end = 0
         if last > 0:
             per_bin = 1 / (wavelength * s_step)

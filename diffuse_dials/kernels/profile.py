@@ -15,10 +15,10 @@ import numpy as np
 from numba import njit
 
 from diffuse_dials.kernels.options import BORROW, INLINE, OPTIONS
-from diffuse_dials.kernels.pieces import BEYOND, CHORD_HIGH, CHORD_LOW, MASKED, PIECE, TOGETHER
+from diffuse_dials.kernels.pieces import BEYOND, CHORD_HIGH, CHORD_LOW, MASKED, PIECE, TOGETHER, WORD
 from diffuse_dials.kernels.shared import NEAR_BEAM, NEAR_EDGE, exact_s
 from diffuse_dials.kernels.spots import make_work, mark_near
-from diffuse_dials.kernels.voxels import NEAR
+from diffuse_dials.kernels.vectors import trailing_zeros
 
 WORDS = PIECE // 32  # of 32 bits, one a pixel
 # Columns of the sums of a bin. Whole numbers are exact in them; the response is in units.
@@ -149,8 +149,8 @@ def _find_background(row, begin, stop, background, variance, ratio, out, out_var
 
 
 @njit(**BORROW)
-def _find_used(row, values, low, high, state, keep, keys, used):
-    """Which pixels of a row pass everything, as 0 and 1."""
+def _find_used(row, values, low, high, state, keep, near, used):
+    """Which pixels of a row pass everything, as 0 and 1; ``near`` as in ``spots.mark_near``."""
     states = state[row]
     for i in range(len(values)):
         at = np.uint64(i)
@@ -158,8 +158,12 @@ def _find_used(row, values, low, high, state, keep, keys, used):
         used[at] = np.int32((value >= low) & (value <= high))
     for i in range(len(values)):
         at = np.uint64(i)
-        near = keys[np.uint64(i + 1)] & np.int32(NEAR)
-        used[at] &= np.int32((near == np.int32(0)) & (states[at] != np.uint8(MASKED)))
+        used[at] &= np.int32(states[at] != np.uint8(MASKED))
+    for i in range(len(near)):
+        bits = near[i]
+        while bits:
+            used[WORD * i + np.int64(trailing_zeros(bits))] = 0
+            bits &= bits - np.uint64(1)
     if keep is not None:
         for i in range(len(values)):
             used[i] &= np.int32(keep[row, i])
@@ -288,12 +292,12 @@ def sum_bins(
     _, _, _, beam, wavelength, _, _, _, _ = crystal
     n_pieces, (n_rows, n_fast) = len(edges) - 1, raw.shape
     s, bins, used = np.zeros(n_fast), np.zeros(n_fast, np.int32), np.zeros(n_pieces * PIECE, np.int32)
-    work, keys = np.zeros((7, n_fast)), np.zeros(n_pieces * PIECE + 1, np.int32)
-    near = make_work(crystal.lattices, edges)
+    work, near = np.zeros((7, n_fast)), np.zeros(n_pieces * PIECE // WORD, np.uint64)
+    spots = make_work(crystal.lattices, edges)
     for row in range(n_rows):
-        keys[:] = 0
-        mark_near(row, row % TOGETHER == 0, n_fast, kinds, pieces, plane, shift, crystal, near, keys)
-        _find_used(row, raw[row], low, high, state, keep, keys, used)
+        near[:] = 0
+        mark_near(row, row % TOGETHER == 0, n_fast, kinds, pieces, plane, shift, crystal, spots, near)
+        _find_used(row, raw[row], low, high, state, keep, near, used)
         _pack(row, n_pieces, used, bits)
         _find_s(row, 0, n_fast, bounds, plane, shift, beam, wavelength, s)
         _find_bins(row, 0, n_fast, plane, shift, beam, wavelength, width, s, bins)

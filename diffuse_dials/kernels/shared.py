@@ -29,7 +29,7 @@ from diffuse_dials.kernels.pieces import (
 )
 from diffuse_dials.kernels.sums import UNIT_BITS
 from diffuse_dials.kernels.vectors import running_sums
-from diffuse_dials.kernels.voxels import find_runs
+from diffuse_dials.kernels.runs import find_runs
 
 _EXACT = {**BORROW, "fastmath": False}  # no operation is contracted with the next
 NEAR_EDGE = 1e-9  # of a bin: closer to an edge, rounding could decide; it is below 1e-12
@@ -77,7 +77,7 @@ def make_shared(
 
     Args:
         shape: (slow, fast) pixels.
-        plane, shift: As in voxels.direction.
+        plane, shift: As in coordinates.direction.
         beam, normal: Unit vector ŝ0, and the panel's normal.
         bounds: Of the panel's pieces.Pieces.
         form: ClosedForm.

@@ -13,6 +13,18 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from diffuse_dials.kernels.coordinates import (
+    N_CUBICS,
+    SINGLE,
+    coefficients,
+    cubic,
+    direction,
+    expand,
+    farthest_powers,
+    find_sizes,
+    linear,
+    localise,
+)
 from diffuse_dials.kernels.lattice import (
     AXES,
     HALF_SPACING,
@@ -26,20 +38,11 @@ from diffuse_dials.kernels.lattice import (
     radius_squared,
 )
 from diffuse_dials.kernels.options import BORROW, INLINE, OPTIONS
-from diffuse_dials.kernels.pieces import BEYOND, BLOCK, ERROR, PIECE, REACH, SPREAD, STRAY, TOGETHER
-from diffuse_dials.kernels.tiles import N_FLAT, find_tiles, tile_rows
-from diffuse_dials.kernels.voxels import (
-    NEAR,
-    NEAR_BIT,
-    SINGLE,
-    direction,
-    farthest_powers,
-    find_sizes,
-    linear,
-    localise,
-)
+from diffuse_dials.kernels.pieces import BEYOND, BLOCK, ERROR, N_TERMS, PIECE, REACH, STRAY, TOGETHER, WORD, rows_of
+from diffuse_dials.kernels.tiles import N_FLAT, find_tiles
+from diffuse_dials.kernels.vectors import are_set
 
-_UNSURE = 1  # a flag beside NEAR
+_NEAR, _UNSURE = 1, 2  # what may be said of a pixel
 FAR, HALF, LEAST, MOST, EDGE, N_TESTS = range(6)  # rows of ``tests``
 _SINGLE = 2.0**-20  # bound of the rounding of a squared distance in single precision, over the sum of its terms
 
@@ -50,8 +53,9 @@ class Work(NamedTuple):
     Attributes:
         metrics: Of the lattices, shape (l, 6).
         powers: As in ``find_sizes``, float64.
-        c, bases: Results of ``localise``; a base for each lattice, shape (l, 3, m), float64.
-        size: Result of ``find_sizes``, at most in TOGETHER rows, shape (3, m), float64.
+        local, bases: Results of ``localise``; a base for each lattice, shape (l, 3, m), float64.
+        cubics: Results of ``expand`` for each lattice, where a tile is active, shape (l, m, N_CUBICS).
+        size: Result of ``find_sizes``, shape (3, m), float64.
         radii: Least and largest radius, shape (l, 2, m), 1/Å, float64.
         lines: Of ``_find_lines``, shape (l, 4, m).
         flat, found: For ``tiles.find_tiles``, shape (N_FLAT,) and (blocks of a piece,); the latter int32.
@@ -66,8 +70,9 @@ class Work(NamedTuple):
 
     metrics: np.ndarray
     powers: np.ndarray
-    c: np.ndarray
+    local: np.ndarray
     bases: np.ndarray
+    cubics: np.ndarray
     size: np.ndarray
     radii: np.ndarray
     lines: np.ndarray
@@ -85,31 +90,28 @@ def make_work(lattices, edges):
     """Work for lattices, shape (l, N_LATTICE), and the pieces between ``edges``."""
     n, m, blocks = len(lattices), len(edges) - 1, PIECE // BLOCK
     return Work(
-        lattices[:, METRIC : METRIC + 6].astype(np.float32), farthest_powers(edges), np.empty((3, 4, m), np.float32),
-        np.empty((n, 3, m)), np.empty((3, m)), np.empty((n, 2, m)), np.empty((n, 4, m), np.float32),
-        np.empty(N_FLAT, np.float32), np.empty(blocks, np.int32), np.empty((n, N_TESTS, m), np.float32),
-        np.empty((n, blocks * m), np.int64), np.zeros(n, np.int64), np.empty(blocks * m, np.int64),
-        np.empty(BLOCK, np.int32),
+        lattices[:, METRIC : METRIC + 6].astype(np.float32), farthest_powers(edges), np.empty((3, N_TERMS, m)),
+        np.empty((n, 3, m)), np.empty((n, m, N_CUBICS), np.float32), np.empty((3, m)), np.empty((n, 2, m)),
+        np.empty((n, 4, m), np.float32), np.empty(N_FLAT, np.float32), np.empty(blocks, np.int32),
+        np.empty((n, N_TESTS, m), np.float32), np.empty((n, blocks * m), np.int64), np.zeros(n, np.int64),
+        np.empty(blocks * m, np.int64), np.empty(BLOCK, np.int32),
     )  # fmt: skip
 
 
 @njit(**BORROW)
-def _find_lines(row, polynomials, matrices, lattices, which, lines):
-    """The lines along which the pixels of each piece pass a lattice, near enough for TOGETHER rows (pieces.Pieces).
+def _find_lines(group, polynomials, matrices, lattices, which, lines):
+    """The lines along which the pixels of each piece pass a lattice, near enough for a patch's rows (pieces.Pieces).
 
     Args:
-        row: The first of these rows.
-        polynomials: Of all pieces.
+        group: Which group of rows.
+        polynomials: Of all patches.
         matrices, lattices, which: Of the crystal, and which of its lattices.
         lines: Result, of ``which``, shape (l, 4, pieces): what the offsets from a lattice point are multiplied by for
             the way along the line, and the way of one pixel, 1/Å.
     """
-    n_pieces = lines.shape[2]
-    for part in range(n_pieces):
-        at = n_pieces + part  # what is linear
-        h, k, l = miller_step(
-            matrices, which, polynomials[row, 0, at], polynomials[row, 1, at], polynomials[row, 2, at]
-        )
+    for part in range(lines.shape[2]):
+        of_group = polynomials[group]
+        h, k, l = miller_step(matrices, which, of_group[0, 4, part], of_group[1, 4, part], of_group[2, 4, part])
         a, b, c = by_metric(lattices, which, h, k, l)
         speed = np.sqrt(h * a + k * b + l * c)
         per_way = 1 / speed if speed > 0 else 0.0  # a piece of one pixel has no direction
@@ -118,31 +120,22 @@ def _find_lines(row, polynomials, matrices, lattices, which, lines):
 
 
 @njit(**BORROW)
-def _grow(group, which, tiles, sizes, size):
-    """Make the size of the coordinates in a tile's middle row what it is at most in all of its rows."""
-    n_pieces = size.shape[1]
-    for j in range(3):
-        for part in range(n_pieces):
-            size[j, part] += sizes[which + 1, j] * tiles[SPREAD, group * n_pieces + part]
-
-
-@njit(**BORROW)
-def _find_tests(group, tiles, wavelength, sizes, lattices, which, size, radii, lines, tests):
+def _find_tests(group, patches, wavelength, sizes, lattices, which, size, radii, lines, tests):
     """What blocks and pixels are held against in TOGETHER rows; the arguments are of ``mark_near`` or ``Work``."""
     n_pieces, rounding = size.shape[1], lattices[which, METRIC_SIZE] * _SINGLE
     for part in range(n_pieces):
-        tile = group * n_pieces + part
-        error, margin = tiles[ERROR, tile] / wavelength, 0.0
+        patch = group * n_pieces + part
+        error, margin = patches[ERROR, patch] / wavelength, 0.0
         for j in range(3):
             error += SINGLE * size[j, part] * lattices[which, AXES + j]
-            margin = max(margin, tiles[ERROR, tile] * sizes[which + 1, j] + SINGLE * size[j, part])
+            margin = max(margin, patches[ERROR, patch] * sizes[which + 1, j] + SINGLE * size[j, part])
         low, high = radii[which, 0, part], radii[which, 1, part]
         # the lattice point of a near pixel is that of its block's middle if both are nearer than half the planes
-        reach = high + tiles[REACH, tile] / wavelength + error
+        reach = high + patches[REACH, patch] / wavelength + error
         half, far = 0.0, np.inf
         if reach <= lattices[which, HALF_SPACING]:
             half = BLOCK // 2 * lines[which, 3, part]
-            far = (high + tiles[STRAY, tile] / wavelength + 2 * error) ** 2 + rounding
+            far = (high + patches[STRAY, patch] / wavelength + 2 * error) ** 2 + rounding
         elif not lattices[which, OBLIQUE]:
             far = (reach + error) ** 2 + rounding
         tests[which, HALF, part], tests[which, FAR, part] = half, far
@@ -152,23 +145,23 @@ def _find_tests(group, tiles, wavelength, sizes, lattices, which, size, radii, l
 
 
 @njit(**INLINE)
-def _fraction(t, c, j, part):
+def _fraction(t, cubics, part, j, r):
     """How far coordinate j at t from a piece's middle is from the nearest whole number."""
-    value = ((c[j, 3, part] * t + c[j, 2, part]) * t + c[j, 1, part]) * t + c[j, 0, part]
+    value = cubic(t, cubics, part, j, r)
     return value - np.rint(value)
 
 
 @njit(**BORROW)
-def _block_distance(t, part, c, m, which, lines, tests):
+def _block_distance(t, part, r, cubics, m, which, lines, tests):
     """Squared distance of a block from the nearest lattice point, less what it must be to be near.
 
     Args:
         t: Of the block's middle, from the piece's middle.
-        part, c: Which piece, and the result of ``localise``.
+        part, r, cubics: Which piece, which row of the patch, and the results of ``expand``.
         m, which: Metrics, shape (l, 6), single precision, and which of them.
         lines, tests: As in ``Work``.
     """
-    h, k, l = _fraction(t, c, 0, part), _fraction(t, c, 1, part), _fraction(t, c, 2, part)
+    h, k, l = _fraction(t, cubics, part, 0, r), _fraction(t, cubics, part, 1, r), _fraction(t, cubics, part, 2, r)
     way = np.abs(h * lines[which, 0, part] + k * lines[which, 1, part] + l * lines[which, 2, part])
     rest = max(way - tests[which, HALF, part], np.float32(0))
     distance = h * (m[which, 0] * h + m[which, 3] * k + m[which, 4] * l)
@@ -177,26 +170,26 @@ def _block_distance(t, part, c, m, which, lines, tests):
 
 
 @njit(**BORROW)
-def _close_blocks(row, n_fast, kinds, which, metrics, c, lines, tests, active, n_active, close):
+def _close_blocks(row, r, n_fast, kinds, which, metrics, cubics, lines, tests, active, n_active, close):
     """Write the first pixels of the blocks that may be near; returns their number."""
-    n_pieces, found = c.shape[2], 0
+    n_pieces, found = len(cubics), 0
     for number in range(n_active[which]):
         begin = active[which, number]
         part = begin // PIECE
         first = part * PIECE
         t = np.float32(begin + BLOCK // 2 - first - min(PIECE, n_fast - first) // 2)
-        distance = _block_distance(t, part, c, metrics, which, lines, tests)
+        distance = _block_distance(t, part, r, cubics, metrics, which, lines, tests)
         close[found] = begin
         found += (distance < 0) & (kinds[row * n_pieces + part] < BEYOND)
     return found
 
 
 @njit(**INLINE)
-def _classify(begin, half, c, part, m, which, low, high, edge, here):
-    """NEAR and _UNSURE of the pixels from ``begin`` of a piece, as many as ``here`` holds; returns all together."""
-    a0, a1, a2, a3 = c[0, 0, part], c[0, 1, part], c[0, 2, part], c[0, 3, part]
-    b0, b1, b2, b3 = c[1, 0, part], c[1, 1, part], c[1, 2, part], c[1, 3, part]
-    c0, c1, c2, c3 = c[2, 0, part], c[2, 1, part], c[2, 2, part], c[2, 3, part]
+def _classify(begin, half, cubics, part, r, m, which, low, high, edge, here):
+    """_NEAR and _UNSURE of the pixels from ``begin`` of a piece, as many as ``here`` holds; returns all together."""
+    a0, a1, a2, a3 = coefficients(cubics, part, 0, r)
+    b0, b1, b2, b3 = coefficients(cubics, part, 1, r)
+    c0, c1, c2, c3 = coefficients(cubics, part, 2, r)
     m00, m11, m22 = m[which, 0], m[which, 1], m[which, 2]
     m01, m02, m12 = m[which, 3], m[which, 4], m[which, 5]
     start, found = np.int32(begin - half), np.int32(0)
@@ -209,7 +202,7 @@ def _classify(begin, half, c, part, m, which, low, high, edge, here):
         distance = h * (m00 * h + m01 * k + m02 * l) + k * (m11 * k + m12 * l) + m22 * l * l
         near = distance < high
         unsure = (near & (distance > low)) | (max(max(np.abs(h), np.abs(k)), np.abs(l)) > edge)
-        value = np.int32(np.int32(np.int32(near) << NEAR_BIT) | np.int32(unsure))
+        value = np.int32(np.int32(near) * np.int32(_NEAR) | np.int32(unsure) * np.int32(_UNSURE))
         here[np.uint64(i)] = value
         found = np.int32(found | value)
     return found
@@ -231,18 +224,17 @@ def _exactly(row, column, plane, shift, beam, matrices, lattices, which, centrin
 
 
 @njit(**BORROW)
-def _centred(t, c, part, base, centring):
+def _centred(t, cubics, part, r, base, centring):
     """Whether the lattice point next to a pixel, t from its piece's middle, is none that the centring extinguishes."""
-    h = np.rint(((c[0, 3, part] * t + c[0, 2, part]) * t + c[0, 1, part]) * t + c[0, 0, part])
-    k = np.rint(((c[1, 3, part] * t + c[1, 2, part]) * t + c[1, 1, part]) * t + c[1, 0, part])
-    l = np.rint(((c[2, 3, part] * t + c[2, 2, part]) * t + c[2, 1, part]) * t + c[2, 0, part])
+    h, k = np.rint(cubic(t, cubics, part, 0, r)), np.rint(cubic(t, cubics, part, 1, r))
+    l = np.rint(cubic(t, cubics, part, 2, r))
     return on_lattice(h + base[0, part], k + base[1, part], l + base[2, part], centring)
 
 
 @njit(**BORROW)
 def _mark_blocks(
-    found, close, row, n_fast, plane, shift, beam, wavelength, s_step, matrices, lattices, which, centring,
-    sigmas_squared, metrics, c, base, tests, here, keys,
+    found, close, row, r, n_fast, plane, shift, beam, wavelength, s_step, matrices, lattices, which, centring,
+    sigmas_squared, metrics, cubics, base, tests, here, near,
 ):  # fmt: skip
     """Mark the pixels of blocks; the arguments are of ``mark_near`` or ``Work``."""
     for number in range(found):
@@ -253,24 +245,22 @@ def _mark_blocks(
         least, most, edge = (
             tests[which, LEAST, part], tests[which, MOST, part], tests[which, EDGE, part]
         )  # fmt: skip
-        together = _classify(begin - first, half, c, part, metrics, which, least, most, edge, here)
+        together = _classify(begin - first, half, cubics, part, r, metrics, which, least, most, edge, here)
         if together & _UNSURE or (together and len(centring)):
             for i in range(min(BLOCK, n_fast - begin)):
                 if here[i] & _UNSURE:
-                    near = _exactly(
+                    here[i] = _exactly(
                         row, begin + i, plane, shift, beam, matrices, lattices, which, centring, sigmas_squared,
                         wavelength, s_step,
                     )  # fmt: skip
-                    here[i] = NEAR if near else 0
-                elif here[i] and not _centred(np.float32(begin + i - first - half), c, part, base, centring):
+                elif here[i] and not _centred(np.float32(begin + i - first - half), cubics, part, r, base, centring):
                     here[i] = 0
         if together:
-            for i in range(BLOCK):
-                keys[np.uint64(1 + begin + i)] |= here[i]
+            near[begin // WORD] |= are_set(here) << np.uint64(begin % WORD)
 
 
 @njit(**BORROW)
-def mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, keys):
+def mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, near):
     """Mark the pixels of a row that are near a point of one of the lattices.
 
     Args:
@@ -278,34 +268,40 @@ def mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, key
         anew: Whether the work space does not hold yet what TOGETHER rows share: for the first row, and each that is a
             multiple of TOGETHER.
         kinds, pieces: Of all pieces: pieces.Shared.kinds, and pieces.Pieces.
-        plane, shift: As in ``voxels.direction``.
+        plane, shift: As in ``coordinates.direction``.
         crystal: still.Crystal.
         work: Work of the same lattices and pieces.
-        keys: Of the pixels, as in ``voxels.find_voxels``; NEAR is added to them.
+        near: A bit for each pixel, WORD of them in each element, uint64, those of a piece in elements of its own; set
+            where a pixel is near. Bits behind the last pixel have no meaning.
     """
-    _, polynomials, _, tiles = pieces
+    _, polynomials, _, patches = pieces
     matrices, sizes, _, beam, wavelength, lattices, centring, sigmas_squared, s_step = crystal
-    metrics, powers, c, bases, size, radii, lines, flat, found, tests, active, n_active, close, here = work
+    metrics, powers, local, bases, cubics, size, radii, lines, flat, found, tests, active, n_active, close, here = work
+    group, n_rows = row // TOGETHER, len(kinds) // bases.shape[2]
+    first, n_slow = rows_of(group, n_rows)
     for which in range(len(lattices)):
         base = bases[which]
         if anew:
-            group = row // TOGETHER
-            first, _, centre = tile_rows(row, len(polynomials))
-            find_radii(group, lattices, which, sigmas_squared, tiles, wavelength, s_step, radii)
-            _find_lines(first, polynomials, matrices, lattices, which, lines)
-            localise(matrices, which + 1, polynomials, centre, 1.0, base, c)
-            find_sizes(powers, c, size)
-            _grow(group, which, tiles, sizes, size)
-            _find_tests(group, tiles, wavelength, sizes, lattices, which, size, radii, lines, tests)
+            find_radii(group, lattices, which, sigmas_squared, patches, wavelength, s_step, radii)
+            _find_lines(group, polynomials, matrices, lattices, which, lines)
+            localise(matrices, which + 1, polynomials, group, 1.0, base, local)
+            find_sizes(powers, local, size)
+            _find_tests(group, patches, wavelength, sizes, lattices, which, size, radii, lines, tests)
             n_active[which] = find_tiles(
-                row, n_fast, polynomials, tiles, kinds, matrices, lattices, which, size, radii, wavelength, c, flat,
-                found, active,
+                group, n_rows, n_fast, polynomials, patches, kinds, matrices, lattices, which, size, radii, wavelength,
+                local, flat, found, active,
             )  # fmt: skip
+            before = -1
+            for number in range(n_active[which]):
+                part = active[which, number] // PIECE
+                if part != before:
+                    expand(part, n_slow, local, cubics[which])
+                before = part
         if n_active[which] == 0:
             continue
-        localise(matrices, which + 1, polynomials, row, 0.0, base, c)
-        n_close = _close_blocks(row, n_fast, kinds, which, metrics, c, lines, tests, active, n_active, close)
+        r = row - first
+        n_close = _close_blocks(row, r, n_fast, kinds, which, metrics, cubics[which], lines, tests, active, n_active, close)
         _mark_blocks(
-            n_close, close, row, n_fast, plane, shift, beam, wavelength, s_step, matrices, lattices, which, centring,
-            sigmas_squared, metrics, c, base, tests, here, keys,
+            n_close, close, row, r, n_fast, plane, shift, beam, wavelength, s_step, matrices, lattices, which, centring,
+            sigmas_squared, metrics, cubics[which], base, tests, here, near,
         )  # fmt: skip

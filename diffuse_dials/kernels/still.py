@@ -18,9 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from diffuse_dials.kernels.coordinates import N_CUBICS, expand, farthest_powers, find_margins, find_sizes, localise
+from diffuse_dials.kernels.crossings import UNSURE, find_crossings, make_crossings
 from diffuse_dials.kernels.options import BORROW, INLINE, OPTIONS
-from diffuse_dials.kernels.pieces import BEYOND, MASKED, MIXED, PIECE, TOGETHER
+from diffuse_dials.kernels.pieces import BEYOND, MASKED, MIXED, N_TERMS, PIECE, TOGETHER, WORD, rows_of
 from diffuse_dials.kernels.profile import add_run, run_on_profile
+from diffuse_dials.kernels.runs import list_runs
 from diffuse_dials.kernels.spots import make_work, mark_near
 from diffuse_dials.kernels.vectors import running_sums
 from diffuse_dials.kernels.voxels import (
@@ -32,12 +35,7 @@ from diffuse_dials.kernels.voxels import (
     STEEP,
     decide_close,
     exact_voxel,
-    farthest_powers,
-    find_margins,
-    find_runs,
-    find_sizes,
     find_voxels,
-    localise,
 )
 
 LARGEST = 2**32 // PIECE - 1  # count of a pixel, where whole numbers are photons
@@ -239,60 +237,83 @@ def _largest(size):
 
 
 @njit(**BORROW)
-def _find_voxels(
-    row, begin, anew, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, powers, c, base, size, margins,
-    known, keys,
+def _find_patches(
+    group, begin, n_rows, n_fast, kinds, polynomials, patches, matrices, sizes, powers, local, base, size, margins,
+    cubics, crossings, known,
 ):  # fmt: skip
-    """Keys of a row's pixels, but for the flags NEAR and SKIP of single ones.
+    """What is known of the pixels of a group of rows.
 
     Args:
-        begin, anew: Whether there is no base yet, and whether it is to be looked at.
+        begin: Whether there is no base yet.
         powers: As in ``find_sizes``.
-        c, base, size: Results of ``localise`` and ``find_sizes``; the base is a multiple of 4, that keys count bricks,
-            and kept from row to row, so that keys stay comparable, until the coordinates have gone far from it.
-        margins: Result of ``find_margins``.
+        local, base, size, margins: Results of ``localise``, ``find_sizes`` and ``find_margins``; the base is a
+            multiple of 4, that keys count bricks, and kept from group to group, so that keys stay comparable, until
+            the coordinates have gone far from it.
+        cubics, crossings: Results of ``expand`` and ``find_crossings``.
         known: Emptied where the base changes.
     """
-    n_pieces = c.shape[2]
-    localise(matrices, 0, polynomials, row, 4.0 * begin, base, c)
-    find_sizes(powers, c, size)
-    if anew and _largest(size) > _FAR:
-        localise(matrices, 0, polynomials, row, 4.0, base, c)
-        find_sizes(powers, c, size)
+    n_pieces = base.shape[1]
+    localise(matrices, 0, polynomials, group, 4.0 * begin, base, local)
+    find_sizes(powers, local, size)
+    if not begin and _largest(size) > _FAR:
+        localise(matrices, 0, polynomials, group, 4.0, base, local)
+        find_sizes(powers, local, size)
         begin = True
     if begin:
         known[:] = -1
-    find_margins(0, row, bounds, sizes, size, margins)
+    find_margins(0, group, patches, sizes, size, margins)
+    first, n_slow = rows_of(group, n_rows)
     for part in range(n_pieces):
-        piece, first = row * n_pieces + part, part * PIECE
-        n = min(PIECE, n_fast - first)
-        if kinds[piece] >= BEYOND:
-            keys[1 + first : 1 + first + n] = SKIP
+        used = False
+        for piece in range(first * n_pieces + part, (first + n_slow) * n_pieces, n_pieces):
+            used |= kinds[piece] < BEYOND
+        if not used:
             continue
+        expand(part, n_slow, local, cubics)
         # what the exact formula says may be farther from the base than the polynomials are, by the margin
+        if max(max(size[0, part], size[1, part]), size[2, part]) + margins[part] > STEEP:
+            crossings.rows[:, part, UNSURE] = 1
+        else:
+            find_crossings(part, min(PIECE, n_fast - part * PIECE), local, cubics, margins[part], crossings)
+
+
+@njit(**BORROW)
+def _find_voxels(row, r, n_fast, kinds, plane, shift, matrices, base, size, margins, cubics, known_rows, keys):
+    """Keys of the pixels of a row, but for the flags NEAR and SKIP, in pieces whose crossings are not known.
+
+    Args:
+        r: The row's number in its patches.
+        base, size, margins, cubics: Of the patches.
+        known_rows: ``rows`` of the crossings.
+        keys: Result.
+    """
+    for part in range(len(margins)):
+        if not known_rows[r, part, UNSURE] or kinds[row * len(margins) + part] >= BEYOND:
+            continue
+        first = part * PIECE
+        n = min(PIECE, n_fast - first)
         if max(max(size[0, part], size[1, part]), size[2, part]) + margins[part] > STEEP:
             for i in range(n):
                 keys[1 + first + i] = ALONE | i
-        elif find_voxels(first, n, c, part, margins[part], keys):
-            decide_close(row, first, n, c, part, margins[part], plane, shift, matrices, base, keys)
+        elif find_voxels(first, n, cubics, part, r, margins[part], keys):
+            decide_close(row, first, n, cubics, part, r, margins[part], plane, shift, matrices, base, keys)
 
 
 @njit(**BORROW)
-def _mark_skipped(row, n_fast, state, dirty, bad, keys):
-    """Add SKIP to the keys of pixels that are not for the map."""
+def _find_skipped(row, n_fast, state, dirty, bad, skip):
+    """Which pixels are not for the map, a bit each."""
     for part in range(len(dirty)):
         if dirty[part]:
             for i in range(part * PIECE, min((part + 1) * PIECE, n_fast)):
-                if bad[i] or state[row, i] == BEYOND:
-                    keys[1 + i] |= SKIP
+                skipped = np.uint64(bad[i] or state[row, i] == BEYOND)
+                skip[i // WORD] |= skipped << np.uint64(i % WORD)
 
 
 @njit(**BORROW)
-def _mark_left_out(row, keep, keys):
-    """Add NEAR to the keys of pixels that other Bragg masks leave out."""
+def _mark_left_out(row, keep, near):
+    """Mark the pixels that other Bragg masks leave out as near."""
     for i in range(keep.shape[1]):
-        if not keep[row, i]:
-            keys[1 + i] |= NEAR
+        near[i // WORD] |= np.uint64(not keep[row, i]) << np.uint64(i % WORD)
 
 
 @njit(**BORROW)
@@ -338,7 +359,8 @@ def _find_slots(
     """Row of the sums for each run's voxel; -1 where it is to be skipped.
 
     Args:
-        base: Of the pieces' coordinates, multiples of 4.
+        starts, keys: Results of ``list_runs``.
+        base: Of the patches' coordinates, multiples of 4.
         known: Keys met before on these bases, and their rows of the sums, -1: none; for each piece, shape
             (pieces, 2 ** _KNOWN_BITS, 2), int32.
         slot_of: Result.
@@ -346,9 +368,8 @@ def _find_slots(
     row_of_bricks = n_bricks[2]
     slab = n_bricks[1] * row_of_bricks
     for run in range(n_runs):
-        start = starts[np.uint64(run)]
-        key = keys[np.uint64(1 + start)]
-        part = np.uint64(start // PIECE)
+        start, key = starts[np.uint64(run)], keys[np.uint64(run)]
+        part = np.uint64(np.uint32(start) // np.uint32(PIECE))
         at = np.uint64(np.uint32(np.uint32(key) * np.uint32(2654435769)) >> np.uint32(32 - _KNOWN_BITS))
         slot = np.int64(known[part, at, np.uint64(1)])
         if known[part, at, np.uint64(0)] != key:
@@ -423,15 +444,17 @@ def sum_rows(
     """
     n_rows, n_fast = raw.shape
     response, state, kinds, first_segment, segment_stop, segment_bin = shared
-    edges, polynomials, bounds, _ = pieces
+    edges, polynomials, bounds, patches = pieces
     matrices, sizes, n_bricks, beam, wavelength, lattices, _, _, _ = crystal
     table, bricks, voxels, slots, used, whole, real, bin_whole, bin_real = sums
     n_pieces, counting = len(edges) - 1, gain is None
-    c, base, size = np.empty((3, 4, n_pieces), np.float32), np.empty((3, n_pieces)), np.empty((3, n_pieces))
+    local, base, size = np.empty((3, N_TERMS, n_pieces)), np.empty((3, n_pieces)), np.empty((3, n_pieces))
     margins, powers = np.empty(n_pieces), farthest_powers(edges)
+    cubics, crossings = np.empty((n_pieces, N_CUBICS), np.float32), make_crossings(n_pieces)
+    near, skip = np.zeros(n_pieces * PIECE // WORD, np.uint64), np.zeros(n_pieces * PIECE // WORD, np.uint64)
     dirty, bad = np.zeros(n_pieces, np.bool_), np.zeros(n_fast, np.bool_)
-    keys, starts = np.zeros(n_pieces * PIECE + 1, np.int32), np.zeros(n_fast + 8, np.int32)
-    slot_of, counts = np.zeros(n_fast, np.int64), np.zeros(n_fast + 1, np.uint32)
+    keys, run_keys = np.zeros(n_pieces * PIECE + 1, np.int32), np.zeros(n_fast + 8, np.int32)
+    starts, slot_of, counts = np.zeros(n_fast + 8, np.int32), np.zeros(n_fast, np.int64), np.zeros(n_fast + 1, np.uint32)
     terms, known = np.zeros((n_fast, 4)), np.zeros((n_pieces, 1 << _KNOWN_BITS, 2), np.int32)
     s, bins, running = np.zeros(n_fast), np.zeros(n_fast, np.int32), np.zeros((n_fast, 2))
     work = make_work(lattices, edges)
@@ -445,17 +468,22 @@ def sum_rows(
         _add_to_bins(row, kinds, first_segment, segment_stop, segment_bin, counting, counts, terms, bin_whole, bin_real)
         if profile is not None:
             run_on_profile(row, kinds, bounds, response, plane, shift, beam, wavelength, profile, s, bins, running)
-        _find_voxels(
-            row, row == first_row, anew, n_fast, kinds, polynomials, bounds, plane, shift, matrices, sizes, powers, c,
-            base, size, margins, known, keys,
-        )  # fmt: skip
+        group = row // TOGETHER
+        r = row - group * TOGETHER
+        if anew:
+            _find_patches(
+                group, row == first_row, n_rows, n_fast, kinds, polynomials, patches, matrices, sizes, powers, local,
+                base, size, margins, cubics, crossings, known,
+            )  # fmt: skip
+        _find_voxels(row, r, n_fast, kinds, plane, shift, matrices, base, size, margins, cubics, crossings.rows, keys)
+        near[:], skip[:] = 0, 0
         if keep is not None:
-            _mark_left_out(row, keep, keys)
-        mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, keys)
-        _mark_skipped(row, n_fast, state, dirty, bad, keys)
-        n_runs = find_runs(n_fast, keys, starts)
+            _mark_left_out(row, keep, near)
+        mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, near)
+        _find_skipped(row, n_fast, state, dirty, bad, skip)
+        n_runs = list_runs(row, r, n_fast, kinds, crossings, keys, near, skip, starts, run_keys)
         _find_slots(
-            row, n_runs, starts, keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels, slots, used,
+            row, n_runs, starts, run_keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels, slots, used,
             known, slot_of,
         )  # fmt: skip
         _add_runs(

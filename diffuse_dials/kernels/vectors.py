@@ -9,7 +9,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from diffuse_dials.kernels.options import INLINE
-from diffuse_dials.kernels.pieces import PIECE
+from diffuse_dials.kernels.pieces import BLOCK, PIECE, TOGETHER
 
 LANES = 16  # elements of a vector
 LINE = 64  # bytes of memory that come into the cache together
@@ -64,6 +64,63 @@ def changes(typing_context, values, at):
     return types.uint64(values, types.int64), build
 
 
+@intrinsic
+def are_set(typing_context, values):
+    """Bits of the first BLOCK elements of an array of int32 that are not 0."""
+
+    def build(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        vector = ir.VectorType(ir.IntType(32), BLOCK)
+        found = builder.load(builder.bitcast(data, vector.as_pointer()), align=4)
+        found = builder.icmp_signed("!=", found, ir.Constant(vector, [0] * BLOCK))
+        return builder.zext(builder.bitcast(found, ir.IntType(BLOCK)), ir.IntType(64))
+
+    return types.uint64(values), build
+
+
+@intrinsic
+def set_bits(typing_context, numbers, first, stop, words, at):
+    """Set bit ``number % 64`` in each of TOGETHER words, where its number is from ``first`` on and below ``stop``.
+
+    Args:
+        numbers: int32, shape (TOGETHER,), not negative.
+        first, stop: int32.
+        words, at: Array of uint64, and which of its elements is the first word.
+    """
+
+    def build(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        small, large = ir.VectorType(ir.IntType(32), TOGETHER), ir.VectorType(ir.IntType(64), TOGETHER)
+        found = builder.load(builder.bitcast(data, small.as_pointer()), align=4)
+        first, stop = (_spread(builder, value, small) for value in args[1:3])
+        inside = builder.and_(builder.icmp_signed(">=", found, first), builder.icmp_signed("<", found, stop))
+        bit = builder.and_(found, ir.Constant(small, [63] * TOGETHER))
+        bit = builder.shl(ir.Constant(large, [1] * TOGETHER), builder.zext(bit, large))
+        bit = builder.select(inside, bit, ir.Constant(large, [0] * TOGETHER))
+        target = builder.bitcast(_place(context, builder, signature, args, 3, 4), large.as_pointer())
+        builder.store(builder.or_(builder.load(target, align=8), bit), target, align=8)
+        return context.get_dummy_value()
+
+    return types.none(numbers, types.int32, types.int32, words, types.int64), build
+
+
+@intrinsic
+def or_into(typing_context, values, into):
+    """Add the bits of TOGETHER elements of int32 to those of others."""
+
+    def build(context, builder, signature, args):
+        vector = ir.VectorType(ir.IntType(32), TOGETHER)
+        source, target = (
+            builder.bitcast(context.make_array(kind)(context, builder, array).data, vector.as_pointer())
+            for kind, array in zip(signature.args, args)
+        )
+        both = builder.or_(builder.load(source, align=4), builder.load(target, align=4))
+        builder.store(both, target, align=4)
+        return context.get_dummy_value()
+
+    return types.none(values, into), build
+
+
 def _running_sums(n: int):
     """What ``running_sums`` does for n elements, a multiple of LANES."""
     word, vector = ir.IntType(32), ir.VectorType(ir.IntType(32), LANES)
@@ -86,8 +143,7 @@ def _running_sums(n: int):
             source = _place(context, builder, signature, args, 0, 1)
             source = builder.bitcast(source, ir.VectorType(source.type.pointee, LANES).as_pointer())
             target = builder.bitcast(_place(context, builder, signature, args, 3, 4), vector.as_pointer())
-            first = builder.insert_element(ir.Constant(vector, ir.Undefined), args[2], ir.Constant(word, 0))
-            before = builder.shuffle_vector(first, first, zeros)
+            before = _spread(builder, args[2], vector)
             for i in range(n // LANES):
                 number = [ir.Constant(word, i)]
                 found = builder.load(builder.gep(source, number), align=dtype.bitwidth // 8)
@@ -141,3 +197,9 @@ def _place(context, builder, signature, args, array: int, number: int):
     """Pointer to an element of an argument that is an array, where another argument says which."""
     data = context.make_array(signature.args[array])(context, builder, args[array]).data
     return builder.gep(data, [args[number]])
+
+
+def _spread(builder, value, vector):
+    """A vector all of whose elements are a value."""
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count))

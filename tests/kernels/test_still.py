@@ -11,7 +11,7 @@ from dxtbx.model import Detector, ParallaxCorrectedPxMmStrategy
 from diffuse_dials.adapters.panels import panel_plane
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
 from diffuse_dials.algorithms.stills.fused import lattice_parameters
-from diffuse_dials.kernels import lattice, pieces, spots, still, voxels
+from diffuse_dials.kernels import coordinates, lattice, pieces, spots, still, voxels
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
 from diffuse_dials.kernels.shared import ClosedForm, make_shared
@@ -53,10 +53,10 @@ def test_fractional_indices_are_those_of_dxtbxs_positions_for_a_500_angstrom_cel
     plane = panel_plane(panel)
     matrices = np.column_stack([matrix / wavelength, -matrix @ BEAM / wavelength])[None]
     for row, column in rng.integers(0, SHAPE, (50, 2)):
-        direction = voxels.direction(row, column, plane.vectors, plane.shift)[:3]
+        direction = coordinates.direction(row, column, plane.vectors, plane.shift)[:3]
         lab = np.array(panel.get_pixel_lab_coord((column + 0.5, row + 0.5)))
         h = matrix @ (lab / np.linalg.norm(lab) - BEAM) / wavelength
-        assert [voxels.linear(matrices, 0, j, *direction) for j in range(3)] == pytest.approx(h, abs=5e-8)
+        assert [coordinates.linear(matrices, 0, j, *direction) for j in range(3)] == pytest.approx(h, abs=5e-8)
 
 
 def random_cubic(rng):
@@ -288,7 +288,7 @@ def test_a_large_panel_next_to_the_sample_is_summed(seed):
     rng, panel = np.random.default_rng(seed), tilted_panel((60, 300), pixel=1.0)
     panel.set_frame(panel.get_fast_axis(), panel.get_slow_axis(), 0.1 * np.array(panel.get_origin()))
     case, a_matrix = Case(rng, panel=panel), orientation(rng, (100.0, 90.0, 60.0))
-    assert case.pieces.bounds[pieces.ERROR].max() > 0.1
+    assert case.pieces.patches[pieces.ERROR].max() > 0.1
     rows, sums, *_ = case.by_kernel(a_matrix, (2, 2, 2))
     expected_rows, expected = case.by_numpy(a_matrix, (2, 2, 2), np.zeros(case.raw.size, bool))
     assert np.array_equal(rows, expected_rows)
@@ -301,7 +301,7 @@ def test_where_polynomials_do_not_fit_every_pixel_is_worked_out(rng):
     case, a_matrix = Case(rng, panel=tilted_panel((100, 700))), orientation(rng, (90.0, 80.0, 37.0), 104.0)
     mask = lattice_mask(a_matrix, radius=0.003)
     first = case.by_kernel(a_matrix, (3, 3, 3), [mask], [a_matrix])
-    case.pieces.bounds[pieces.ERROR] = case.pieces.tiles[pieces.ERROR] = np.inf
+    case.pieces.patches[pieces.ERROR] = case.pieces.tiles[pieces.ERROR] = np.inf
     second = case.by_kernel(a_matrix, (3, 3, 3), [mask], [a_matrix])
     assert all(np.array_equal(a, b) for a, b in zip(first, second))
 

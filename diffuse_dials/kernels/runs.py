@@ -1,0 +1,152 @@
+"""Runs: neighbouring pixels of a row that share something."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from diffuse_dials.kernels.crossings import FIRST_KEY, UNSURE
+from diffuse_dials.kernels.options import BORROW, INLINE
+from diffuse_dials.kernels.pieces import BEYOND, PIECE, WORD, WORDS
+from diffuse_dials.kernels.vectors import changes, ones, trailing_zeros
+from diffuse_dials.kernels.voxels import NEAR, SKIP
+
+
+@njit(**BORROW)
+def find_runs(n, keys, starts):
+    """Where runs of equal keys begin along a row; one begins with each piece.
+
+    Args:
+        n: Number of pixels.
+        keys: int32, one for each pixel, from number 1 on, and room for whole pieces.
+        starts: Result, int32, shape (n + 8,): first pixel of each run, and n after them.
+
+    Returns:
+        The number of runs.
+    """
+    found = 0
+    for begin in range(0, n, 64):
+        word = changes(keys, begin)
+        if begin % PIECE == 0:
+            word |= np.uint64(1)
+        if begin + 64 > n:
+            word &= (np.uint64(1) << np.uint64(n - begin)) - np.uint64(1)
+        stop, place = found + np.int64(ones(word)), found
+        while place < stop:  # eight at a time, so that a processor seldom guesses the number wrong
+            for k in range(8):
+                starts[np.uint64(place + k)] = begin + np.int32(trailing_zeros(word))
+                word &= word - np.uint64(1)
+            place += 8
+        found = stop
+    starts[found] = n
+    return found
+
+
+@njit(**INLINE)
+def _where(word, from_top, value):
+    """A value where a bit of a word is set, 0 where not; its number is counted from the highest one."""
+    return np.int64(word << from_top) >> 63 & value
+
+
+@njit(**INLINE)
+def _from_crossings(word, begin, key, found, u, v, w, du, dv, dw, near, skip, starts, run_keys):
+    """Runs that begin at the set bits of a word, where the key is known at the pixel before and changes by crossings.
+
+    Args:
+        word: A bit for each of the pixels from number ``begin`` on.
+        key: Of the pixel before.
+        found: Number of runs before.
+        u, v, w: Where each coordinate is in another voxel than at the pixel before, a bit each.
+        du, dv, dw: What the key changes by there.
+        near, skip: Where NEAR and SKIP change.
+        starts, run_keys: Results.
+    """
+    place, stop = found, found + np.int64(ones(word))
+    while place < stop:  # several at a time, so that a processor seldom guesses the number wrong
+        for k in range(8):
+            at = trailing_zeros(word)
+            from_top = ~at & np.uint64(WORD - 1)
+            key += _where(u, from_top, du) + _where(v, from_top, dv) + _where(w, from_top, dw)
+            key ^= _where(near, from_top, NEAR) | _where(skip, from_top, SKIP)
+            starts[np.uint64(place + k)] = begin + np.int64(at)
+            run_keys[np.uint64(place + k)] = key
+            word &= word - np.uint64(1)
+        place += 8
+    return stop
+
+
+@njit(**INLINE)
+def _from_keys(word, begin, keys, found, near, skip, starts, run_keys):
+    """Runs that begin at the set bits of a word, where the key of each pixel is known, but for NEAR and SKIP."""
+    stop = found + np.int64(ones(word))
+    for place in range(found, stop):
+        at = trailing_zeros(word)
+        start = begin + np.int32(at)
+        starts[place] = start
+        from_top = ~at & np.uint64(WORD - 1)
+        run_keys[place] = keys[1 + start] | _where(near, from_top, NEAR) | _where(skip, from_top, SKIP)
+        word &= word - np.uint64(1)
+    return stop
+
+
+@njit(**INLINE)
+def _edges(bits, before):
+    """Where the bits of a word differ from those of the pixels before, of which the first is the last bit of ``before``."""
+    return bits ^ (bits << np.uint64(1) | before >> np.uint64(WORD - 1))
+
+
+@njit(**BORROW)
+def list_runs(row, r, n_fast, kinds, crossings, keys, near, skip, starts, run_keys):
+    """Runs of pixels of one key along a row; one begins with each piece.
+
+    Args:
+        row, r, n_fast: The row, its number in its patches, and its number of pixels.
+        kinds: Of all pieces (pieces.Shared).
+        crossings: crossings.Crossings of the patches.
+        keys: Keys of the pixels of pieces whose crossings are not known, as in ``voxels.find_voxels``.
+        near, skip: Which pixels are near a Bragg spot, and which are not for the map, a bit each, shape
+            (words of a row,).
+        starts: Result, int32, shape (n_fast + 8,): first pixel of each run, and ``n_fast`` after them.
+        run_keys: Result, int32, shape (n_fast + 8,): key of each.
+
+    Returns:
+        The number of runs.
+    """
+    rows, steps = crossings.rows, crossings.steps
+    n_pieces, found, none = len(steps), 0, np.uint64(0)
+    for part in range(n_pieces):
+        first = part * PIECE
+        if kinds[row * n_pieces + part] >= BEYOND:
+            starts[found], run_keys[found] = first, SKIP
+            found += 1
+            continue
+        key, du, dv, dw = np.int64(rows[r, part, FIRST_KEY]), steps[part, 0], steps[part, 1], steps[part, 2]
+        near_before = skip_before = none
+        for i in range(WORDS):
+            begin = first + WORD * i
+            if begin >= n_fast:
+                break
+            before = found
+            u, v, w = rows[r, part, i], rows[r, part, WORDS + i], rows[r, part, 2 * WORDS + i]
+            word = np.uint64(i == 0)
+            valid = ~none if begin + WORD <= n_fast else (np.uint64(1) << np.uint64(n_fast - begin)) - np.uint64(1)
+            bits, skipped = near[WORDS * part + i], skip[WORDS * part + i]
+            if rows[r, part, UNSURE]:
+                word |= changes(keys, begin) | _edges(bits, near_before) | _edges(skipped, skip_before)
+                found = _from_keys(word & valid, begin, keys, found, bits, skipped, starts, run_keys)
+            elif bits | skipped | near_before | skip_before:
+                near_edges, skip_edges = _edges(bits, near_before), _edges(skipped, skip_before)
+                word |= u | v | w | near_edges | skip_edges
+                found = _from_crossings(
+                    word & valid, begin, key, found, u, v, w, du, dv, dw, near_edges, skip_edges, starts, run_keys
+                )
+            else:
+                word |= u | v | w
+                found = _from_crossings(
+                    word & valid, begin, key, found, u, v, w, du, dv, dw, none, none, starts, run_keys
+                )
+            near_before, skip_before = bits, skipped
+            if found > before:
+                key = np.int64(run_keys[found - 1])
+    starts[found] = n_fast
+    return found
