@@ -34,8 +34,8 @@ class Crossings(NamedTuple):
             known. Shape (TOGETHER, n, N_KNOWN).
         steps: What a key changes by where a coordinate passes into another voxel, shape (n, 3).
         marks, first_keys, unsure, numbers, ends: Work space for one patch: the contents of ``rows``, shape
-            (3 · WORDS · TOGETHER,), uint64, and twice (TOGETHER,), int32; and what leads to them, (TOGETHER,), int32,
-            and (2 · TOGETHER,), single precision.
+            (3 · WORDS · TOGETHER,), uint64, and twice (TOGETHER,), int32; and what leads to them, (2 · TOGETHER,), int32 and
+            single precision.
     """
 
     rows: np.ndarray
@@ -53,7 +53,7 @@ def make_crossings(n_pieces):
     return Crossings(
         np.zeros((TOGETHER, n_pieces, N_KNOWN), np.uint64), np.zeros((n_pieces, 3), np.int64),
         np.zeros(3 * WORDS * TOGETHER, np.uint64), np.zeros(TOGETHER, np.int32), np.zeros(TOGETHER, np.int32),
-        np.zeros(TOGETHER, np.int32), np.zeros(2 * TOGETHER, np.float32),
+        np.zeros(2 * TOGETHER, np.int32), np.zeros(2 * TOGETHER, np.float32),
     )  # fmt: skip
 
 
@@ -87,33 +87,44 @@ def _add_first_keys(j, ends, first_keys):
 
 
 @njit(**INLINE)
+def _number(a, b, c, d, t, per_slope, sign, middle, n, margin):
+    """Number of the first pixel at which a cubic, of which ``t`` is nearly a root, is beyond 0; n if none is."""
+    last, one = np.float32(n - 1), np.float32(1)
+    # by Newton's method, the slope taken once, and what divides by it from what does so for the slope on average
+    per_slope *= np.float32(2) - per_slope * ((np.float32(3) * d * t + np.float32(2) * c) * t + b)
+    t -= (((d * t + c) * t + b) * t + a) * per_slope
+    t -= (((d * t + c) * t + b) * t + a) * per_slope
+    place = t + middle
+    place = place if place > -one else -one
+    place = place if place < last else last
+    number = np.int32(place + one)
+    t = np.float32(number) - middle
+    beyond = sign * (((d * t + c) * t + b) * t + a)
+    t -= one
+    before = sign * (((d * t + c) * t + b) * t + a)
+    certain = ((beyond > margin) | (number == np.int32(n))) & ((before < -margin) | (number == np.int32(0)))
+    return number if certain else np.int32(_OPEN)
+
+
+@njit(**INLINE)
 def _solve(part, j, k, sign, half, n, margin, cubics, ends, numbers):
-    """Number of the first pixel that is beyond a whole number k, in each row; n if none is.
+    """Number of the first pixel that is beyond a whole number k in each row, and for k + 1; n if none is.
 
     Args:
         sign: 1 where the coordinate rises, -1 where it falls.
         half: n // 2.
         numbers: Result, _OPEN where it is not certain.
     """
-    middle, last, one = np.float32(half), np.float32(n - 1), np.float32(1)
+    middle = np.float32(half)
     for i in range(TOGETHER):
         a, b, c, d = coefficients(cubics, part, j, i)
+        per_slope = ends[np.uint64(TOGETHER + i)]
+        t = (k - ends[np.uint64(i)]) * per_slope - middle
         a -= k
-        t = -ends[np.uint64(i)] * ends[np.uint64(TOGETHER + i)] - middle + k * ends[np.uint64(TOGETHER + i)]
-        # by Newton's method, the slope taken once
-        per_slope = one / ((np.float32(3) * d * t + np.float32(2) * c) * t + b)
-        t -= (((d * t + c) * t + b) * t + a) * per_slope
-        t -= (((d * t + c) * t + b) * t + a) * per_slope
-        place = t + middle
-        place = place if place > -one else -one
-        place = place if place < last else last
-        number = np.int32(place + one)
-        t = np.float32(number) - middle
-        beyond = sign * (((d * t + c) * t + b) * t + a)
-        t -= one
-        before = sign * (((d * t + c) * t + b) * t + a)
-        certain = ((beyond > margin) | (number == np.int32(n))) & ((before < -margin) | (number == np.int32(0)))
-        numbers[np.uint64(i)] = number if certain else np.int32(_OPEN)
+        numbers[np.uint64(i)] = _number(a, b, c, d, t, per_slope, sign, middle, n, margin)
+        t += per_slope
+        a -= np.float32(1)
+        numbers[np.uint64(TOGETHER + i)] = _number(a, b, c, d, t, per_slope, sign, middle, n, margin)
 
 
 @njit(**INLINE)
@@ -168,12 +179,13 @@ def find_crossings(part, n, local, cubics, margin, crossings):
         _find_ends(part, j, half, n, cubics, ends)
         _add_first_keys(j, ends, first_keys)
         low, high = np.floor(min(first, last) - spread), np.floor(max(first, last) + spread)
-        for k in range(np.int64(low) + 1, np.int64(high) + 1):
+        for k in range(np.int64(low) + 1, np.int64(high) + 1, 2):  # by two, that a processor has more to do at once
             _solve(part, j, np.float32(k), sign, half, n, margin, cubics, ends, numbers)
-            or_into(numbers, unsure)
-            for word in range(WORDS):  # but for a piece's first pixel, where a run begins anyway
-                first, stop = max(WORD * word, 1), min(WORD * (word + 1), n)
-                set_bits(numbers, np.int32(first), np.int32(stop), marks, (WORDS * j + word) * TOGETHER)
+            for i in range(2):
+                or_into(numbers, TOGETHER * i, unsure)
+                for word in range(WORDS):  # but for a piece's first pixel, where a run begins anyway
+                    first, stop = np.int32(max(WORD * word, 1)), np.int32(min(WORD * (word + 1), n))
+                    set_bits(numbers, TOGETHER * i, first, stop, marks, (WORDS * j + word) * TOGETHER)
     for r in range(TOGETHER):
         at = np.uint64(r)
         for word in range(3 * WORDS):

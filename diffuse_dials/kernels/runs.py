@@ -49,7 +49,7 @@ def _where(word, from_top, value):
 
 
 @njit(**INLINE)
-def _from_crossings(word, begin, key, found, u, v, w, du, dv, dw, near, skip, starts, run_keys):
+def _from_crossings(word, begin, key, found, u, v, w, steps, near, skip, starts, run_keys):
     """Runs that begin at the set bits of a word, where the key is known at the pixel before and changes by crossings.
 
     Args:
@@ -57,10 +57,11 @@ def _from_crossings(word, begin, key, found, u, v, w, du, dv, dw, near, skip, st
         key: Of the pixel before.
         found: Number of runs before.
         u, v, w: Where each coordinate is in another voxel than at the pixel before, a bit each.
-        du, dv, dw: What the key changes by there.
+        steps: What the key changes by there, for each coordinate.
         near, skip: Where NEAR and SKIP change.
         starts, run_keys: Results.
     """
+    du, dv, dw = steps[0], steps[1], steps[2]
     place, stop = found, found + np.int64(ones(word))
     while place < stop:  # several at a time, so that a processor seldom guesses the number wrong
         for k in range(8):
@@ -96,6 +97,38 @@ def _edges(bits, before):
 
 
 @njit(**BORROW)
+def _list_with_flags(first, n, key, known, steps, near, skip, keys, found, starts, run_keys):
+    """Runs of a piece where pixels are flagged, or their keys known, or that is no whole piece; returns their number.
+
+    Args:
+        first, n: Number of the first pixel, and of pixels.
+        key, known, steps: Of the first pixel, what is known (crossings.Crossings), and what the key changes by.
+        near, skip: Of the words of the piece.
+        keys, found, starts, run_keys: As in ``list_runs``; number of runs before.
+    """
+    near_before = skip_before = np.uint64(0)
+    for i in range(WORDS):
+        begin, end = WORD * i, min(WORD * (i + 1), n)
+        if begin >= end:
+            break
+        inside = ~np.uint64(0) >> np.uint64(begin + WORD - end)
+        near_edges, skip_edges = _edges(near[i], near_before), _edges(skip[i], skip_before)
+        word = np.uint64(i == 0) | near_edges | skip_edges
+        if known[UNSURE]:
+            word = (word | changes(keys, first + begin)) & inside
+            found = _from_keys(word, first + begin, keys, found, near[i], skip[i], starts, run_keys)
+        else:
+            u, v, w = known[i], known[WORDS + i], known[2 * WORDS + i]
+            found = _from_crossings(
+                (word | u | v | w) & inside, first + begin, key, found, u, v, w, steps, near_edges, skip_edges, starts,
+                run_keys,
+            )  # fmt: skip
+            key = np.int64(run_keys[found - 1])
+        near_before, skip_before = near[i], skip[i]
+    return found
+
+
+@njit(**BORROW)
 def list_runs(row, r, n_fast, kinds, crossings, keys, near, skip, starts, run_keys):
     """Runs of pixels of one key along a row; one begins with each piece.
 
@@ -115,38 +148,27 @@ def list_runs(row, r, n_fast, kinds, crossings, keys, near, skip, starts, run_ke
     rows, steps = crossings.rows, crossings.steps
     n_pieces, found, none = len(steps), 0, np.uint64(0)
     for part in range(n_pieces):
-        first = part * PIECE
+        first, word = part * PIECE, WORDS * part
         if kinds[row * n_pieces + part] >= BEYOND:
             starts[found], run_keys[found] = first, SKIP
             found += 1
             continue
-        key, du, dv, dw = np.int64(rows[r, part, FIRST_KEY]), steps[part, 0], steps[part, 1], steps[part, 2]
-        near_before = skip_before = none
+        known, key = rows[r, part], np.int64(rows[r, part, FIRST_KEY])
+        flags = none
         for i in range(WORDS):
-            begin = first + WORD * i
-            if begin >= n_fast:
-                break
-            before = found
-            u, v, w = rows[r, part, i], rows[r, part, WORDS + i], rows[r, part, 2 * WORDS + i]
-            word = np.uint64(i == 0)
-            valid = ~none if begin + WORD <= n_fast else (np.uint64(1) << np.uint64(n_fast - begin)) - np.uint64(1)
-            bits, skipped = near[WORDS * part + i], skip[WORDS * part + i]
-            if rows[r, part, UNSURE]:
-                word |= changes(keys, begin) | _edges(bits, near_before) | _edges(skipped, skip_before)
-                found = _from_keys(word & valid, begin, keys, found, bits, skipped, starts, run_keys)
-            elif bits | skipped | near_before | skip_before:
-                near_edges, skip_edges = _edges(bits, near_before), _edges(skipped, skip_before)
-                word |= u | v | w | near_edges | skip_edges
-                found = _from_crossings(
-                    word & valid, begin, key, found, u, v, w, du, dv, dw, near_edges, skip_edges, starts, run_keys
-                )
-            else:
-                word |= u | v | w
-                found = _from_crossings(
-                    word & valid, begin, key, found, u, v, w, du, dv, dw, none, none, starts, run_keys
-                )
-            near_before, skip_before = bits, skipped
-            if found > before:
-                key = np.int64(run_keys[found - 1])
+            flags |= near[word + i] | skip[word + i]
+        if flags | known[UNSURE] or first + PIECE > n_fast:
+            found = _list_with_flags(
+                first, min(PIECE, n_fast - first), key, known, steps[part], near[word : word + WORDS],
+                skip[word : word + WORDS], keys, found, starts, run_keys,
+            )  # fmt: skip
+            continue
+        for i in range(WORDS):
+            u, v, w = known[i], known[WORDS + i], known[2 * WORDS + i]
+            bits = u | v | w | np.uint64(i == 0)
+            found = _from_crossings(
+                bits, first + WORD * i, key, found, u, v, w, steps[part], none, none, starts, run_keys
+            )
+            key = np.int64(run_keys[found - 1])
     starts[found] = n_fast
     return found

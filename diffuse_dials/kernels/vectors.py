@@ -79,46 +79,45 @@ def are_set(typing_context, values):
 
 
 @intrinsic
-def set_bits(typing_context, numbers, first, stop, words, at):
+def set_bits(typing_context, numbers, begin, first, stop, words, at):
     """Set bit ``number % 64`` in each of TOGETHER words, where its number is from ``first`` on and below ``stop``.
 
     Args:
-        numbers: int32, shape (TOGETHER,), not negative.
+        numbers, begin: Array of int32, none of them negative, and which of its elements is the first number.
         first, stop: int32.
         words, at: Array of uint64, and which of its elements is the first word.
     """
 
     def build(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
         small, large = ir.VectorType(ir.IntType(32), TOGETHER), ir.VectorType(ir.IntType(64), TOGETHER)
-        found = builder.load(builder.bitcast(data, small.as_pointer()), align=4)
-        first, stop = (_spread(builder, value, small) for value in args[1:3])
+        source = _place(context, builder, signature, args, 0, 1)
+        found = builder.load(builder.bitcast(source, small.as_pointer()), align=4)
+        first, stop = (_spread(builder, value, small) for value in args[2:4])
         inside = builder.and_(builder.icmp_signed(">=", found, first), builder.icmp_signed("<", found, stop))
         bit = builder.and_(found, ir.Constant(small, [63] * TOGETHER))
         bit = builder.shl(ir.Constant(large, [1] * TOGETHER), builder.zext(bit, large))
         bit = builder.select(inside, bit, ir.Constant(large, [0] * TOGETHER))
-        target = builder.bitcast(_place(context, builder, signature, args, 3, 4), large.as_pointer())
+        target = builder.bitcast(_place(context, builder, signature, args, 4, 5), large.as_pointer())
         builder.store(builder.or_(builder.load(target, align=8), bit), target, align=8)
         return context.get_dummy_value()
 
-    return types.none(numbers, types.int32, types.int32, words, types.int64), build
+    return types.none(numbers, types.int64, types.int32, types.int32, words, types.int64), build
 
 
 @intrinsic
-def or_into(typing_context, values, into):
-    """Add the bits of TOGETHER elements of int32 to those of others."""
+def or_into(typing_context, values, at, into):
+    """Add the bits of TOGETHER elements of an array of int32, from number ``at`` on, to those of another."""
 
     def build(context, builder, signature, args):
-        vector = ir.VectorType(ir.IntType(32), TOGETHER)
-        source, target = (
-            builder.bitcast(context.make_array(kind)(context, builder, array).data, vector.as_pointer())
-            for kind, array in zip(signature.args, args)
-        )
+        vector = ir.VectorType(ir.IntType(32), TOGETHER).as_pointer()
+        source = builder.bitcast(_place(context, builder, signature, args, 0, 1), vector)
+        target = context.make_array(signature.args[2])(context, builder, args[2]).data
+        target = builder.bitcast(target, vector)
         both = builder.or_(builder.load(source, align=4), builder.load(target, align=4))
         builder.store(both, target, align=4)
         return context.get_dummy_value()
 
-    return types.none(values, into), build
+    return types.none(values, types.int64, into), build
 
 
 def _running_sums(n: int):
