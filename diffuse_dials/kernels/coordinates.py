@@ -103,7 +103,8 @@ def localise(matrices, which, polynomials, group, step, base, out):
         matrices, which: As in ``linear``.
         polynomials, group: Of the unit vector (pieces.Pieces), and of which group of rows.
         step: What the whole numbers are to be multiples of; 0: take those of ``base``.
-        base: Whole numbers near the coordinates of the patches' middles, shape (3, pieces); result unless ``step`` is 0.
+        base: Whole numbers near the coordinates of the patches' middles, shape (3, pieces); result unless ``step`` is
+            0.
         out: Result, shape (3, N_TERMS, pieces).
     """
     n_groups, n_pieces = len(polynomials), base.shape[1]

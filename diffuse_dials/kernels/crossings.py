@@ -33,9 +33,10 @@ class Crossings(NamedTuple):
             at the pixel before, for each coordinate; key (kernels.voxels) of the first pixel; whether all that is not
             known. Shape (TOGETHER, n, N_KNOWN).
         steps: What a key changes by where a coordinate passes into another voxel, shape (n, 3).
-        marks, first_keys, unsure, numbers, ends: Work space for one patch: the contents of ``rows``, shape
-            (3 · WORDS · TOGETHER,), uint64, and twice (TOGETHER,), int32; and what leads to them, (2 · TOGETHER,), int32 and
-            single precision.
+        marks, first_keys, unsure: Work space for one patch: the contents of ``rows``, shape (3 · WORDS · TOGETHER,),
+            uint64, and twice (TOGETHER,), int32.
+        numbers, ends: Work space: results of ``_solve`` and ``_find_ends``, shape (2 · TOGETHER,), int32 and single
+            precision.
     """
 
     rows: np.ndarray
@@ -68,7 +69,7 @@ def _floor(value):
 
 @njit(**INLINE)
 def _find_ends(part, j, half, n, cubics, ends):
-    """Value at the first pixel, and pixels for each voxel on the way to the last one."""
+    """In each row the value at the first pixel, then in each row the pixels for each voxel on the way to the last."""
     begin, end = np.float32(-half), np.float32(n - 1 - half)
     for i in range(TOGETHER):
         a, b, c, d = coefficients(cubics, part, j, i)

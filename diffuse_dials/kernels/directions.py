@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numba import njit
 
@@ -42,13 +44,16 @@ def make_pieces(shape, plane, shift, beam) -> Pieces:
     polynomials, bounds = np.zeros((n_groups, 3, N_TERMS, n_pieces)), np.empty((N_BOUNDS, n_rows * n_pieces))
     patches = np.zeros((N_PATCH_BOUNDS, n_groups * n_pieces))
     patches[[CHORD_LOW, INVERSE_LOW]] = np.inf
-    for part, n_fast in enumerate(np.diff(edges)):
-        columns = _nodes(n_fast)
-        for begin, end in ((0, n_groups - 1), (n_groups - 1, n_groups)):  # the last may have fewer rows
-            n_slow = rows_of(begin, n_rows)[1]
-            rows = _nodes(n_slow)
-            solve = _solution(columns - n_fast // 2, rows - n_slow // 2)
-            _fit(part, begin, end, n_rows, edges, columns, rows, solve, plane, shift, beam, polynomials, bounds, patches)
+    # all groups of rows are alike but for the last one
+    columns, rows = np.zeros((n_pieces, _NODES), np.int64), np.zeros((2, _NODES), np.int64)
+    solve = np.zeros((2, n_pieces, N_TERMS, _NODES, _NODES))
+    for is_last, group in enumerate((0, n_groups - 1)):
+        n_slow = rows_of(group, n_rows)[1]
+        rows[is_last, : min(_NODES, n_slow)] = _nodes(n_slow)
+        for part, n_fast in enumerate(np.diff(edges)):
+            columns[part, : min(_NODES, n_fast)] = _nodes(n_fast)
+            solve[is_last, part, :, : min(_NODES, n_slow), : min(_NODES, n_fast)] = _solution(int(n_fast), n_slow)
+    _fit(n_rows, edges, columns, rows, solve, plane, shift, beam, polynomials, bounds, patches)
     measure_tiles(n_rows, edges, polynomials, patches)
     return Pieces(edges, polynomials, bounds, patches)
 
@@ -60,32 +65,38 @@ def _nodes(n: int) -> np.ndarray:
     return at if len(np.unique(at)) == found else np.arange(found)
 
 
-def _solution(t: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """Matrix from values at all pairs of nodes to the coefficients of TERMS, by least squares; 0 for terms they leave open."""
+@lru_cache
+def _solution(n_fast: int, n_slow: int) -> np.ndarray:
+    """What leads from values at all pairs of nodes to the coefficients of TERMS, by least squares.
+
+    Returns:
+        Shape (N_TERMS, nodes along slow, nodes along fast); 0 for terms that the nodes leave open.
+    """
+    t, r = _nodes(n_fast) - n_fast // 2, _nodes(n_slow) - n_slow // 2
     known = np.array([d < len(t) and e < len(r) for d, e in TERMS])
     scale = np.array([max(abs(t).max(), 1.0) ** d * max(abs(r).max(), 1.0) ** e for d, e in TERMS])
-    terms = np.stack([np.outer(r**e, t**d).ravel() for (d, e) in TERMS], axis=1) / scale
+    terms = np.stack([np.outer(r**e, t**d).ravel() for d, e in TERMS], axis=1) / scale
     solution = np.zeros((N_TERMS, terms.shape[0]))
     solution[known] = np.linalg.pinv(terms[:, known]) / scale[known, None]
-    return solution
+    return solution.reshape(N_TERMS, len(r), len(t))
 
 
 @njit(**OPTIONS)
-def _fit(part, begin, end, n_rows, edges, columns, rows, solve, plane, shift, beam, polynomials, bounds, patches):
-    """Fit a piece's polynomials in groups of rows, and measure on every pixel what the bounds say.
+def _fit(n_rows, edges, columns, rows, solve, plane, shift, beam, polynomials, bounds, patches):
+    """Fit the polynomials of all patches, and measure on every pixel what the bounds say.
 
     Args:
-        part: Which piece.
-        begin, end: First of the groups, and the one after the last.
-        columns, rows: Numbers of the pixels that are nodes, in the piece and in the group.
-        solve: Result of ``_solution``.
+        columns: Numbers of the pixels that are nodes, shape (pieces, _NODES).
+        rows: Numbers of the rows that are nodes, in any group of rows but the last, and in that, shape (2, _NODES).
+        solve: Results of ``_solution``, shape (2, pieces, N_TERMS, _NODES, _NODES), 0 where there are fewer nodes.
         n_rows, edges, plane, shift, beam, polynomials, bounds, patches: Of the panel.
     """
-    n_pieces, first, n = len(edges) - 1, edges[part], edges[part + 1] - edges[part]
+    n_pieces, n_groups = len(edges) - 1, len(polynomials)
     pixels, cubics = np.empty((TOGETHER, PIECE, 3)), np.empty((3, 4))
-    for group in range(begin, end):
+    for patch in range(n_groups * n_pieces):
+        group, part = patch // n_pieces, patch % n_pieces
+        is_last, first, n = np.int64(group == n_groups - 1), edges[part], edges[part + 1] - edges[part]
         first_row, n_slow = rows_of(group, n_rows)
-        patch = group * n_pieces + part
         for i in range(n_slow):
             chord_low = inverse_low = np.inf
             chord_high = inverse_high = 0.0
@@ -104,11 +115,10 @@ def _fit(part, begin, end, n_rows, edges, columns, rows, solve, plane, shift, be
                 patches[which, patch] = max(patches[which, patch], bounds[which, piece])
         for j in range(3):
             for d in range(N_TERMS):
-                value, node = 0.0, 0
-                for i in rows:
-                    for k in columns:
-                        value += solve[d, node] * pixels[i, k, j]
-                        node += 1
+                value = 0.0
+                for i in range(_NODES):
+                    for k in range(_NODES):
+                        value += solve[is_last, part, d, i, k] * pixels[rows[is_last, i], columns[part, k], j]
                 polynomials[group, j, d, part] = value
         error = 0.0
         for i in range(n_slow):

@@ -92,7 +92,7 @@ def _from_keys(word, begin, keys, found, near, skip, starts, run_keys):
 
 @njit(**INLINE)
 def _edges(bits, before):
-    """Where the bits of a word differ from those of the pixels before, of which the first is the last bit of ``before``."""
+    """Where bits differ from those of the pixels before; ``before`` is the word of those before the first pixel."""
     return bits ^ (bits << np.uint64(1) | before >> np.uint64(WORD - 1))
 
 

@@ -27,9 +27,9 @@ from diffuse_dials.kernels.pieces import (
     Shared,
     row_edges,
 )
+from diffuse_dials.kernels.runs import find_runs
 from diffuse_dials.kernels.sums import UNIT_BITS
 from diffuse_dials.kernels.vectors import running_sums
-from diffuse_dials.kernels.runs import find_runs
 
 _EXACT = {**BORROW, "fastmath": False}  # no operation is contracted with the next
 NEAR_EDGE = 1e-9  # of a bin: closer to an edge, rounding could decide; it is below 1e-12

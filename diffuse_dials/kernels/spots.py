@@ -300,7 +300,9 @@ def mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, nea
         if n_active[which] == 0:
             continue
         r = row - first
-        n_close = _close_blocks(row, r, n_fast, kinds, which, metrics, cubics[which], lines, tests, active, n_active, close)
+        n_close = _close_blocks(
+            row, r, n_fast, kinds, which, metrics, cubics[which], lines, tests, active, n_active, close
+        )
         _mark_blocks(
             n_close, close, row, r, n_fast, plane, shift, beam, wavelength, s_step, matrices, lattices, which, centring,
             sigmas_squared, metrics, cubics[which], base, tests, here, near,

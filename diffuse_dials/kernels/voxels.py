@@ -20,8 +20,8 @@ from diffuse_dials.kernels.options import BORROW, INLINE
 from diffuse_dials.kernels.pieces import BLOCK, PIECE
 
 # A pixel's key: three fields of 8 bits for its voxel along each axis, CENTRE at the patch's base
-# (``coordinates.localise``), and flags: near a Bragg spot, not for the map, and voxel not told by the key. Neighbours of
-# equal keys make a run.
+# (``coordinates.localise``), and flags: near a Bragg spot, not for the map, and voxel not told by the key. Neighbours
+# of equal keys make a run.
 FIELD, CENTRE = 8, 128
 NEAR_BIT, SKIP_BIT = 24, 25
 NEAR, SKIP, ALONE = 1 << NEAR_BIT, 1 << SKIP_BIT, 1 << 26

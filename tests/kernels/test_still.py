@@ -11,7 +11,7 @@ from dxtbx.model import Detector, ParallaxCorrectedPxMmStrategy
 from diffuse_dials.adapters.panels import panel_plane
 from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask
 from diffuse_dials.algorithms.stills.fused import lattice_parameters
-from diffuse_dials.kernels import coordinates, lattice, pieces, spots, still, voxels
+from diffuse_dials.kernels import coordinates, crossings, lattice, pieces, runs, spots, still, voxels
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
 from diffuse_dials.kernels.shared import ClosedForm, make_shared
@@ -59,10 +59,19 @@ def test_fractional_indices_are_those_of_dxtbxs_positions_for_a_500_angstrom_cel
         assert [coordinates.linear(matrices, 0, j, *direction) for j in range(3)] == pytest.approx(h, abs=5e-8)
 
 
-def random_cubic(rng):
-    """Coefficients of a coordinate along a piece: steep, flat or with a turning point in it."""
-    slope = rng.choice([rng.uniform(-0.7, 0.7), rng.uniform(-0.02, 0.02)])
-    return np.array([rng.uniform(), slope, rng.uniform(-1e-3, 1e-3), rng.uniform(-2e-6, 2e-6)], dtype=np.float32)
+def random_patch(rng):
+    """Terms of a coordinate on a patch: along its rows steep, flat or with a turning point, and little along slow."""
+    slope = rng.uniform(-0.7, 0.7) if rng.random() < 0.8 else rng.uniform(-0.02, 0.02)
+    bend, twist = rng.uniform(-1, 1, 2) * 10 ** rng.uniform([-5, -7], [-3, -6])
+    along_fast = np.array([rng.uniform(), slope, bend, twist])
+    along_slow = np.array([1.0, *rng.uniform(-0.1, 0.1, 3) ** [1, 2, 3]])
+    return np.array([along_fast[d] * along_slow[e] for d, e in pieces.TERMS])
+
+
+def values_of(patch, n_fast, n_slow):
+    """Value of the terms of a patch at its pixels, shape (slow, fast)."""
+    r, t = np.mgrid[:n_slow, :n_fast] - np.array([n_slow // 2, n_fast // 2])[:, None, None]
+    return sum(value * t**d * r**e for value, (d, e) in zip(patch, pieces.TERMS))
 
 
 def key_of(voxel, base=0):
@@ -72,24 +81,64 @@ def key_of(voxel, base=0):
 
 
 def test_keys_tell_the_voxel_of_each_pixel_and_runs_begin_where_it_changes(rng):
-    """10 000 pieces; what is not certain is said to be, and is wrong at most next to a voxel's boundary."""
+    """10 000 rows, worked out pixel by pixel and by crossings; rows of which the latter are not certain say so."""
+    n_rows, n_certain, n_solved = 10_000, 0, 0
     keys, starts = np.zeros(pieces.PIECE + 1, np.int32), np.empty(pieces.PIECE + 8, np.int32)
-    n_certain = 0
-    for _ in range(10_000):
-        n, c = int(rng.integers(4, pieces.PIECE + 1)), np.stack([random_cubic(rng) for _ in range(3)])[:, :, None]
-        t = np.arange(n) - n // 2
-        coordinates = np.stack([np.polyval(row[::-1].astype(np.float64), t) for row in c[..., 0]], axis=1)
-        expected = key_of(np.floor(coordinates).astype(np.int64))
-        margin = voxels.SINGLE * (1 + np.abs(c[..., 0]) @ [1, 64, 64**2, 64**3]).max()
-        certain = not voxels.find_voxels(0, n, c, 0, margin, keys)
-        n_certain += certain
-        far = (np.abs(coordinates - np.rint(coordinates)) > margin + 3 / 2**20).all(axis=1)  # cut to multiples of 2⁻²⁰
-        assert np.array_equal(keys[1 : n + 1][far], expected[far])
-        assert far.all() or not certain
-        n_runs = voxels.find_runs(n, keys, starts)
-        changes = np.flatnonzero(np.diff(keys[1 : n + 1])) + 1
-        assert np.array_equal(starts[: n_runs + 1], [0, *changes, n])
-    assert n_certain > 8000
+    by_crossings, none = np.empty(pieces.PIECE + 8, np.int32), np.zeros(pieces.WORDS, np.uint64)
+    cubics, found = np.empty((1, coordinates.N_CUBICS), np.float32), crossings.make_crossings(1)
+    for _ in range(n_rows // pieces.TOGETHER):
+        n_slow = int(rng.choice([pieces.TOGETHER, rng.integers(1, pieces.TOGETHER)]))
+        n = int(rng.choice([pieces.PIECE, rng.integers(4, pieces.PIECE)]))
+        local = np.stack([random_patch(rng) for _ in range(3)])[:, :, None]
+        powers = coordinates.farthest_powers(np.array([0, n]))[:, 0]
+        margin = 2 * coordinates.SINGLE * (np.abs(local[..., 0]) @ powers).max()
+        coordinates.expand(0, n_slow, local, cubics)
+        crossings.find_crossings(0, n, local, cubics, margin, found)
+        all_values = np.stack([values_of(patch[:, 0], n, n_slow) for patch in local], axis=-1)
+        for r, values in enumerate(all_values):
+            expected = key_of(np.floor(values).astype(np.int64))
+            certain = not voxels.find_voxels(0, n, cubics, 0, r, margin, keys)
+            n_certain += certain
+            far = (np.abs(values - np.rint(values)) > margin + 3 / 2**20).all(axis=1)  # cut to multiples of 2⁻²⁰
+            assert np.array_equal(keys[1 : n + 1][far], expected[far])
+            assert not certain or np.array_equal(keys[1 : n + 1], expected)
+            changes = np.append(0, np.flatnonzero(np.diff(keys[1 : n + 1])) + 1)
+            assert runs.find_runs(n, keys, starts) == len(changes)
+            assert np.array_equal(starts[: len(changes) + 1], [*changes, n])
+            if found.rows[r, 0, crossings.UNSURE]:
+                continue
+            n_solved += 1
+            changes = np.append(0, np.flatnonzero(np.diff(expected)) + 1)
+            kinds = np.full(n_slow, pieces.USED, np.uint8)
+            assert runs.list_runs(r, r, n, kinds, found, keys, none, none, starts, by_crossings) == len(changes)
+            assert np.array_equal(starts[: len(changes) + 1], [*changes, n])
+            assert np.array_equal(by_crossings[: len(changes)], expected[changes])
+    assert n_certain > 0.6 * n_rows and n_solved > 0.2 * n_rows
+
+
+def test_flags_of_pixels_begin_runs_too_however_their_voxels_are_found(rng):
+    """Runs of (voxel, flags) by numpy, of a row of random flags; a row that ends within a word."""
+    n = 2 * pieces.PIECE + 70
+    found, kinds = crossings.make_crossings(3), np.array([pieces.USED, pieces.MIXED, pieces.USED], np.uint8)
+    flags = np.cumsum(rng.random((2, 3 * pieces.PIECE)) < 0.05, axis=1) % 2
+    near, skip = np.packbits(flags.astype(np.uint8), axis=1, bitorder="little").view(np.uint64)
+    moves = rng.random((3, 3 * pieces.PIECE)) < 0.08
+    moves[:, :: pieces.PIECE] = False
+    steps = np.array([1 << 2 * voxels.FIELD, -(1 << voxels.FIELD), 1])
+    keys = key_of(np.array([[3, -4, 5]])) + np.cumsum(steps @ moves)
+    found.steps[:] = steps
+    marks = np.packbits(moves.astype(np.uint8), axis=1, bitorder="little").view(np.uint64)
+    found.rows[0, :, : 3 * pieces.WORDS] = marks.reshape(3, 3, pieces.WORDS).swapaxes(0, 1).reshape(3, -1)
+    found.rows[0, :, crossings.FIRST_KEY] = keys[:: pieces.PIECE]
+    full = keys + flags[0] * voxels.NEAR + flags[1] * voxels.SKIP
+    begins = np.append(True, np.diff(full[:n]) != 0) | (np.arange(n) % pieces.PIECE == 0)
+    starts, run_keys = np.empty((2, n + 8), np.int32)
+    for unsure in (np.array([0, 0, 0]), np.array([1, 0, 1]), np.array([0, 1, 1])):
+        found.rows[0, :, crossings.UNSURE] = unsure
+        given = np.append(0, keys).astype(np.int32)
+        n_runs = runs.list_runs(0, 0, n, kinds, found, given, near, skip, starts, run_keys)
+        assert np.array_equal(starts[: n_runs + 1], np.append(np.flatnonzero(begins), n))
+        assert np.array_equal(run_keys[:n_runs], full[:n][begins])
 
 
 @pytest.mark.parametrize("h", np.arange(-9, 10) / 4)
@@ -98,13 +147,21 @@ def test_voxels_at_half_integers_and_at_negative_indices_are_those_of_floor(h):
     ndiv, corner, n = 2, -30, 100
     matrices = np.zeros((1, 3, 4))
     matrices[0, :, 3] = h * ndiv + 0.5 - corner
-    c, base = np.empty((3, 4, 1), np.float32), np.empty((3, 1))
-    voxels.localise(matrices, 0, np.zeros((1, 3, 4)), 0, 4.0, base, c)
+    local, base = np.empty((3, pieces.N_TERMS, 1)), np.empty((3, 1))
+    coordinates.localise(matrices, 0, np.zeros((1, 3, pieces.N_TERMS, 1)), 0, 4.0, base, local)
+    cubics, found = np.empty((1, coordinates.N_CUBICS), np.float32), crossings.make_crossings(1)
     keys, margin = np.zeros(pieces.PIECE + 1, np.int32), 1e-6
-    assert voxels.find_voxels(0, n, c, 0, margin, keys) == ((2 * h) % 1 == 0.5)
-    voxels.decide_close(0, 0, n, c, 0, margin, np.ones((5, 3)), None, matrices, base, keys)
+    coordinates.expand(0, pieces.TOGETHER, local, cubics)
+    crossings.find_crossings(0, n, local, cubics, margin, found)
+    assert (found.rows[:, 0, crossings.UNSURE] != 0).all() == ((2 * h) % 1 == 0.5)
+    assert voxels.find_voxels(0, n, cubics, 0, 0, margin, keys) == ((2 * h) % 1 == 0.5)
+    voxels.decide_close(0, 0, n, cubics, 0, 0, margin, np.ones((5, 3)), None, matrices, base, keys)
     expected = voxel_index(np.array([[h, h, h]]), (ndiv, ndiv, ndiv)) - corner
     assert (keys[1 : n + 1] == key_of(expected, base[:, 0].astype(int))).all()
+    if (2 * h) % 1 != 0.5:
+        assert (found.rows[:, 0, crossings.FIRST_KEY] == keys[1]).all() and not found.rows[
+            :, 0, : 3 * pieces.WORDS
+        ].any()
 
 
 def sums_by_numpy(index, key, *columns):
@@ -301,7 +358,7 @@ def test_where_polynomials_do_not_fit_every_pixel_is_worked_out(rng):
     case, a_matrix = Case(rng, panel=tilted_panel((100, 700))), orientation(rng, (90.0, 80.0, 37.0), 104.0)
     mask = lattice_mask(a_matrix, radius=0.003)
     first = case.by_kernel(a_matrix, (3, 3, 3), [mask], [a_matrix])
-    case.pieces.patches[pieces.ERROR] = case.pieces.tiles[pieces.ERROR] = np.inf
+    case.pieces.patches[pieces.ERROR] = np.inf
     second = case.by_kernel(a_matrix, (3, 3, 3), [mask], [a_matrix])
     assert all(np.array_equal(a, b) for a, b in zip(first, second))
 
@@ -358,7 +415,7 @@ def test_tiles_that_are_looked_at_hold_all_pixels_near_the_lattice_and_few_hold_
     for row in range(0, SHAPE[0], pieces.TOGETHER):
         spots.mark_near(
             row, True, n_fast, case.shared.kinds, case.pieces, case.plane.vectors, case.plane.shift, crystal, work,
-            np.zeros(len(case.pieces.edges) * pieces.PIECE, np.int32),
+            np.zeros(len(case.pieces.edges) * pieces.WORDS, np.uint64),
         )  # fmt: skip
         blocks = np.arange(0, n_fast, pieces.BLOCK)
         hit.append(np.logical_or.reduceat(near[row : row + pieces.TOGETHER].any(axis=0), blocks))
