@@ -44,6 +44,7 @@ from diffuse_dials.kernels.vectors import are_set
 
 _NEAR, _UNSURE = 1, 2  # what may be said of a pixel
 FAR, HALF, LEAST, MOST, EDGE, N_TESTS = range(6)  # rows of ``tests``
+assert BLOCK == TOGETHER
 _SINGLE = 2.0**-20  # bound of the rounding of a squared distance in single precision, over the sum of its terms
 
 
@@ -64,8 +65,9 @@ class Work(NamedTuple):
             sure; in TOGETHER rows, shape (l, N_TESTS, m).
         active, n_active: First pixels of the blocks of the tiles that may be near, and their number, shape
             (l, blocks of a row) and (l,), int64.
+        close_rows: In which rows they may be near, a bit each, shape (l, blocks of a row), uint64.
         close: First pixels of the blocks of a row that may be near, shape (blocks of a row,), int64.
-        here: What is found of the pixels of a block, shape (BLOCK,), int32.
+        here: What is found of the pixels of a block, or of a block's rows, shape (BLOCK,), int32.
     """
 
     metrics: np.ndarray
@@ -81,6 +83,7 @@ class Work(NamedTuple):
     tests: np.ndarray
     active: np.ndarray
     n_active: np.ndarray
+    close_rows: np.ndarray
     close: np.ndarray
     here: np.ndarray
 
@@ -94,7 +97,7 @@ def make_work(lattices, edges):
         np.empty((n, 3, m)), np.empty((n, m, N_CUBICS), np.float32), np.empty((3, m)), np.empty((n, 2, m)),
         np.empty((n, 4, m), np.float32), np.empty(N_FLAT, np.float32), np.empty(blocks, np.int32),
         np.empty((n, N_TESTS, m), np.float32), np.empty((n, blocks * m), np.int64), np.zeros(n, np.int64),
-        np.empty(blocks * m, np.int64), np.empty(BLOCK, np.int32),
+        np.empty((n, blocks * m), np.uint64), np.empty(blocks * m, np.int64), np.empty(BLOCK, np.int32),
     )  # fmt: skip
 
 
@@ -145,42 +148,40 @@ def _find_tests(group, patches, wavelength, sizes, lattices, which, size, radii,
 
 
 @njit(**INLINE)
-def _fraction(t, cubics, part, j, r):
-    """How far coordinate j at t from a piece's middle is from the nearest whole number."""
-    value = cubic(t, cubics, part, j, r)
-    return value - np.rint(value)
-
-
-@njit(**BORROW)
-def _block_distance(t, part, r, cubics, m, which, lines, tests):
-    """Squared distance of a block from the nearest lattice point, less what it must be to be near.
+def _close_rows(t, part, cubics, m, which, lines, tests, here):
+    """Rows of a patch in which a block may have pixels near a lattice point.
 
     Args:
         t: Of the block's middle, from the piece's middle.
-        part, r, cubics: Which piece, which row of the patch, and the results of ``expand``.
+        part, cubics: Which piece, and the results of ``expand``.
         m, which: Metrics, shape (l, 6), single precision, and which of them.
         lines, tests: As in ``Work``.
+        here: Result, for each row.
     """
-    h, k, l = _fraction(t, cubics, part, 0, r), _fraction(t, cubics, part, 1, r), _fraction(t, cubics, part, 2, r)
-    way = np.abs(h * lines[which, 0, part] + k * lines[which, 1, part] + l * lines[which, 2, part])
-    rest = max(way - tests[which, HALF, part], np.float32(0))
-    distance = h * (m[which, 0] * h + m[which, 3] * k + m[which, 4] * l)
-    distance += k * (m[which, 1] * k + m[which, 5] * l) + m[which, 2] * l * l
-    return distance - (way * way - rest * rest) - tests[which, FAR, part]
+    m00, m11, m22 = m[which, 0], m[which, 1], m[which, 2]
+    m01, m02, m12 = m[which, 3], m[which, 4], m[which, 5]
+    x, y, z = lines[which, 0, part], lines[which, 1, part], lines[which, 2, part]
+    half, far = tests[which, HALF, part], tests[which, FAR, part]
+    for i in range(TOGETHER):
+        h, k = cubic(t, cubics, part, 0, i), cubic(t, cubics, part, 1, i)
+        l = cubic(t, cubics, part, 2, i)
+        h, k, l = h - np.rint(h), k - np.rint(k), l - np.rint(l)
+        way = np.abs(h * x + k * y + l * z)
+        rest = way - half
+        rest = rest if rest > np.float32(0) else np.float32(0)
+        distance = h * (m00 * h + m01 * k + m02 * l) + k * (m11 * k + m12 * l) + m22 * l * l
+        here[np.uint64(i)] = np.int32(distance - (way * way - rest * rest) < far)
 
 
 @njit(**BORROW)
-def _close_blocks(row, r, n_fast, kinds, which, metrics, cubics, lines, tests, active, n_active, close):
-    """Write the first pixels of the blocks that may be near; returns their number."""
-    n_pieces, found = len(cubics), 0
+def _close_blocks(row, r, n_pieces, kinds, which, active, n_active, close_rows, close):
+    """Write the first pixels of the blocks of a row that may be near; returns their number."""
+    found = 0
     for number in range(n_active[which]):
         begin = active[which, number]
-        part = begin // PIECE
-        first = part * PIECE
-        t = np.float32(begin + BLOCK // 2 - first - min(PIECE, n_fast - first) // 2)
-        distance = _block_distance(t, part, r, cubics, metrics, which, lines, tests)
+        near = np.int64(close_rows[which, number] >> np.uint64(r) & np.uint64(1))
         close[found] = begin
-        found += (distance < 0) & (kinds[row * n_pieces + part] < BEYOND)
+        found += near & np.int64(kinds[row * n_pieces + begin // PIECE] < BEYOND)
     return found
 
 
@@ -276,7 +277,24 @@ def mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, nea
     """
     _, polynomials, _, patches = pieces
     matrices, sizes, _, beam, wavelength, lattices, centring, sigmas_squared, s_step = crystal
-    metrics, powers, local, bases, cubics, size, radii, lines, flat, found, tests, active, n_active, close, here = work
+    (
+        metrics,
+        powers,
+        local,
+        bases,
+        cubics,
+        size,
+        radii,
+        lines,
+        flat,
+        found,
+        tests,
+        active,
+        n_active,
+        close_rows,
+        close,
+        here,
+    ) = work
     group, n_rows = row // TOGETHER, len(kinds) // bases.shape[2]
     first, n_slow = rows_of(group, n_rows)
     for which in range(len(lattices)):
@@ -293,16 +311,18 @@ def mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, nea
             )  # fmt: skip
             before = -1
             for number in range(n_active[which]):
-                part = active[which, number] // PIECE
+                begin = active[which, number]
+                part = begin // PIECE
                 if part != before:
                     expand(part, n_slow, local, cubics[which])
                 before = part
+                t = begin + BLOCK // 2 - part * PIECE - min(PIECE, n_fast - part * PIECE) // 2
+                _close_rows(np.float32(t), part, cubics[which], metrics, which, lines, tests, here)
+                close_rows[which, number] = are_set(here)
         if n_active[which] == 0:
             continue
         r = row - first
-        n_close = _close_blocks(
-            row, r, n_fast, kinds, which, metrics, cubics[which], lines, tests, active, n_active, close
-        )
+        n_close = _close_blocks(row, r, bases.shape[2], kinds, which, active, n_active, close_rows, close)
         _mark_blocks(
             n_close, close, row, r, n_fast, plane, shift, beam, wavelength, s_step, matrices, lattices, which, centring,
             sigmas_squared, metrics, cubics[which], base, tests, here, near,

@@ -87,10 +87,20 @@ def exact_voxel(row, column, plane, shift, matrices):
 
 
 @njit(**INLINE)
-def _from_boundary(t, cubics, part, j, r):
-    """Distance of coordinate j at t from the nearest whole number."""
-    value = cubic(t, cubics, part, j, r)
-    return np.abs(value - np.rint(value))
+def _is_close(t, cubics, part, r, margin):
+    """Whether a coordinate at t is nearer to a whole number than the margin."""
+    u, v, w = cubic(t, cubics, part, 0, r), cubic(t, cubics, part, 1, r), cubic(t, cubics, part, 2, r)
+    u, v, w = np.abs(u - np.rint(u)), np.abs(v - np.rint(v)), np.abs(w - np.rint(w))
+    return (u <= margin) | (v <= margin) | (w <= margin)
+
+
+@njit(**INLINE)
+def _any_close(begin, n_block, half, cubics, part, r, margin):
+    found = np.int32(0)
+    for i in range(n_block):
+        t = np.float32(np.int32(begin + np.int32(i))) - half
+        found |= np.int32(_is_close(t, cubics, part, r, margin))
+    return found != np.int32(0)
 
 
 @njit(**BORROW)
@@ -104,19 +114,14 @@ def decide_close(row, first, n, cubics, part, r, margin, plane, shift, matrices,
         matrices: The first leads to the coordinates, as in ``coordinates.linear``.
         base: What was taken from them, shape (3, pieces).
     """
-    margin = 2 * margin + 4.0 / _ONE  # as these values are rounded as well, and those of find_voxels are cut
+    # as these values are rounded as well, and those of find_voxels are cut
+    margin, half = np.float32(2 * margin + 4.0 / _ONE), np.float32(n // 2)
     for begin in range(0, n, BLOCK):
-        nearest = np.float32(1.0)
-        for i in range(BLOCK):
-            t = _NUMBERS[np.uint64(begin + i)] - np.float32(n // 2)
-            nearest = min(nearest, min(_from_boundary(t, cubics, part, 0, r), _from_boundary(t, cubics, part, 1, r)))
-            nearest = min(nearest, _from_boundary(t, cubics, part, 2, r))
-        if nearest > margin:
+        n_block = min(BLOCK, n - begin)
+        if not _any_close(np.int32(begin), n_block, half, cubics, part, r, margin):
             continue
-        for i in range(begin, min(begin + BLOCK, n)):
-            t = _NUMBERS[np.uint64(i)] - np.float32(n // 2)
-            least = min(_from_boundary(t, cubics, part, 0, r), _from_boundary(t, cubics, part, 1, r))
-            if min(least, _from_boundary(t, cubics, part, 2, r)) <= margin:
+        for i in range(begin, begin + n_block):
+            if _is_close(np.float32(i) - half, cubics, part, r, margin):
                 u, v, w = exact_voxel(row, first + i, plane, shift, matrices)
                 u -= np.int64(base[0, part])
                 v -= np.int64(base[1, part])
