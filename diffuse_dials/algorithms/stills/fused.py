@@ -290,13 +290,14 @@ class Fused:
         """Representative of each voxel under the Laue group, by cctbx's convention."""
         if self._unit_of[0] is not group:
             text, rotations, to_reference = symmetry.asymmetric_unit(group)
-            known = asymmetric_unit.REFERENCE_UNITS
-            self._unit_of = (group, (known.index(text) if text in known else None, rotations, to_reference))
-        unit, rotations, to_reference = self._unit_of[1]
-        if unit is None:  # a convention of a later cctbx
+            known = text in asymmetric_unit.REFERENCE_UNITS
+            conditions = asymmetric_unit.conditions(text, to_reference) if known else None
+            self._unit_of = (group, (conditions, rotations))
+        conditions, rotations = self._unit_of[1]
+        if conditions is None:  # a convention of a later cctbx
             return symmetry.map_to_asu(index, group)
         mapped = np.empty_like(index)
-        if asymmetric_unit.map_to_asu(index, unit, rotations, to_reference, mapped):
+        if asymmetric_unit.map_to_asu(index, conditions, rotations, mapped):
             raise RuntimeError(f"The asymmetric unit of {symmetry.symbol(group)} does not hold every orbit.")
         return mapped
 
