@@ -208,15 +208,14 @@ class Fused:
             given.crystal, given.keep, given.pedestal, gain, given.background, given.variance, given.corner,
             lambda *sums: columns(*sums, *of_the_sums, place), given.ratio, profile,
         )  # fmt: skip
-        full = np.ones(len(index), dtype=np.int32)
-        voxels = VoxelSums(
-            full * number, index, self._representatives(index, grid.symmetry_group), full * panel, bragg, *of_voxels
-        )
-        n_accepted += int(voxels.n_pixels[~bragg].sum())
+        asu_index = self._representatives(index, grid.symmetry_group)
+        numbers, panels = (np.full(len(index), value, dtype=np.int32) for value in (number, panel))
+        voxels = VoxelSums(numbers, index, asu_index, panels, bragg, *of_voxels)
+        n_accepted += int(voxels.n_pixels.sum() - voxels.n_pixels[bragg].sum())
         hit = np.flatnonzero(bin_whole[:, still.N_PIXELS] + bin_whole[:, still.N_OVERLOADED])
-        full = np.ones(len(hit), dtype=np.int32)
+        numbers, panels = (np.full(len(hit), value, dtype=np.int32) for value in (number, panel))
         totals = RadialTotals(
-            full * number, full * panel, (hit + 0.5) * self._bin_width,
+            numbers, panels, (hit + 0.5) * self._bin_width,
             *columns(bin_whole, bin_real, hit, *of_the_sums, None)[:-1],
             bin_whole[hit, still.N_OVERLOADED].astype(np.int32),
         )  # fmt: skip
