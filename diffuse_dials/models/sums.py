@@ -34,7 +34,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class VoxelSums(_Rows):
-    """One row per (still, voxel, panel, bragg).
+    """One row per (still, voxel, panel, bragg); arrays are to be read only, as columns that are equal may be one.
 
     Attributes:
         still: Position of the still in the experiment list, shape (n,), int32.
