@@ -24,6 +24,7 @@ import numpy as np
 from dials.util import Sorry
 from dxtbx.model import ExperimentList
 
+from diffuse_dials.adapters.parameters import settle_values, why_refused
 from diffuse_dials.algorithms import inputs
 from diffuse_dials.algorithms.absolute.evaluation import put_on_absolute_scale
 from diffuse_dials.algorithms.absolute.inputs import Inputs
@@ -88,9 +89,11 @@ def parameters(command: str, *given: str):
             libtbx.phil.parse(file_name=str(one)) if Path(one).suffix == ".phil" else interpreter.process(one)
             for one in given
         ]
-        return scope.fetch(sources=sources).extract()
-    except (Sorry, RuntimeError) as error:  # what libtbx.phil raises for names and for values
-        raise ValueError(" ".join(str(error).split())) from None
+        params = scope.fetch(sources=sources).extract()
+    except (Sorry, RuntimeError, ValueError, OverflowError) as error:  # what libtbx.phil raises for names and values
+        raise ValueError(why_refused(scope, given, error)) from None
+    settle_values(scope, params)
+    return params
 
 
 def load_stills(*names: str) -> Stills:

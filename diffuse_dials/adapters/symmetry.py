@@ -22,8 +22,12 @@ def laue_group(space_group: sgtbx.space_group) -> sgtbx.space_group:
     return space_group.build_derived_laue_group()
 
 
-def parse_space_group(symbol: str) -> sgtbx.space_group:
+def parse_space_group(symbol: str, parameter: str = "") -> sgtbx.space_group:
     """The group of a Hermann-Mauguin symbol.
+
+    Args:
+        symbol: Of it.
+        parameter: That gave it, for the message.
 
     Raises:
         ValueError: If cctbx does not know the symbol.
@@ -31,7 +35,9 @@ def parse_space_group(symbol: str) -> sgtbx.space_group:
     try:
         return sgtbx.space_group_info(symbol).group()
     except RuntimeError:
-        raise ValueError(f"There is no space group {symbol}. Give a Hermann-Mauguin symbol, such as P43212.") from None
+        there = f"{parameter}={symbol}: there" if parameter else "There"
+        text = f"{there} is no space group {symbol}. Give a Hermann-Mauguin symbol, such as P43212."
+        raise ValueError(text) from None
 
 
 def symbol(space_group: sgtbx.space_group) -> str:
@@ -173,6 +179,17 @@ def check_cell(unit_cell, space_group: sgtbx.space_group, parameter: str = "grid
         raise ValueError(f"The cell {cell} does not fit the space group {symbol(space_group)}. Correct {parameter}.")
 
 
+def same_lattice(one, other) -> bool:
+    """Whether indexing could have found one cell for the other: to 10 % of an edge and 5 degrees.
+
+    Args:
+        one, other: Six parameters each, Å and degrees.
+    """
+    one, other = np.array(one), np.array(other)
+    lengths = np.abs(one[:3] / other[:3] - 1).max()
+    return bool(lengths <= _SAME_LENGTHS and np.abs(one[3:] - other[3:]).max() <= _SAME_ANGLES)
+
+
 def check_same_lattice(unit_cell, crystals, whose: str) -> None:
     """Refuse a reference cell that cannot be the crystals': no indexing would have found the one for the other.
 
@@ -184,11 +201,9 @@ def check_same_lattice(unit_cell, crystals, whose: str) -> None:
     Raises:
         ValueError: With both cells.
     """
-    given, known = np.array(unit_cell), np.array(crystals)
-    lengths = np.abs(given[:3] / known[:3] - 1).max()
-    if lengths <= _SAME_LENGTHS and np.abs(given[3:] - known[3:]).max() <= _SAME_ANGLES:
+    if same_lattice(unit_cell, crystals):
         return
-    given, known = (",".join(f"{value:.4g}" for value in cell) for cell in (given, known))
+    given, known = (",".join(f"{value:.4g}" for value in cell) for cell in (unit_cell, crystals))
     raise ValueError(
         f"grid.unit_cell={given} cannot be the crystals' cell, which is {known} ({whose}). Correct grid.unit_cell, or "
         "leave it out."

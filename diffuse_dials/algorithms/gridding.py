@@ -148,9 +148,8 @@ def define_grid(params, stills: Stills, d_min: float) -> Grid:
             "indexing.known_symmetry.space_group."
         )
     (space_group,) = groups.values()
-    symmetry_group = (
-        space_group if params.laue_group in (None, Auto, "Auto") else symmetry.parse_space_group(params.laue_group)
-    )
+    given = params.laue_group
+    symmetry_group = space_group if given in (None, Auto) else symmetry.parse_space_group(given, "grid.laue_group")
     cells = np.array([e.crystal.get_unit_cell().parameters() for e in stills.experiments])
     median = f"median of {len(cells)} stills"
     if params.unit_cell is not None:

@@ -70,16 +70,16 @@ output {
     .help = "The stills with scaling models in absolute units: counts - background = b' x response x (I + Compton)."
   json = diffuse.absolute.json
     .type = path
-    .help = "The numbers of the run."
+    .help = "The numbers of the run. None: none is written."
   html = diffuse.absolute.html
     .type = path
-    .help = "The report."
+    .help = "The report. None: none is written."
   png = diffuse.absolute.png
     .type = path
     .help = "The report's plots on one picture. None: no picture."
   log = diffuse.absolute.log
     .type = path
-    .help = "The log."
+    .help = "The log. None: none is written."
 }
 """,
     process_includes=True,

@@ -38,16 +38,16 @@ include scope diffuse_dials.algorithms.quality.comparison.phil_scope
 output {
   json = diffuse.compare.json
     .type = path
-    .help = "The numbers of the run."
+    .help = "The numbers of the run. None: none is written."
   png = diffuse.compare.png
     .type = path
-    .help = "Sections of the map beside the other's."
+    .help = "Sections of the map beside the other's. None: none is drawn."
   isotropic_part = False
     .type = bool
     .help = "Draw the intensities as they are. False: the mean over fine shells is taken out."
   log = diffuse.compare.log
     .type = path
-    .help = "The log."
+    .help = "The log. None: none is written."
 }
 """,
     process_includes=True,

@@ -43,10 +43,10 @@ output {
             "sums for sums."
   json = diffuse.export.json
     .type = path
-    .help = "What each file holds."
+    .help = "What each file holds. None: none is written."
   log = diffuse.export.log
     .type = path
-    .help = "The log."
+    .help = "The log. None: none is written."
 }
 """,
     process_includes=True,

@@ -71,7 +71,7 @@ output {
     .help = "What a few stills show pixel by pixel, for diffuse.report (see quality). None: none."
   log = diffuse.extract.log
     .type = path
-    .help = "The log."
+    .help = "The log. None: none is written."
 }
 """,
     process_includes=True,

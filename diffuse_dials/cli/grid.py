@@ -67,7 +67,7 @@ output {
     .help = "From images: what a few stills show pixel by pixel, for diffuse.report (see quality). None: none."
   log = diffuse.grid.log
     .type = path
-    .help = "The log."
+    .help = "The log. None: none is written."
 }
 """,
     process_includes=True,

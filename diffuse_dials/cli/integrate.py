@@ -43,7 +43,7 @@ output {
     .help = "One line per still; images that failed are in it. Columns that you added to a file of this name are kept."
   log = diffuse.integrate.log
     .type = path
-    .help = "The log."
+    .help = "The log. None: none is written."
 }
 """,
     process_includes=True,

@@ -96,10 +96,11 @@ output {
     .help = "The same as a page, with pictures. None: none is written."
   png = None
     .type = path
-    .help = "The picture of the mask alone; that of the Bragg mask goes beside it, as name_bragg.png."
+    .help = "The picture of the mask alone; that of the Bragg mask goes beside it, as name_bragg.png. None: no"
+            "picture."
   log = diffuse.make_mask.log
     .type = path
-    .help = "The log."
+    .help = "The log. None: none is written."
 }
 """,
     process_includes=True,

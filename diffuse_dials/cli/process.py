@@ -44,7 +44,7 @@ include scope diffuse_dials.algorithms.process.phil_scope
 output {
   log = diffuse.process.log
     .type = path
-    .help = "What this command and all steps say."
+    .help = "What this command and all steps say. None: none is written."
 }
 """,
     process_includes=True,

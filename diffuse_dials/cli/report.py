@@ -44,7 +44,7 @@ output {
     .help = "Pictures: diffuse.report_scaling.png and so on. None: none."
   log = diffuse.report.log
     .type = path
-    .help = "What is said on the screen."
+    .help = "What is said on the screen. None: none is written."
 }
 """,
     process_includes=True,

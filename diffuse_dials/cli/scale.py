@@ -78,13 +78,13 @@ output {
     .help = "One line per still: the input's, with scale and status."
   json = diffuse.scale.json
     .type = path
-    .help = "The numbers of the run."
+    .help = "The numbers of the run. None: none is written."
   html = diffuse.scale.html
     .type = path
-    .help = "The report."
+    .help = "The report. None: none is written."
   log = diffuse.scale.log
     .type = path
-    .help = "The log."
+    .help = "The log. None: none is written."
 }
 """,
     process_includes=True,

@@ -59,7 +59,7 @@ seed = 0
   .help = "Random numbers of orientations, scales, bad pixels and counting noise."
 output.log = diffuse.simulate.log
   .type = path
-  .help = "Log, in the folder where the command runs."
+  .help = "Log, in the folder where the command runs. None: none is written."
 """,
     process_includes=True,
 )

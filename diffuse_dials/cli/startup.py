@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import os
 import sys
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from dials.util.options import ArgumentParser
 from dials.util.version import dials_version
 
 from diffuse_dials import __version__
+from diffuse_dials.adapters.parameters import settle_values, why_refused
 from diffuse_dials.algorithms.running.mpi import Communicator
 from diffuse_dials.algorithms.running.stopping import ToldToStop
 from diffuse_dials.io.stills import StillsTable
@@ -89,7 +89,7 @@ def start(
     for name in files:
         if not Path(name).is_file():
             raise Sorry(f"There is no file {name}. Check the name and the folder.")
-    params, options, others = _parse(parser, rest)
+    params, options, others = _parse(parser, phil, rest)
     for name in others:
         _refuse_parameters(name)
     ambiguous = [name for name in others if "=" in name]
@@ -103,10 +103,12 @@ def start(
             f"{others[0]} is no .expt or .refl file and no parameter of this command. See -h for what it takes and "
             "-c -e2 for its parameters."
         )
-    _refuse_no_numbers(params)
+    with user_errors():
+        settle_values(phil, params)
     output = getattr(params, "output", None)
-    _refuse_names(output, getattr(phil.extract(), "output", None))
-    _refuse_places(output, [*files, *others, *_paths(getattr(params, "input", None), "monitor")])
+    defaults = getattr(phil.extract(), "output", None)
+    _refuse_names(output, defaults)
+    _refuse_places(output, defaults, [*files, *others, *_paths(getattr(params, "input", None), "monitor")])
     with user_errors():
         comm = Communicator.of(params.mp.method if hasattr(params, "mp") and not conducts else "")
     if comm.rank:
@@ -130,12 +132,12 @@ def start(
     )
 
 
-def _parse(parser, arguments):
+def _parse(parser, phil, arguments):
     """A value that a type refuses is a traceback in DIALS 3.12, and a wrong choice several lines: make it one line."""
     try:
         return parser.parse_args(args=arguments, show_diff_phil=False, return_unhandled=True, quick_parse=False)
-    except (Sorry, RuntimeError) as error:
-        raise Sorry(" ".join(str(error).split())) from None
+    except (Sorry, RuntimeError, ValueError, OverflowError) as error:  # the last two: nan, cells
+        raise Sorry(why_refused(phil, arguments, error)) from None
     except BrokenPipeError:  # who reads -h or -c (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         raise SystemExit(1) from None
@@ -148,18 +150,6 @@ def _refuse_parameters(name: str) -> None:
             libtbx.phil.parse(file_name=name)
         except RuntimeError as error:
             raise Sorry(f"{name} cannot be read as parameters: {' '.join(str(error).split())}") from None
-
-
-def _refuse_no_numbers(params, path: str = "") -> None:
-    """A value nan passes the limits of every type, and all comparisons after it; infinity is for ends of ranges."""
-    for name, value in vars(params).items():
-        if name.startswith("__"):
-            continue
-        for one in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(one, libtbx.phil.scope_extract):
-                _refuse_no_numbers(one, f"{path}{name}.")
-            elif isinstance(one, float) and (math.isnan(one) or math.isinf(one) and one is value):
-                raise Sorry(f"{path}{name}={one} is no number. Give one, or leave the parameter out.")
 
 
 def _refuse_names(output, defaults) -> None:
@@ -180,14 +170,16 @@ def _paths(scope, *without: str) -> list[str]:
     return names
 
 
-def _refuse_places(output, inputs) -> None:
+def _refuse_places(output, defaults, inputs) -> None:
     """An input is never changed, no output takes the place of another, and each can be written."""
     taken = {Path(name).resolve(): None for name in inputs}
     for name, value in vars(output).items() if output is not None else ():
         if name.startswith("__") or not isinstance(value, str):
             continue
         place = Path(value).resolve()
-        folder = next(folder for folder in place.parents if os.path.exists(folder))
+        if place.is_dir() and Path(str(getattr(defaults, name))).suffix:
+            raise Sorry(f"output.{name}={value} is no name of a file. Give one, such as {getattr(defaults, name)}.")
+        folder = next(folder for folder in (*place.parents, place) if os.path.exists(folder))
         if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
             raise Sorry(f"output.{name}={value} cannot be written: {folder} is no folder that you may write to.")
         if place in taken:

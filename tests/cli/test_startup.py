@@ -6,9 +6,11 @@ import shutil
 
 import pytest
 from dials.util import Sorry
+from libtbx import Auto
 
+from diffuse_dials import library as diffuse
 from diffuse_dials.algorithms.scaling.agreement import compare_scales
-from diffuse_dials.cli import export, grid, make_mask
+from diffuse_dials.cli import compare, export, grid, make_mask, process, scale
 from diffuse_dials.io.atomic import write_text
 
 
@@ -70,6 +72,46 @@ def test_a_place_that_takes_no_file_is_one_clear_line(place, why, run_in_tmp_pat
 def test_numbers_that_make_no_photons_are_refused(option, words, stills, run_in_tmp_path):
     assert words in refused(grid, stills, option)
     assert only_inputs_are_left(run_in_tmp_path, "stills.expt")
+
+
+@pytest.mark.parametrize(
+    "command, option, words",
+    [
+        (grid, "quality.sample_stills=None", "quality.sample_stills=None: give a whole number, or leave"),
+        (compare, "compare.n_shells=Auto", "compare.n_shells=Auto: give a whole number, or leave"),
+        (grid, "extraction.lattices=None", "extraction.lattices=None: give one of first, refuse, or leave"),
+        (grid, "output.experiments=None", "output.experiments=None: give a name, or leave"),
+        (scale, "input.bragg=Auto", "input.bragg=Auto: give a name, or leave"),
+        (grid, 'output.grid=""', "output.grid= is no name of a file. Give one, such as grid.json."),
+        (grid, "output.grid=/", "output.grid=/ is no name of a file. Give one, such as grid.json."),
+        (scale, "merging.n_splits=nan", "merging.n_splits=nan: cannot convert float NaN to integer. Give one such as"),
+        (process, "space_group=P999", "space_group=P999: cctbx Error: Space group symbol not recognized: P999. Give"),
+        (process, "unit_cell=1,2,3,90,90,190", "190: Unit cell angle is greater than or equal to 180 degrees. Give"),
+        (grid, "grid.laue_group=P999", "grid.laue_group=P999: there is no space group P999. Give a Hermann"),
+    ],
+)  # fmt: skip
+def test_values_that_are_none_are_named_with_what_to_give(command, option, words, stills, run_in_tmp_path):
+    """Every type of PHIL lets None and Auto through; what cctbx raises names no parameter."""
+    said = refused(command, stills, option)
+    assert words in said and "\n" not in said
+    assert only_inputs_are_left(run_in_tmp_path, "stills.expt")
+
+
+def test_a_parameter_file_is_no_hiding_place_for_a_wrong_value(stills, run_in_tmp_path):
+    (run_in_tmp_path / "cell.phil").write_text("d_min = 2\nspace_group = P999\n")
+    assert refused(process, "cell.phil").startswith("space_group=P999: cctbx Error: Space group symbol")
+
+
+def test_none_and_auto_mean_the_default_or_the_choice_of_that_name():
+    """Of a choice PHIL itself makes Auto of "Auto", and None of "none"."""
+    for given in ("compare.column=Auto", "compare.column=auto"):
+        assert diffuse.parameters("compare", given).compare.column == "Auto"
+    assert diffuse.parameters("absolute", "absolute.method=None").absolute.method == "none"
+    assert diffuse.parameters("grid", "grid.laue_group=None").grid.laue_group is Auto
+    assert diffuse.parameters("grid", "d_min=Auto").d_min is None
+    assert diffuse.parameters("make_mask", "output.json=None").output.json is None
+    with pytest.raises(ValueError, match="compare.n_shells=None: give a whole number"):
+        diffuse.parameters("compare", "n_shells=None")
 
 
 @pytest.mark.parametrize("content", [b"image,scale\na.cbf,1\n", b"identifier\n\xff\xfe\x00"])

@@ -68,7 +68,7 @@ class Inputs:
         Args:
             wanted: Symbol that the user gave, or None for that of the stills' crystals.
         """
-        return parse_space_group(wanted) if wanted else self.stills[0].crystal.get_space_group()
+        return parse_space_group(wanted, "absolute.space_group") if wanted else self.stills[0].crystal.get_space_group()
 
 
 def load_inputs(experiment_files, reflection_files) -> Inputs:

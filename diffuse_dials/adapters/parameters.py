@@ -1,0 +1,108 @@
+"""Values of PHIL parameters that are none: named where a type refuses them, and refused where it lets them through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import libtbx.phil
+from dials.util import Sorry
+from libtbx import Auto
+
+_OF_OTHERS = "stills_process"  # the scope of dials.stills_process, whose parameters have rules of their own
+_WANTED = {
+    "int": "a whole number", "float": "a number", "bool": "True or False", "ints": "whole numbers",
+    "floats": "numbers", "path": "a name",
+}  # fmt: skip
+
+_EXAMPLES = {"space_group": "P43212", "unit_cell": "79,79,38,90,90,90", "int": "3", "ints": "3,3,3"}
+
+
+def why_refused(scope, given, error: Exception) -> str:
+    """One line on a value that its type refuses; what cctbx raises of symmetry, cells and nan names no parameter.
+
+    Args:
+        scope: A command's PHIL scope.
+        given: ``"d_min=2"`` and names of files, as on the command line.
+        error: What reading them raised.
+    """
+    reason = " ".join(str(error).split())
+    for found in _given(scope, given):
+        text = " ".join(str(word) for word in found.object.words)
+        try:
+            scope.fetch(libtbx.phil.parse(f"{found.path} = {text}")).extract()
+        except (Sorry, RuntimeError, ValueError, OverflowError):
+            if found.path in reason:
+                return reason
+            (definition,) = scope.get_without_substitution(found.path)
+            example = _EXAMPLES.get(definition.type.phil_type)
+            right = f"one such as {example}" if example else "another"
+            return f"{found.path}={text}: {reason.rstrip('.')}. Give {right}."
+    return reason
+
+
+def _given(scope, given) -> Iterator:
+    """The definitions in arguments and parameter files, as far as they can be read."""
+    interpreter = scope.command_line_argument_interpreter()
+    for one in given:
+        try:
+            source = libtbx.phil.parse(file_name=one) if Path(one).is_file() else interpreter.process(one)
+        except (Sorry, RuntimeError, UnicodeDecodeError):
+            continue  # an image, or a file with another mistake
+        yield from source.all_definitions()
+
+
+def settle_values(scope, params) -> None:
+    """Refuse values that no type of PHIL refuses, and put the default where None and Auto stand for it.
+
+    Every type of PHIL lets None and Auto through. They are values of ours where they are the default, or where the
+    help says what they do ("None: ...", "Auto: ..."), or where a choice has one of their name, which PHIL does not
+    recognise then.
+
+    Args:
+        scope: A command's PHIL scope.
+        params: Extract of it, changed in place.
+
+    Raises:
+        ValueError: With the parameter, its value, and what it takes.
+    """
+    for path, definition, holder in _definitions(scope, params):
+        value = getattr(holder, definition.name)
+        if value is None or value is Auto:
+            setattr(holder, definition.name, _meant(path, definition, value))
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if one is Auto and one is not value:
+                raise ValueError(f"{path}=Auto: give {_WANTED['path']}, or leave the parameter out.")
+            # infinity is for ends of ranges
+            if isinstance(one, float) and (math.isnan(one) or math.isinf(one) and one is value):
+                raise ValueError(f"{path}={one} is no number. Give one, or leave the parameter out.")
+
+
+def _definitions(scope, extract, path: str = "") -> Iterator[tuple]:
+    """(path, definition, the extract that holds its value) of all parameters; scopes may stand there several times."""
+    for found in scope.objects:
+        if found.is_definition:
+            yield path + found.name, found, extract
+        elif found.name != _OF_OTHERS:
+            parts = getattr(extract, found.name)
+            for part in parts if isinstance(parts, list) else [parts]:
+                yield from _definitions(found, part, f"{path}{found.name}.")
+
+
+def _meant(path: str, definition, value):
+    """What None or Auto stands for."""
+    default = [word.value for word in definition.words]
+    kind = definition.type.phil_type if definition.type is not None else "str"
+    choices = [name.lstrip("*") for name in default] if kind == "choice" else []
+    for name in choices:
+        if name.lower() == str(value).lower():
+            return name
+    if f"{value}:" in (definition.help or "") or definition.multiple:
+        return value
+    if default == ["None"]:
+        return None
+    if default == ["Auto"]:
+        return Auto
+    wanted = f"one of {', '.join(choices)}" if choices else _WANTED.get(kind, "a value")
+    raise ValueError(f"{path}={value}: give {wanted}, or leave the parameter out.")
