@@ -71,12 +71,31 @@ def settle_values(scope, params) -> None:
         value = getattr(holder, definition.name)
         if value is None or value is Auto:
             setattr(holder, definition.name, _meant(path, definition, value))
-        for one in value if isinstance(value, (list, tuple)) else [value]:
+        for one in _single(value):
             if one is Auto and one is not value:
                 raise ValueError(f"{path}=Auto: give {_WANTED['path']}, or leave the parameter out.")
             # infinity is for ends of ranges
             if isinstance(one, float) and (math.isnan(one) or math.isinf(one) and one is value):
                 raise ValueError(f"{path}={one} is no number. Give one, or leave the parameter out.")
+
+
+def refuse_missing(scope, params) -> None:
+    """Refuse parameters that name a file which is not there, also where this run would not have read it.
+
+    Args:
+        scope: A command's PHIL scope.
+        params: Extract of it.
+
+    Raises:
+        ValueError: With the parameter and the name.
+    """
+    for path, definition, holder in _definitions(scope, params):
+        kind = definition.type.phil_type if definition.type is not None else ""
+        if kind != "path" or path.startswith("output."):
+            continue
+        for name in _single(getattr(holder, definition.name)):
+            if isinstance(name, str) and name and not Path(name).is_file():
+                raise ValueError(f"{path}={name}: there is no such file. Check name and folder.")
 
 
 def _definitions(scope, extract, path: str = "") -> Iterator[tuple]:
@@ -90,15 +109,26 @@ def _definitions(scope, extract, path: str = "") -> Iterator[tuple]:
                 yield from _definitions(found, part, f"{path}{found.name}.")
 
 
+def _single(value) -> Iterator:
+    """The values in lists, and in lists of lists, of a parameter."""
+    if isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _single(one)
+    else:
+        yield value
+
+
 def _meant(path: str, definition, value):
     """What None or Auto stands for."""
     default = [word.value for word in definition.words]
     kind = definition.type.phil_type if definition.type is not None else "str"
     choices = [name.lstrip("*") for name in default] if kind == "choice" else []
+    if choices == default and value is None:  # none of them is the default
+        return None
     for name in choices:
         if name.lower() == str(value).lower():
             return name
-    if f"{value}:" in (definition.help or "") or definition.multiple:
+    if f"{value}:".lower() in (definition.help or "").lower() or definition.multiple:  # PHIL reads "none" as None
         return value
     if default == ["None"]:
         return None

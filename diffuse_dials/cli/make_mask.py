@@ -63,7 +63,7 @@ d_min = None
   .type = float(value_min=0.1)
   .help = "High-resolution limit (Angstrom); pixels beyond it are masked. None: the corner of the detector."
 d_max = None
-  .type = float(value_min=0.1)
+  .type = float(value_min=0.1, value_max=1e9)
   .help = "Low-resolution limit (Angstrom). None: no limit."
 input {
   mask = None
@@ -140,7 +140,9 @@ def _bragg(call, experiments, mask, nproc: int) -> BraggMasks | None:
     keys = still_keys(experiments)
     profile = measure_profile(experiments, keys, call.params.masking, lambda _: mask, nproc)
     log_profile(profile, options.tolerance)
-    return BraggMasks(call.params.masking, experiments, stills.reflections, profile)
+    masks = BraggMasks(call.params.masking, experiments, stills.reflections, profile)
+    masks.of(0)  # what the method lacks is said before a file is written
+    return masks
 
 
 def _log(pixels) -> None:

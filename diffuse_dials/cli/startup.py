@@ -17,7 +17,7 @@ from dials.util.options import ArgumentParser
 from dials.util.version import dials_version
 
 from diffuse_dials import __version__
-from diffuse_dials.adapters.parameters import settle_values, why_refused
+from diffuse_dials.adapters.parameters import refuse_missing, settle_values, why_refused
 from diffuse_dials.algorithms.running.mpi import Communicator
 from diffuse_dials.algorithms.running.stopping import ToldToStop
 from diffuse_dials.io.stills import StillsTable
@@ -67,7 +67,8 @@ def start(
         usage: First line of the help.
         takes_others: Whether arguments that are no .expt and .refl are allowed.
         needs_files: Whether a call without any argument shows the help and stops.
-        conducts: Whether mp.method is for the commands that this one starts: it is one process itself.
+        conducts: Whether mp.method and the files that parameters name are for the commands that this one starts: it
+            is one process itself.
         takes_stores: Whether a gridded.h5 may stand in place of gridded.refl; it is among ``reflections`` then.
 
     Returns:
@@ -105,6 +106,8 @@ def start(
         )
     with user_errors():
         settle_values(phil, params)
+        if not conducts:  # diffuse.process takes patterns of names, and looks after them itself
+            refuse_missing(phil, params)
     output = getattr(params, "output", None)
     defaults = getattr(phil.extract(), "output", None)
     _refuse_names(output, defaults)
@@ -177,8 +180,9 @@ def _refuse_places(output, defaults, inputs) -> None:
         if name.startswith("__") or not isinstance(value, str):
             continue
         place = Path(value).resolve()
-        if place.is_dir() and Path(str(getattr(defaults, name))).suffix:
-            raise Sorry(f"output.{name}={value} is no name of a file. Give one, such as {getattr(defaults, name)}.")
+        default = getattr(defaults, name)
+        if place.is_dir() and (default is None or Path(str(default)).suffix):
+            raise Sorry(f"output.{name}={value} is no name of a file. Give one, such as {default or f'{name}.out'}.")
         folder = next(folder for folder in (*place.parents, place) if os.path.exists(folder))
         if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
             raise Sorry(f"output.{name}={value} cannot be written: {folder} is no folder that you may write to.")

@@ -122,7 +122,7 @@ def test_a_mask_given_is_combined_and_never_replaced(files):
 
 @pytest.mark.parametrize("arguments, message", [
     (["missing.expt"], "There is no file missing.expt"),
-    (["imported.expt", "mask=none.mask"], "There is no file none.mask"),
+    (["imported.expt", "mask=none.mask"], "input.mask=none.mask: there is no such file"),
     (["imported.expt", "untrusted.panel=3"], "has 1 panel"),
     (["imported.expt", "d_min=0"], "d_min"),
     (["imported.expt", "output.bragg_masks=b.pickle"], "without a crystal"),

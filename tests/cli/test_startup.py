@@ -65,7 +65,7 @@ def test_a_place_that_takes_no_file_is_one_clear_line(place, why, run_in_tmp_pat
 @pytest.mark.parametrize(
     "option, words",
     [
-        ("corrections.gain=inf", "corrections.gain=inf is no number"),
+        ("corrections.gain=inf", "corrections.gain element is greater than the maximum"),
         ("corrections.gain=0", "less than the minimum"), ("corrections.exposure_time=0", "less than the minimum"),
     ],
 )  # fmt: skip
@@ -83,6 +83,12 @@ def test_numbers_that_make_no_photons_are_refused(option, words, stills, run_in_
         (grid, "output.experiments=None", "output.experiments=None: give a name, or leave"),
         (scale, "input.bragg=Auto", "input.bragg=Auto: give a name, or leave"),
         (grid, 'output.grid=""', "output.grid= is no name of a file. Give one, such as grid.json."),
+        (make_mask, "masking.resolution_range=nan,3", "masking.resolution_range=nan is no number"),
+        (make_mask, "output.png=/", "output.png=/ is no name of a file. Give one, such as png.out."),
+        (make_mask, "masking.bragg.profile=no.json", "masking.bragg.profile=no.json: there is no such file. Check"),
+        (make_mask, "masking.bragg.method=shoebox", "method=shoebox needs the .refl of the stills. Give it"),
+        (make_mask, "d_max=1e30", "greater than the maximum allowed value: 1e+30 > 1000000000"),
+        (grid, "corrections.sensor_efficiency.thickness=1e30", "greater than the maximum allowed value"),
         (grid, "output.grid=/", "output.grid=/ is no name of a file. Give one, such as grid.json."),
         (scale, "merging.n_splits=nan", "merging.n_splits=nan: cannot convert float NaN to integer. Give one such as"),
         (process, "space_group=P999", "space_group=P999: cctbx Error: Space group symbol not recognized: P999. Give"),
@@ -108,6 +114,7 @@ def test_none_and_auto_mean_the_default_or_the_choice_of_that_name():
         assert diffuse.parameters("compare", given).compare.column == "Auto"
     assert diffuse.parameters("absolute", "absolute.method=None").absolute.method == "none"
     assert diffuse.parameters("grid", "grid.laue_group=None").grid.laue_group is Auto
+    assert diffuse.parameters("absolute", "solvent=none").absolute.solvent is None
     assert diffuse.parameters("grid", "d_min=Auto").d_min is None
     assert diffuse.parameters("make_mask", "output.json=None").output.json is None
     with pytest.raises(ValueError, match="compare.n_shells=None: give a whole number"):

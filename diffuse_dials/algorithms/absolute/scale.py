@@ -64,10 +64,10 @@ absolute {{
     .expert_level = 1
   bragg {{
     d_min = None
-      .type = float(value_min=0)
+      .type = float(value_min=0.1)
       .help = "High-resolution limit (Angstrom) of the Bragg intensities for reference and wilson. None: all."
     d_max = None
-      .type = float(value_min=0)
+      .type = float(value_min=0.1)
       .help = "Their low-resolution limit (Angstrom). None: 4 for wilson and for F calculated from a model, which lacks"
               "bulk solvent; no limit for a file of data."
     min_multiplicity = 1

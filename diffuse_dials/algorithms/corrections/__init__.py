@@ -37,7 +37,7 @@ phil_scope = libtbx.phil.parse(
     """
 corrections {
   gain = Auto
-    .type = float(value_min=1e-9)
+    .type = float(value_min=1e-9, value_max=1e9)
     .help = "Detector units per photon. Auto: the panel's gain."
 """
     + "".join(f"  {name} {{{_SWITCH}{cls.phil}\n  }}\n" for name, cls in CORRECTIONS.items())

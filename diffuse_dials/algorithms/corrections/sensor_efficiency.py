@@ -31,7 +31,7 @@ class SensorEfficiency:
       .type = str
       .help = "Material of the sensor (Si, CdTe, GaAs, Ge). None: the detector model's absorption coefficient."
     thickness = None
-      .type = float(value_min=0)
+      .type = float(value_min=1e-3, value_max=1000)
       .help = "Thickness of the sensor (mm). None: the detector model's."
 """
 
@@ -49,7 +49,7 @@ class SensorEfficiency:
                 "the thickness of the sensor is not in the detector model: give "
                 "corrections.sensor_efficiency.thickness and .material."
             )
-        if params.material is not None:
+        if params.material:
             return cls(params.material, None, thickness)
         mu = tuple(float(p.get_mu()) for p in panels)
         if min(mu) <= 0:

@@ -38,7 +38,7 @@ class Ccp4(Exporter):
     name = "ccp4"
     phil = """
     magnification = 100
-      .type = float(value_min=1e-6, allow_none=False)
+      .type = float(value_min=1e-6, value_max=1e6, allow_none=False)
       .expert_level = 1
       .help = "Length in the viewer (Å) of 1/Å of reciprocal space."
     fill_lattice_points = False

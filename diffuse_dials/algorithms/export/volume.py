@@ -107,15 +107,20 @@ def box(s_max: float, record: GridRecord, region: Region) -> tuple[np.ndarray, n
     last = np.floor(s_max * np.asarray(record.unit_cell[:3]) * ndiv + _ROUNDING).astype(int)
     first = -last
     if region.low is not None:
-        first = np.maximum(first, np.ceil(np.asarray(region.low) * ndiv - _ROUNDING).astype(int))
+        first = np.maximum(first, _whole(np.ceil(np.asarray(region.low) * ndiv - _ROUNDING)))
     if region.high is not None:
-        last = np.minimum(last, np.floor(np.asarray(region.high) * ndiv + _ROUNDING).astype(int))
+        last = np.minimum(last, _whole(np.floor(np.asarray(region.high) * ndiv + _ROUNDING)))
     if np.any(first > last):
         raise ValueError(
             f"The region {_text(region.low or '-')} to {_text(region.high or '-')} holds no voxel of the map, which "
             f"reaches {1 / s_max:.2f} Å. Give hkl_min and hkl_max inside it."
         )
     return first, last
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    """As int; what is beyond any map, infinity too, would wrap around."""
+    return np.clip(values, -(2.0**31), 2.0**31).astype(np.int64)
 
 
 def expand(index: np.ndarray, operators: np.ndarray, record: GridRecord, region: Region) -> Volume:

@@ -88,7 +88,7 @@ largest_fraction = 0.4
   .help = "radius=Auto stops growing where it would mask more than this fraction of reciprocal space."
   .expert_level = 1
 point_spread = 0.7
-  .type = float(value_min=0)
+  .type = float(value_min=0, value_max=100)
   .help = "Smallest standard deviation of a spot on the detector (pixels), where no profile model has a larger one."
   .expert_level = 1
 domain_size = Auto
@@ -96,7 +96,7 @@ domain_size = Auto
   .help = "Size of the coherent domains (Angstrom). Auto: the crystal model's; 1000, with a warning, where it has none."
   .expert_level = 1
 half_mosaicity = Auto
-  .type = float(value_min=0)
+  .type = float(value_min=0, value_max=90)
   .help = "Half mosaic angle as DIALS models stills (degrees). Auto: the crystal model's; 0.1, with a warning, where it"
           "has none."
   .expert_level = 1

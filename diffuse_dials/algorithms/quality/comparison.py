@@ -18,10 +18,10 @@ from diffuse_dials.models.grid import GridRecord, holds_lattice_point
 phil_scope = libtbx.phil.parse(
     """
 d_min = None
-  .type = float(value_min=0)
+  .type = float(value_min=0.1)
   .help = "Compare to this resolution (Å). None: as far as both maps reach."
 d_max = None
-  .type = float(value_min=0)
+  .type = float(value_min=0.1)
   .help = "Compare from this resolution on (Å). None: from the lowest that both have."
 compare {
   column = *Auto absolute scale

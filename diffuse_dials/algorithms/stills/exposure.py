@@ -23,7 +23,7 @@ input {
 }
 corrections {
   exposure_time = Auto
-    .type = float(value_min=1e-15)
+    .type = float(value_min=1e-15, value_max=1e6)
     .help = "Exposure time of every still (s). Auto: from the scan or the image's header; 1 with a warning where"
             "no image says it."
   monitor {
