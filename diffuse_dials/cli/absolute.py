@@ -33,11 +33,12 @@ from diffuse_dials.algorithms.absolute.inputs import load_inputs
 from diffuse_dials.algorithms.absolute.methods import METHODS
 from diffuse_dials.algorithms.absolute.output import absolute_columns, absolute_models, summary
 from diffuse_dials.algorithms.absolute.reference_data import is_reflection_file
+from diffuse_dials.algorithms.belonging import absolute_identifier
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.records import save_grid_record
 from diffuse_dials.io.stills import StillsTable
-from diffuse_dials.io.tables import save_table
+from diffuse_dials.io.tables import save_map
 from diffuse_dials.report import absolute as report
 from diffuse_dials.report.html import write_report
 from diffuse_dials.report.plots import save_png
@@ -131,7 +132,9 @@ def _log_estimates(record: dict) -> None:
 
 
 def _write(output, inputs, k: float, record: dict, result) -> None:
-    save_table(absolute_columns(inputs.merged, result), output.reflections)
+    experiment = inputs.map_experiments[0]
+    experiment.identifier = absolute_identifier(experiment.identifier, k)
+    save_map(absolute_columns(inputs.merged, result), experiment.identifier, output.reflections)
     save_experiments(inputs.map_experiments, output.experiments)
     save_experiments(absolute_models(inputs.stills, k), output.models)
     _keep_records(inputs, Path(output.reflections).parent)

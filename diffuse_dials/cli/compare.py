@@ -20,6 +20,7 @@ import libtbx.phil
 from dials.util import show_mail_handle_errors, tabulate
 
 from diffuse_dials.adapters.symmetry import fractionalization
+from diffuse_dials.algorithms.belonging import check_map_record, map_differs
 from diffuse_dials.algorithms.quality.comparison import Comparison, compare_maps
 from diffuse_dials.algorithms.scaling.agreement import compare_scales
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators
@@ -66,6 +67,10 @@ def run(args=None, phil=phil_scope):
             raise ValueError("Only one of stills.truth and stills.scaled was given. Give both or neither.")
         first, second = (load_table(name) for name in call.reflections)
         record = _record(*call.reflections)
+        check_map_record(first, record)
+        differs = map_differs(second, record)
+        if differs:
+            raise ValueError(f"{second.path} has another grid than {first.path}: {differs}. Give two maps of one grid.")
         comparison = compare_maps(first, second, record, params)
         logger.info("Map: intensity.%s.value, truth: intensity.%s.value", *comparison.column)
         logger.info("The map was divided by %.6g", comparison.scale)

@@ -46,7 +46,7 @@ from diffuse_dials.algorithms.scaling.validation import HEADERS
 from diffuse_dials.cli.startup import start, user_errors
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.records import save_grid_record
-from diffuse_dials.io.tables import save_table
+from diffuse_dials.io.tables import save_map, save_table
 from diffuse_dials.report import plots
 from diffuse_dials.report import scale as report
 from diffuse_dials.report.html import Section, write_report
@@ -174,8 +174,9 @@ def _write_stills(result: ScaledMap, columns: dict | None, chi_square: np.ndarra
 
 def _write_map(result: ScaledMap, output, inputs) -> None:
     """merged.expt, merged.refl and the grid.json that later commands look for beside them."""
-    save_table(result.columns, output.merged_reflections)
-    save_experiments(ExperimentList([result.map_experiment]), output.merged_experiments)
+    experiment = result.map_experiment
+    save_map(result.columns, experiment.identifier, output.merged_reflections)
+    save_experiments(ExperimentList([experiment]), output.merged_experiments)
     folders = {Path(name).resolve().parent for name in (output.merged_reflections, output.reflections)}
     for folder in folders - {Path(name).resolve().parent for name in inputs}:
         save_grid_record(result.record, folder / "grid.json")

@@ -74,7 +74,7 @@ GRIDDED = (
 RADIAL_TOTALS = ("id", "panel", "s", "counts", "background", "response", "variance", "n_pixels", "n_overloaded")
 SCALED = (*GRIDDED, "inverse_scale_factor", "flags")
 MERGED = (
-    "miller_index", "hkl", "rlp", "d", "intensity.scale.value", "intensity.scale.variance",
+    "id", "miller_index", "hkl", "rlp", "d", "intensity.scale.value", "intensity.scale.variance",
     "intensity.scatter.variance", "multiplicity", "n_pixels",
     "intensity.half1.value", "intensity.half1.variance", "multiplicity.half1",
     "intensity.half2.value", "intensity.half2.variance", "multiplicity.half2",

@@ -106,6 +106,16 @@ def save_table(columns: dict, path, identifiers: dict[int, str] | None = None) -
         _check_size(partial, columns, n_rows)
 
 
+def save_map(columns: dict, identifier: str, path) -> None:
+    """Write the table of a map, all of whose rows are of one experiment; arguments and errors as in save_table.
+
+    Args:
+        identifier: Of the experiment in the .expt file written with it.
+    """
+    n_rows = len(next(iter(columns.values())))
+    save_table({**columns, "id": np.zeros(n_rows, dtype=np.int32)}, path, {0: identifier})
+
+
 def _check_size(path: Path, columns, n_rows: int) -> None:
     """A full disk can leave DIALS's writer without an exception: compare the size with what must be there."""
     width = {"int": 4, "size_t": 8, "bool": 1, "double": 8, "vec3_double": 24, "miller_index": 12}

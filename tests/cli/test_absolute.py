@@ -13,7 +13,7 @@ from dxtbx.model import Beam, Crystal, Experiment, ExperimentList
 
 from diffuse_dials.adapters import scattering
 from diffuse_dials.adapters.experiments import load_experiments, save_experiments
-from diffuse_dials.adapters.symmetry import parse_space_group, supercell_crystal
+from diffuse_dials.adapters.symmetry import map_to_asu, parse_space_group, supercell_crystal
 from diffuse_dials.algorithms.scaling.model import DiffuseScalingModel
 from diffuse_dials.cli.absolute import run
 from diffuse_dials.io.records import save_grid_record
@@ -67,7 +67,7 @@ def composition():
 def write_map(rng, group):
     crystal = supercell_crystal(CELL, NDIV, group)
     n = np.unique(rng.integers(0, 60, (400, 3)), axis=0)
-    n = n[n.any(axis=1)]
+    n = np.unique(map_to_asu(n[n.any(axis=1)], group), axis=0)
     b = np.array(crystal.get_B()).reshape(3, 3)
     rlp = n @ b.T
     s = np.linalg.norm(rlp, axis=1)
@@ -193,7 +193,7 @@ def test_wrong_input_is_one_line(files, sequence, rng, reference):
     write_totals(rng, reference, scales, 0.7, "strange.refl", names={i: f"other{i}" for i in range(5)})
     assert "have no experiment in common" in refused([*FILES[:3], "strange.refl", given])
     save_grid_record(record(unit_cell=(60.0, 60.0, 40.0, 90.0, 90.0, 90.0)), "grid.json")
-    assert "is not the cell of grid.json times ndiv" in refused([*FILES, given])
+    assert "grid.json is not that of merged.refl: by its unit_cell 60,60,40" in refused([*FILES, given])
     (files / "grid.json").unlink()
     assert "There is no grid.json beside merged.refl" in refused([*FILES, given])
     assert not list(files.glob("absolute*"))

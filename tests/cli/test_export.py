@@ -217,6 +217,7 @@ def test_sums_are_no_map(sums):
         (("absolute.refl", "format=png", "planes=hk0,hk9"), "hk9 lies outside the map"),
         (("absolute.refl", "quantiles=0.9,0.1"), "not in ascending order"),
         (("absolute.refl", "format=npz", "region.hkl_min=40,0,0"), "holds no voxel"),
+        (("absolute.refl", "format=npz", "region.hkl_min=1e30,0,0"), "holds no voxel"),
         (("absolute.refl", "region.hkl_min=1,0,0", "region.hkl_max=0,1,1"), "Exchange them"),
         (("absolute.refl", "d_min=99"), "No measured voxel"),
         (("absolute.refl", "format=pdb"), "Not a possible choice"),

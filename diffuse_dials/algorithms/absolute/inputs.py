@@ -13,6 +13,7 @@ from diffuse_dials.adapters.experiments import load_experiments
 from diffuse_dials.adapters.symmetry import parse_space_group, symbol
 from diffuse_dials.algorithms.absolute.factors import still_factor
 from diffuse_dials.algorithms.absolute.totals import TotalScattering
+from diffuse_dials.algorithms.belonging import check_crystals, check_map_experiment, check_map_record, map_identifier
 from diffuse_dials.algorithms.scaling.model import check_registered
 from diffuse_dials.io.records import load_grid_record
 from diffuse_dials.io.tables import Table, load_table
@@ -20,7 +21,6 @@ from diffuse_dials.models.grid import GridRecord
 
 logger = logging.getLogger(f"dials.{__name__}")
 
-_CELL_TOLERANCE = 1e-3  # relative
 _MERGED_COLUMNS = ("miller_index", "d", "intensity.scale.value", "intensity.scale.variance", "multiplicity")
 _RADIAL_COLUMNS = ("id", "panel", "s", "counts", "background", "response", "variance", "n_pixels", "n_overloaded")
 
@@ -78,10 +78,13 @@ def load_inputs(experiment_files, reflection_files) -> Inputs:
         ValueError: If one is missing, given twice, or belongs to another run than the rest.
     """
     merged, radial, raw = _tables(reflection_files)
-    map_experiments, stills = _experiments(experiment_files)
+    (map_file, map_experiments), (stills_file, stills) = _experiments(experiment_files)
     scales = {e.identifier: e.scaling_model.scale for e in stills}
     record = load_grid_record(merged.path)
-    _check_cells(map_experiments, merged, stills, record, experiment_files)
+    check_map_record(merged, record)
+    check_map_experiment(merged, record, map_experiments, map_file)
+    check_crystals(merged.path, stills, record)
+    _check_stills(merged, stills, stills_file)
     if radial is not None:
         _check_identifiers(radial, scales)
     return Inputs(merged, map_experiments, stills, scales, radial, record, raw)
@@ -92,6 +95,8 @@ def _tables(names) -> tuple[Table, Table | None, tuple[Table, ...]]:
     raw = []
     for name in names:
         table = load_table(name)
+        if "intensity.absolute.value" in table:
+            raise ValueError(f"{name} is on an absolute scale already. Give merged.expt and merged.refl.")
         if "intensity.scale.value" in table:
             merged = _only(merged, table, "merged map")
         elif "s" in table and "response" in table:
@@ -129,11 +134,14 @@ def _joined(first: Table, second: Table) -> Table:
     return Table(columns, first.identifiers, first.path)
 
 
-def _experiments(names) -> tuple[ExperimentList, ExperimentList]:
+def _experiments(names) -> tuple[tuple[str, ExperimentList], tuple[str, ExperimentList]]:
+    """(file, experiments) of the map and of the scaled stills."""
     check_registered()
     merged, scaled = [], []
     for name in names:
         experiments = load_experiments(name)
+        if any("absolute_scale" in (e.scaling_model.configdict if e.scaling_model else ()) for e in experiments):
+            raise ValueError(f"{name} holds scales in absolute units, by diffuse.absolute. Give scaled.expt.")
         with_model = [e for e in experiments if e.scaling_model is not None]
         if not with_model:
             merged.append((name, experiments))
@@ -154,33 +162,16 @@ def _experiments(names) -> tuple[ExperimentList, ExperimentList]:
         raise ValueError(
             f"{name} is not the experiment of a merged map. Give the merged.expt that diffuse.scale wrote."
         )
-    return experiments, scaled[0][1]
+    return merged[0], scaled[0]
 
 
-def _check_cells(map_experiments, merged, stills, record, names) -> None:
-    """The super-cell of merged.expt, the d of merged.refl, grid.json and the stills must speak of one crystal."""
-    files = ", ".join(names)
-    cell = map_experiments[0].crystal.get_unit_cell()
-    expected = [edge * n for edge, n in zip(record.unit_cell, record.ndiv)] + list(record.unit_cell[3:])
-    if not np.allclose(cell.parameters(), expected, rtol=_CELL_TOLERANCE):
+def _check_stills(merged: Table, stills: ExperimentList, name: str) -> None:
+    """The map must be that of these stills with these scales; one of another program has no identifier."""
+    identifiers = [identifier for identifier in merged.identifiers.values() if identifier]
+    if identifiers and identifiers != [map_identifier(stills)]:
         raise ValueError(
-            f"The super-cell {_text(cell.parameters())} of the map ({files}) is not the cell of grid.json times ndiv, "
-            f"{_text(expected)}. "
-            "Give the files of one run."
-        )
-    sample = slice(0, len(merged), max(1, len(merged) // 100))
-    d = np.array([cell.d(tuple(int(i) for i in index)) for index in merged["miller_index"][sample]])
-    if not np.allclose(d, merged["d"][sample], rtol=_CELL_TOLERANCE):
-        raise ValueError(
-            f"The resolutions in {merged.path} do not fit the cell of the map's .expt ({files}). Give the pair that "
-            "diffuse.scale wrote."
-        )
-    volumes = np.array([e.crystal.get_unit_cell().volume() for e in stills])
-    ratio = float(np.median(volumes)) / uctbx.unit_cell(record.unit_cell).volume()
-    if not 0.8 < ratio < 1.25:
-        raise ValueError(
-            f"The stills' cells are {ratio:.2f} times as large as the map's. Give the scaled.expt and merged.expt of "
-            f"one run of diffuse.scale ({files})."
+            f"{merged.path} was not merged from the stills of {name} with the scales in it. Give merged.refl and "
+            "scaled.expt of one run of diffuse.scale."
         )
 
 

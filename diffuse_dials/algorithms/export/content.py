@@ -10,13 +10,12 @@ import numpy as np
 from dxtbx.model import ExperimentList
 from libtbx import Auto
 
-from diffuse_dials.adapters.symmetry import fractionalization, map_to_asu, parse_space_group
+from diffuse_dials.adapters.symmetry import fractionalization
 from diffuse_dials.algorithms.export.volume import Region, Volume, expand
 from diffuse_dials.algorithms.merging import excludes_lattice_points
 from diffuse_dials.algorithms.quality.statistics import isotropic_part
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators, orbit_sizes, reciprocal_vectors
 from diffuse_dials.io.tables import Table
-from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.grid import GridRecord, holds_lattice_point
 
 ABSOLUTE_UNITS = "electron^2 per unit cell"
@@ -25,10 +24,10 @@ RELATIVE_UNITS = "relative"
 phil_scope = libtbx.phil.parse(
     """
 d_min = None
-  .type = float(value_min=0)
+  .type = float(value_min=0.1)
   .help = "High-resolution limit of what is written (Å). None: as far as the map reaches."
 d_max = None
-  .type = float(value_min=0)
+  .type = float(value_min=0.1)
   .help = "Low-resolution limit (Å). None: from the lowest resolution that was measured."
 export {
   value = *Auto absolute scale all half1 half2 coherent incoherent
@@ -163,9 +162,8 @@ def map_content(table: Table, record: GridRecord, params, wavelength: float | No
         wavelength: Of the stills, Å.
 
     Raises:
-        ValueError: If the table lacks the intensity, has a voxel twice, or no voxel is left.
+        ValueError: If the table lacks the intensity, or no voxel is left.
     """
-    _check_unique(table, record)
     columns, name, units = _intensities(table, params.export.value)
     index = table["miller_index"]
     s = np.linalg.norm(reciprocal_vectors(index, record), axis=1)
@@ -195,16 +193,6 @@ def map_content(table: Table, record: GridRecord, params, wavelength: float | No
         index, columns, name, units, record, Region.from_phil(params.region), params.export.isotropic_part,
         without_lattice_points, wavelength,
     )  # fmt: skip
-
-
-def _check_unique(table: Table, record: GridRecord) -> None:
-    index = table["miller_index"]
-    code = pack(map_to_asu(index, parse_space_group(record.space_group)))
-    if len(np.unique(code)) < len(code):
-        raise ValueError(
-            f"{table.path} has voxels that are symmetry mates in the Laue group {record.laue_group} of grid.json. "
-            "Give a merged map, with the grid.json of its own run beside it."
-        )
 
 
 def _intensities(table: Table, wanted) -> tuple[dict[str, np.ndarray], str, str]:

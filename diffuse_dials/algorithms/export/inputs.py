@@ -5,21 +5,18 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
 from dxtbx.model import ExperimentList
 
 from diffuse_dials.adapters.experiments import load_experiments
+from diffuse_dials.algorithms.belonging import check_experiments, check_map_experiment, check_map_record
 from diffuse_dials.algorithms.export.content import MapContent, SumsContent, is_map, is_sums, map_content
 from diffuse_dials.algorithms.export.volume import check_memory
-from diffuse_dials.algorithms.scaling.symmetry import super_cell_experiment
 from diffuse_dials.io.records import load_grid_record
 from diffuse_dials.io.tables import load_table
-from diffuse_dials.models.grid import GridRecord
 
 logger = logging.getLogger(f"dials.{__name__}")
 
 _MEMORY_PER_BYTE = 2.2  # of a .refl file: its bytes and DIALS's columns while they are read (measured: 2.1)
-_CELL_TOLERANCE = 1e-3  # relative
 
 
 def load_content(experiment_files, reflection_files, params) -> MapContent | SumsContent:
@@ -48,13 +45,17 @@ def load_content(experiment_files, reflection_files, params) -> MapContent | Sum
     if is_map(table):
         table.require(("miller_index",), "diffuse.scale")
         record = load_grid_record(name)
-        wavelength = _map_wavelength(experiments, experiment_files, record, name)
-        content = map_content(table, record, params, wavelength)
+        check_map_record(table, record)
+        if experiments is not None:
+            check_map_experiment(table, record, experiments, experiment_files[0])
+        content = map_content(table, record, params, _map_wavelength(experiments))
         _describe(content, name)
         return content
     if is_sums(table):
         table.require(("id",), "diffuse.grid")
         names = ", ".join(table.columns)
+        if experiments is not None:
+            check_experiments(name, table.identifiers.values(), set(experiments.identifiers()), experiment_files[0])
         logger.info("%s: %d rows of %d stills, columns %s", name, len(table), len(table.identifiers), names)
         return SumsContent(table, load_grid_record(name) if "miller_index" in table else None, experiments)
     raise ValueError(
@@ -63,22 +64,9 @@ def load_content(experiment_files, reflection_files, params) -> MapContent | Sum
     )
 
 
-def _map_wavelength(experiments: ExperimentList | None, names, record: GridRecord, table_name: str) -> float | None:
-    """Wavelength of the map's experiment, whose cell must be that of the grid.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if experiments is None:
-        return None
-    crystals = [experiment.crystal for experiment in experiments if experiment.crystal is not None]
-    expected = super_cell_experiment(record).crystal.get_unit_cell().parameters()
-    if len(crystals) != 1 or not np.allclose(crystals[0].get_unit_cell().parameters(), expected, rtol=_CELL_TOLERANCE):
-        raise ValueError(
-            f"{names[0]} is not the experiment of the map {table_name}: it must hold one crystal with the super-cell "
-            f"{' '.join(f'{value:.2f}' for value in expected)}. Give the .expt written with the .refl."
-        )
-    beam = experiments[0].beam
+def _map_wavelength(experiments: ExperimentList | None) -> float | None:
+    """Wavelength of the map's experiment, Å."""
+    beam = None if experiments is None else experiments[0].beam
     return None if beam is None else float(beam.get_wavelength())
 
 

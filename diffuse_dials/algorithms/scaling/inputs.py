@@ -12,6 +12,7 @@ import numpy as np
 from dxtbx.model import ExperimentList
 
 from diffuse_dials.adapters.experiments import StillKey, load_together, name_stills, still_keys
+from diffuse_dials.algorithms.belonging import check_experiments, check_sums_record
 from diffuse_dials.algorithms.running.mpi import ALONE, Communicator
 from diffuse_dials.io.columns import GRIDDED
 from diffuse_dials.io.gridded_store import GriddedStore
@@ -163,6 +164,10 @@ def load_gridded(experiment_files, reflection_files, comm: Communicator = ALONE)
     n_rows = np.zeros(len(experiments), dtype=np.int64)
     for name in reflection_files:
         part, rows = _open(name, number, ", ".join(experiment_files), comm)
+        with comm.together():
+            if comm.rank == 0:
+                some = next(part.blocks(1), None) if isinstance(part, StoredSums) else part
+                check_sums_record(name, some, experiments, record)
         for still in np.flatnonzero(rows):
             if owner.setdefault(still, name) != name:
                 raise ValueError(f"{keys[still].label} has rows in {owner[still]} and in {name}. Give each still once.")
@@ -245,12 +250,7 @@ def read_sums(table: Table, number: dict[str, int], experiment_files: str) -> Vo
         raise ValueError(
             f"{table.path} has rows of id {unnamed[0]} without an experiment identifier. Run diffuse.grid again."
         )
-    for i in ids:
-        if table.identifiers[i] not in number:
-            raise ValueError(
-                f"{table.path} refers to experiment {table.identifiers[i]}, which {experiment_files} does not hold. "
-                "Give the .expt and .refl that one run of diffuse.grid wrote together."
-            )
+    check_experiments(table.path, [table.identifiers[i] for i in ids], number, experiment_files)
     for name in _SUMS:
         if not np.all(np.isfinite(table[name])):
             raise ValueError(f"{table.path} has values in column {name} that are no numbers. Run diffuse.grid again.")
@@ -269,12 +269,8 @@ def read_sums(table: Table, number: dict[str, int], experiment_files: str) -> Vo
 def stored_sums(store: GriddedStore, number: dict[str, int], experiment_files: str) -> StoredSums:
     """Rows of gridded.h5; arguments and errors as in :func:`read_sums`."""
     measured = store.still_rows > 0
-    strangers = [i for i, has_rows in zip(store.identifiers, measured) if has_rows and i not in number]
-    if strangers:
-        raise ValueError(
-            f"{store.path} refers to experiment {strangers[0]}, which {experiment_files} does not hold. "
-            "Give the .expt and .h5 that one run of diffuse.grid wrote together."
-        )
+    named = [identifier for identifier, has_rows in zip(store.identifiers, measured) if has_rows]
+    check_experiments(store.path, named, number, experiment_files)
     return StoredSums(store, np.array([number.get(name, -1) for name in store.identifiers], dtype=np.int32))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from dxtbx.model import Experiment, ExperimentList
 
+from diffuse_dials.algorithms.belonging import map_identifier
 from diffuse_dials.algorithms.merging import DiffuseMap, excludes_lattice_points, half_sets, merge
 from diffuse_dials.algorithms.quality.bragg_statistics import bragg_statistics, load_spots
 from diffuse_dials.algorithms.quality.random_orientations import RandomOrientations
@@ -55,7 +56,7 @@ class ScaledMap:
     @property
     def map_experiment(self) -> Experiment:
         """merged.expt: the crystal of the super-cell whose Miller indices are the voxels."""
-        return super_cell_experiment(self.record, like=self.gridded.experiments[0])
+        return super_cell_experiment(self.record, self.gridded.experiments[0], map_identifier(self.experiments()))
 
     def experiments(self) -> ExperimentList:
         """scaled.expt: each still that has a scale, with its scaling model, in the order of the stills."""

@@ -17,15 +17,17 @@ def laue_operators(record: GridRecord) -> np.ndarray:
     return symmetry.integer_rotations(symmetry.laue_group(_space_group(record)))
 
 
-def super_cell_experiment(record: GridRecord, like: Experiment | None = None) -> Experiment:
+def super_cell_experiment(record: GridRecord, like: Experiment | None = None, identifier: str = "") -> Experiment:
     """An experiment for the merged map: the super-cell in standard orientation (U = 1), derived point group.
 
     Args:
         record: The grid.
         like: Its beam and detector are taken over, for programs that ask for them.
+        identifier: What links the experiment to the table of the map.
     """
     model = symmetry.supercell_crystal(record.unit_cell, record.ndiv, _space_group(record))
-    return Experiment(crystal=model, beam=like.beam if like else None, detector=like.detector if like else None)
+    beam, detector = (like.beam, like.detector) if like else (None, None)
+    return Experiment(crystal=model, beam=beam, detector=detector, identifier=identifier)
 
 
 def reciprocal_vectors(index: np.ndarray, record: GridRecord) -> np.ndarray:

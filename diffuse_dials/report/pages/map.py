@@ -6,6 +6,7 @@ import libtbx.phil
 import numpy as np
 
 from diffuse_dials.adapters.symmetry import fractionalization
+from diffuse_dials.algorithms.belonging import check_map_record
 from diffuse_dials.algorithms.export.content import map_content
 from diffuse_dials.algorithms.export.content import phil_scope as content_scope
 from diffuse_dials.algorithms.export.volume import phil_scope as region_scope
@@ -41,7 +42,9 @@ class Map(Page):
         options = libtbx.phil.parse("")
         options.adopt_scope(content_scope)
         options.adopt_scope(region_scope)
-        self.content = map_content(load_table(name), self.record, options.extract())
+        table = load_table(name)
+        check_map_record(table, self.record)
+        self.content = map_content(table, self.record, options.extract())
         self.file, self.units = name, self.content.units.replace("^2", "²")
 
     def sections(self):
