@@ -7,6 +7,7 @@ it: the cell against the crystals, the symmetry against the asymmetric unit, ndi
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.grid import GridRecord
 from diffuse_dials.models.sums import VoxelSums
 
+logger = logging.getLogger(f"dials.{__name__}")
+
 _SAMPLE = 1000  # rows that are looked at
 _CELL_TOLERANCE = 1e-3  # relative, of what was worked out with one and the same cell
 _FARTHEST = 0.75  # voxels; the pixels of a sum are within 0.5 of its centre
@@ -29,10 +32,12 @@ _FARTHEST = 0.75  # voxels; the pixels of a sum are within 0.5 of its centre
 def map_identifier(stills: ExperimentList) -> str:
     """Identifier of a map's experiment: a hash of the scaled stills, so that scaled.expt tells whether it is theirs.
 
+    Scales enter with six digits: sums over ranks of MPI differ in the last ones.
+
     Args:
         stills: Those of scaled.expt, each with its scaling model.
     """
-    return _hash(*(f"{still.identifier} {still.scaling_model.scale!r}" for still in stills))
+    return _hash(*(f"{still.identifier} {still.scaling_model.scale:.6g}" for still in stills))
 
 
 def absolute_identifier(relative: str, k: float) -> str:
@@ -42,7 +47,7 @@ def absolute_identifier(relative: str, k: float) -> str:
         relative: That of the relative map.
         k: K, units of the relative map per e².
     """
-    return _hash(relative, f"{k!r}")
+    return _hash(relative, f"{k:.6g}")
 
 
 def _hash(*lines: str) -> str:
@@ -152,10 +157,20 @@ def check_sums_record(name: str, sums: VoxelSums | None, experiments: Experiment
     if rows.position is None or any(still.crystal is None for still in stills):
         return
     hkl = np.array([_hkl(still, *row, record) for still, row in zip(stills, zip(rows.panel, rows.position))])
-    away = np.abs(hkl * record.ndiv - rows.index).max(axis=1)
-    if np.quantile(away, 0.9) > _FARTHEST:
-        ndiv = np.rint((rows.index * hkl).sum(axis=0) / (hkl**2).sum(axis=0)).astype(int)
+    if _explains(record.ndiv, hkl, rows.index):
+        return
+    ndiv = np.rint((rows.index * hkl).sum(axis=0) / (hkl**2).sum(axis=0)).astype(int)
+    if _explains(ndiv, hkl, rows.index):
         raise _another(name, f"its ndiv is {_text(record.ndiv)}, that of the sums {_text(ndiv)}")
+    logger.warning(
+        "The sums of %s lie elsewhere on the detector than the crystals of the .expt put their voxels. Give the .expt "
+        "and .refl that one run of diffuse.grid wrote together.", name,
+    )  # fmt: skip
+
+
+def _explains(ndiv, hkl: np.ndarray, index: np.ndarray) -> bool:
+    """Whether sums at fractional indices are those of their voxels; nearly all, since a mean position is not exact."""
+    return bool(np.quantile(np.abs(hkl * ndiv - index).max(axis=1), 0.9) < _FARTHEST)
 
 
 def check_crystals(name: str, experiments: Iterable, record: GridRecord) -> None:

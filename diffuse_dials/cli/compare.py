@@ -21,7 +21,7 @@ from dials.util import show_mail_handle_errors, tabulate
 
 from diffuse_dials.adapters.symmetry import fractionalization
 from diffuse_dials.algorithms.belonging import check_map_record, map_differs
-from diffuse_dials.algorithms.quality.comparison import Comparison, compare_maps
+from diffuse_dials.algorithms.quality.comparison import Comparison, check_columns, compare_maps
 from diffuse_dials.algorithms.scaling.agreement import compare_scales
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators
 from diffuse_dials.cli.startup import start, user_errors
@@ -67,6 +67,7 @@ def run(args=None, phil=phil_scope):
             raise ValueError("Only one of stills.truth and stills.scaled was given. Give both or neither.")
         first, second = (load_table(name) for name in call.reflections)
         record = _record(*call.reflections)
+        check_columns(first, second, params.compare.column)
         check_map_record(first, record)
         differs = map_differs(second, record)
         if differs:

@@ -12,7 +12,7 @@ from dials.util import Sorry
 from diffuse_dials.adapters.experiments import load_experiments, save_experiments
 from diffuse_dials.algorithms.belonging import check_sums_record, map_differs
 from diffuse_dials.algorithms.scaling.inputs import load_gridded
-from diffuse_dials.cli import absolute, compare, export, grid, report, scale
+from diffuse_dials.cli import absolute, compare, export, grid, process, report, scale
 from diffuse_dials.io.records import load_grid_record, save_grid_record
 from diffuse_dials.io.tables import load_table
 
@@ -80,6 +80,16 @@ def test_a_grid_json_of_another_run_beside_a_store_is_refused(work):
     changed("fine", ndiv=(3, 3, 3))
     said = refused(scale, "fine/gridded.expt", "fine/gridded.h5")
     assert "fine/grid.json is not that of fine/gridded.h5: its ndiv is 3,3,3, that of the sums 2,2,2" in said
+
+
+def test_sums_of_crystals_in_other_orientations_are_doubted(work, caplog):
+    """No ndiv explains them, so it is not grid.json that is wrong."""
+    gridded = load_gridded(["a/gridded.expt"], ["a/gridded.refl"])
+    assert "elsewhere on the detector" not in caplog.text
+    for still in gridded.experiments:
+        still.crystal.rotate_around_origin((1.0, 2.0, 3.0), 40.0, True)
+    check_sums_record("a/gridded.refl", gridded.sums, gridded.experiments, gridded.record)
+    assert "The sums of a/gridded.refl lie elsewhere on the detector" in caplog.text
 
 
 @pytest.mark.parametrize("policy", ["own", "reference"])
@@ -173,6 +183,12 @@ def test_a_map_without_resolutions_is_held_against_the_symmetry_alone(work):
     assert map_differs(table, replace(record, ndiv=(2, 2, 2))) is None
     table.columns["miller_index"] = np.repeat(table["miller_index"], 2, axis=0)
     assert "symmetry mates" in map_differs(table, record)
+
+
+def test_sums_are_neither_a_map_to_compare_nor_one_to_start_from(work):
+    assert "a/gridded.refl has no column intensity" in refused(compare, "a/gridded.refl", "a/merged.refl")
+    said = refused(process, "a/gridded.expt", "a/gridded.refl", "start_from=scaled")
+    assert "a/gridded.refl holds no map" in said and not list(work.glob("sums*"))
 
 
 def test_a_report_says_what_does_not_belong_together(work):

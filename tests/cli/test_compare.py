@@ -58,8 +58,10 @@ def test_the_picture_can_keep_the_isotropic_part(files):
 
 def test_bad_calls_get_one_line_each(files):
     assert "Give two" in refused("merged.refl")
-    assert "Only one of stills.truth" in refused("merged.refl", "truth.refl", "stills.truth=truth_stills.csv")
-    assert "no file x.csv" in refused("merged.refl", "truth.refl", "stills.truth=t.csv", "stills.scaled=x.csv")
+    (files / "other.csv").write_text("image,scale\n")
+    assert "Only one of stills.truth" in refused("merged.refl", "truth.refl", "stills.truth=other.csv")
+    said = refused("merged.refl", "truth.refl", "stills.truth=t.csv", "stills.scaled=x.csv")
+    assert "stills.truth=t.csv: there is no such file" in said
     (files / "grid.json").unlink()
     assert "no grid.json" in refused("merged.refl", "truth.refl")
 

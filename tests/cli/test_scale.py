@@ -208,7 +208,7 @@ def test_outputs_in_another_folder_take_the_grid_along(gridded, tmp_path):
     [
         ("resolution_smoother=3", "same |s|"),
         ("scale.components=panel+offset", "experimental"),
-        ("reindexed_experiments=other.expt", "reindex=True"),
+        ("reindexed_experiments=gridded.expt", "reindex=True"),
     ],
 )
 def test_what_the_model_does_not_have_is_refused(gridded, option, words):

@@ -14,7 +14,10 @@ from diffuse_dials.io.masks import load_pickle
 from diffuse_dials.io.tables import load_table
 
 # What tells the stage of a table; a table of sums is too large to be read for this, and diffuse.scale says it.
-_COLUMNS = {"integrated": ({"miller_index", "s1"}, "spots"), "merged": ({"intensity.scale.value"}, "map")}
+_COLUMNS = {
+    "integrated": ({"miller_index", "s1"}, "spots"), "scaled": ({"intensity.scale.value"}, "map"),
+    "merged": ({"intensity.scale.value"}, "map"),
+}  # fmt: skip
 _ASKED = {
     "images": "images, or .expt files of dials.import",
     "integrated": ".expt and .refl files of dials.stills_process or diffuse.integrate",
@@ -52,9 +55,10 @@ def check_files(run: Run) -> None:
         for name in filter(os.path.isfile, run.files(".expt")):
             load_experiments(name)  # the integration would count its images as not read
     if stage in _COLUMNS:
-        first, (columns, what) = run.files(".refl")[0], _COLUMNS[stage]
-        if not columns <= set(load_table(first).columns):
-            raise ValueError(f"start_from={stage} asks for {_ASKED[stage]}, and {first} holds no {what}. Give those.")
+        names, (columns, what) = run.files(".refl"), _COLUMNS[stage]
+        if not any(columns <= set(load_table(name).columns) for name in names):
+            given = ", ".join(names)
+            raise ValueError(f"start_from={stage} asks for {_ASKED[stage]}, and {given} holds no {what}. Give those.")
     if run.params.mp.method == "mpi" and not run.params.mp.launcher:
         raise ValueError('mp.method=mpi needs mp.launcher, such as mp.launcher="mpirun -n 4": what starts the ranks.')
 

@@ -146,7 +146,7 @@ def compare_maps(table: Table, truth: Table, record: GridRecord, params) -> Comp
     Raises:
         ValueError: If columns are missing, or the maps have no voxels in common.
     """
-    names = _columns(table, truth, params.compare.column)
+    names = check_columns(table, truth, params.compare.column)
     value, variance, truth_value, index = _common(table, truth, names)
     s = np.linalg.norm(reciprocal_vectors(index, record), axis=1)
     keep = np.ones(len(s), dtype=bool)
@@ -194,8 +194,16 @@ def compare_maps(table: Table, truth: Table, record: GridRecord, params) -> Comp
     return Comparison(names, scale, shells, overall, index, value, truth_value, anisotropic, truth_anisotropic)
 
 
-def _columns(table: Table, truth: Table, wanted: str) -> tuple[str, str]:
-    """Kind of intensity, "absolute" or "scale", taken from either table."""
+def check_columns(table: Table, truth: Table, wanted: str) -> tuple[str, str]:
+    """Kind of intensity, "absolute" or "scale", taken from either table.
+
+    Args:
+        table, truth: The two maps.
+        wanted: One of the two, or "Auto": absolute if both have it.
+
+    Raises:
+        ValueError: If a table has none.
+    """
     kinds = ("absolute", "scale") if wanted in (None, "Auto") else (wanted,)
 
     def has(one, kind):
