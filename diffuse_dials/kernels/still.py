@@ -25,7 +25,7 @@ from diffuse_dials.kernels.pieces import BEYOND, MASKED, MIXED, N_TERMS, PIECE, 
 from diffuse_dials.kernels.profile import add_run, run_on_profile
 from diffuse_dials.kernels.runs import list_runs
 from diffuse_dials.kernels.spots import make_work, mark_near
-from diffuse_dials.kernels.vectors import running_sums
+from diffuse_dials.kernels.vectors import prefetch, running_sums
 from diffuse_dials.kernels.voxels import (
     ALONE,
     CENTRE,
@@ -354,7 +354,7 @@ def _find_slot(
 @njit(**BORROW)
 def _find_slots(
     row, n_runs, starts, keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels, slots, used, known,
-    slot_of,
+    raw, response, slot_of,
 ):  # fmt: skip
     """Row of the sums for each run's voxel; -1 where it is to be skipped.
 
@@ -363,12 +363,16 @@ def _find_slots(
         base: Of the patches' coordinates, multiples of 4.
         known: Keys met before on these bases, and their rows of the sums, -1: none; for each piece, shape
             (pieces, 2 ** _KNOWN_BITS, 2), int32.
+        raw, response: Arrays of the panel, of which this row's responses and the next row's values are needed soon.
         slot_of: Result.
     """
     row_of_bricks = n_bricks[2]
-    slab = n_bricks[1] * row_of_bricks
+    slab, n_fast = n_bricks[1] * row_of_bricks, raw.shape[1]
     for run in range(n_runs):
         start, key = starts[np.uint64(run)], keys[np.uint64(run)]
+        # Asked for here, what later steps read comes from memory meanwhile; an address past the end does no harm.
+        prefetch(response, np.uint64(row * (n_fast + 1) + start))
+        prefetch(raw, np.uint64((row + 1) * n_fast + start))
         part = np.uint64(np.uint32(start) // np.uint32(PIECE))
         at = np.uint64(np.uint32(np.uint32(key) * np.uint32(2654435769)) >> np.uint32(32 - _KNOWN_BITS))
         slot = np.int64(known[part, at, np.uint64(1)])
@@ -485,7 +489,7 @@ def sum_rows(
         n_runs = list_runs(row, r, n_fast, kinds, crossings, keys, near, skip, starts, run_keys)
         _find_slots(
             row, n_runs, starts, run_keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels, slots, used,
-            known, slot_of,
+            known, raw, response, slot_of,
         )  # fmt: skip
         _add_runs(
             row, n_runs, starts, slot_of, response, counting, counts, bin_real.shape[1] > 0, terms,
