@@ -25,11 +25,11 @@ def find_runs(n, keys, starts):
         The number of runs.
     """
     found = 0
-    for begin in range(0, n, 64):
+    for begin in range(0, n, WORD):
         word = changes(keys, begin)
         if begin % PIECE == 0:
             word |= np.uint64(1)
-        if begin + 64 > n:
+        if begin + WORD > n:
             word &= (np.uint64(1) << np.uint64(n - begin)) - np.uint64(1)
         stop, place = found + np.int64(ones(word)), found
         while place < stop:  # eight at a time, so that a processor seldom guesses the number wrong
