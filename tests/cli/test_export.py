@@ -214,7 +214,7 @@ def test_sums_are_no_map(sums):
         (("absolute.refl", "absolute.refl"), "2 .refl"),
         (("gridded.h5",), "HDF5 already"),
         (("absolute.refl", "planes=hk0,hkl"), "planes=hkl is no section"),
-        (("absolute.refl", "format=png", "planes=hk0,hk9"), "hk9 lies outside the map"),
+        (("absolute.refl", "format=npz+png", "planes=hk0,hk9"), "hk9 lies outside the map"),
         (("absolute.refl", "quantiles=0.9,0.1"), "not in ascending order"),
         (("absolute.refl", "format=npz", "region.hkl_min=40,0,0"), "holds no voxel"),
         (("absolute.refl", "format=npz", "region.hkl_min=1e30,0,0"), "holds no voxel"),

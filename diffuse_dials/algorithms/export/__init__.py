@@ -66,8 +66,15 @@ def choose(params, *, of_sums: bool) -> list[Exporter]:
 
 
 def write_all(exporters: list[Exporter], content: MapContent | SumsContent, prefix: Path) -> dict[str, dict]:
-    """Write every format; what each file holds, by its path."""
+    """Write every format; what each file holds, by its path.
+
+    Raises:
+        ValueError: If one of them cannot hold the map; then nothing is written.
+    """
     written = {}
+    if isinstance(content, MapContent):
+        for exporter in exporters:
+            exporter.check(content)
     for exporter in exporters:
         write = exporter.write if isinstance(content, MapContent) else exporter.write_sums
         written.update(write(content, prefix))

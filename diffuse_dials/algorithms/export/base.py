@@ -33,6 +33,13 @@ class Exporter(ABC):
         """
         return cls()
 
+    def check(self, content: MapContent) -> None:
+        """Refuse a map that the format cannot hold, before any file is written; most formats hold all.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+
     @abstractmethod
     def write(self, content: MapContent, prefix: Path) -> dict[str, dict]:
         """Write a map.

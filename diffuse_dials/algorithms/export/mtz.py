@@ -33,6 +33,14 @@ class Mtz(Exporter):
 
     name = "mtz"
 
+    def check(self, content: MapContent) -> None:
+        """See :meth:`Exporter.check`.
+
+        Raises:
+            ValueError: If gemmi does not know the symmetry.
+        """
+        _symmetry(content)
+
     def write(self, content: MapContent, prefix: Path) -> dict[str, dict]:
         """See :meth:`Exporter.write`."""
         path = prefix.with_name(prefix.name + ".mtz")

@@ -91,12 +91,20 @@ class Sections(Exporter):
         limits = None if params.limits is None else tuple(params.limits)
         return cls(tuple(Plane.from_text(name) for name in names), tuple(params.quantiles or (0.0, 1.0)), limits)
 
+    def check(self, content: MapContent) -> None:
+        """See :meth:`Exporter.check`.
+
+        Raises:
+            ValueError: If a plane lies outside the map.
+        """
+        for plane in self.planes:
+            self._layer(content, plane)
+
     def write(self, content: MapContent, prefix: Path) -> dict[str, dict]:
         """See :meth:`Exporter.write`."""
-        # A plane that lies outside stops the run before the first is drawn
-        drawings = [(plane, *self._section(content, plane)) for plane in self.planes]
         written = {}
-        for plane, drawn, section in drawings:
+        for plane in self.planes:
+            drawn, section = self._section(content, plane)
             path = prefix.with_name(f"{prefix.name}_{plane.name}.{self.name}")
             low, high = self.limits or sections.quantile_limits(section.image, self.quantiles, section.signed)
             figure = sections.section_figure(section, low, high)
@@ -104,18 +112,23 @@ class Sections(Exporter):
             written[str(path)] = {"plane": drawn.name, "limits": [low, high]}
         return written
 
-    def _section(self, content: MapContent, plane: Plane) -> tuple[Plane, sections.Section]:
-        """The layer of voxels that holds the plane, and what to draw of it."""
+    def _layer(self, content: MapContent, plane: Plane) -> int:
+        """Which layer of the map's voxels holds the plane."""
         axis, ndiv, volume = plane.axis, content.record.ndiv, content.volume
-        layer = int(np.floor(plane.value * ndiv[axis] + 0.5))
-        place = layer - volume.start[axis]
+        place = int(np.floor(plane.value * ndiv[axis] + 0.5)) - volume.start[axis]
         if not 0 <= place < volume.shape[axis]:
             low, high = volume.axis(axis, ndiv)[[0, -1]]
             raise ValueError(
                 f"The section {plane.name} lies outside the map, whose {_AXES[axis]} runs from {low:g} to {high:g}. "
                 "Choose one inside, or a larger region."
             )
-        drawn = Plane(axis, layer / ndiv[axis])
+        return place
+
+    def _section(self, content: MapContent, plane: Plane) -> tuple[Plane, sections.Section]:
+        """The layer of voxels that holds the plane, and what to draw of it."""
+        axis, ndiv, volume = plane.axis, content.record.ndiv, content.volume
+        place = self._layer(content, plane)
+        drawn = Plane(axis, (place + volume.start[axis]) / ndiv[axis])
         first, second = (i for i in range(3) if i != axis)
         edges = [(volume.start[i] + np.arange(volume.shape[i] + 1) - 0.5) / ndiv[i] for i in (first, second)]
         x, y = sections.plane_coordinates(content.b_matrix, axis, drawn.value, *edges)
