@@ -33,13 +33,15 @@ class Accumulator:
         Args:
             bins: Number of unmasked pixels and response of each |s| bin, shape (n, 2), int64.
             corner: Index of the grid's first voxel, shape (3,).
-            collect: What is to be made of the sums, before they are emptied: function of ``whole`` and ``real``, as in
-                still.Sums, and of the numbers of their rows in the order of the voxels.
+            collect: What is to be made of the sums, before the next panel empties them: function of ``whole`` and
+                ``real``, as in still.Sums, and of the numbers of their rows in the order of the voxels.
 
         Returns:
             The results of harvest.in_order, with that of ``collect`` in place of the rows; whole and real sums of each
             bin.
         """
+        # here and not at the end: whatever stopped the still before, half of it must not be added to this one
+        make_empty(self._table, self._bricks, self._slots, self._used, self._whole, self._real)
         n_total = int(np.prod(crystal.n_bricks))
         n_bin_real = 0 if gain is None and background is None else 4
         n_real = n_bin_real if profile is None else 4
@@ -50,43 +52,38 @@ class Accumulator:
         bin_whole, bin_real = np.zeros((len(bins), 4), dtype=np.int64), np.zeros((len(bins), n_bin_real))
         bin_whole[:, [still.N_PIXELS, still.RESPONSE]] = bins
         row = 0
-        try:
-            while row < len(raw):
-                self._make_room(raw.shape[1])
-                sums = still.Sums(
-                    self._table, self._bricks, self._voxels, self._slots, self._used, self._whole, self._real,
-                    bin_whole, bin_real,
-                )  # fmt: skip
-                # plain tuples, whose types numba recognises without going through them in Python
-                row = still.sum_rows(
-                    row, raw, limits, tuple(shared), tuple(pieces), plane, shift, tuple(crystal), keep, pedestal, gain,
-                    background, variance, ratio, profile, tuple(sums),
-                )  # fmt: skip
-            index, bragg, rows, n_left_out = in_order(
-                crystal.n_bricks, corner, self._table, self._bricks, self._voxels, self._slots, self._used, self._whole
-            )
-            collected = collect(self._whole, self._real, rows)
-            make_empty(self._table, self._bricks, self._slots, self._used, self._whole, self._real)
-        except BaseException:  # whatever happened: half a still must not be added to the next
-            self.__init__()
-            raise
-        return index, bragg, collected, n_left_out, bin_whole, bin_real
+        while row < len(raw):
+            self._make_room(raw.shape[1])
+            sums = still.Sums(
+                self._table, self._bricks, self._voxels, self._slots, self._used, self._whole, self._real,
+                bin_whole, bin_real,
+            )  # fmt: skip
+            # plain tuples, whose types numba recognises without going through them in Python
+            row = still.sum_rows(
+                row, raw, limits, tuple(shared), tuple(pieces), plane, shift, tuple(crystal), keep, pedestal, gain,
+                background, variance, ratio, profile, tuple(sums),
+            )  # fmt: skip
+        index, bragg, rows, n_left_out = in_order(
+            crystal.n_bricks, corner, self._table, self._bricks, self._voxels, self._slots, self._used, self._whole
+        )
+        return index, bragg, collect(self._whole, self._real, rows), n_left_out, bin_whole, bin_real
 
     def _make_room(self, n_fast: int) -> None:
         """Room for what a row may need, as sum_rows judges it; a quarter more than there was, to be seldom called.
 
-        In place, new elements are 0: a copy would need twice the memory. No other array refers to them.
+        In place, new elements are 0: a copy would need twice the memory. No other array refers to them. The arrays
+        whose lengths count come last, so that there is room for what they say if memory ends before.
         """
         places, rows = (int(n) for n in self._used)
         needed = places + min(n_fast, self._table.size)
         if needed > len(self._bricks):
             before = len(self._slots)
             size = max(needed, 5 * len(self._bricks) // 4)
-            self._bricks.resize(size, refcheck=False)
-            self._voxels.resize(size, refcheck=False)
             self._slots.resize(size * still.SLOTS, refcheck=False)
             self._slots[before:] = -1
+            self._voxels.resize(size, refcheck=False)
+            self._bricks.resize(size, refcheck=False)
         if rows + n_fast > len(self._whole):
             size = max(rows + n_fast, 5 * len(self._whole) // 4)
-            self._whole.resize((size, 5), refcheck=False)
             self._real.resize((size, self._real.shape[1]), refcheck=False)
+            self._whole.resize((size, 5), refcheck=False)

@@ -327,6 +327,28 @@ def test_a_wide_panel_is_summed_after_a_narrow_one_of_a_larger_grid(rng):
             assert np.array_equal(sums[:, column], values.astype(np.int64))
 
 
+def test_half_a_still_is_not_added_to_the_next(rng):
+    """What stops a still leaves its sums in the accumulator; the next one's are those of NumPy."""
+    case, a_matrix = Case(rng, panel=tilted_panel((40, 300))), orientation(rng, (90.0, 80.0, 37.0))
+
+    def fail(whole, real, rows):
+        raise ValueError(f"stopped with {len(rows)} rows")
+
+    accumulator = Accumulator()
+    crystal, reach = case.crystal(a_matrix, (3, 3, 3))
+    with pytest.raises(ValueError, match="stopped with [1-9]"):
+        accumulator.sum_panel(
+            case.raw, case.limits, case.shared, case.static, case.pieces, case.plane.vectors, case.plane.shift, crystal,
+            None, None, None, None, None, -reach, fail,
+        )  # fmt: skip
+    other = orientation(rng, (70.0, 80.0, 37.0))
+    rows, sums, *_ = case.by_kernel(other, (3, 3, 3), accumulator=accumulator)
+    expected_rows, expected = case.by_numpy(other, (3, 3, 3), np.zeros(case.raw.size, bool))
+    assert np.array_equal(rows, expected_rows)
+    for column, values in zip(WHOLE, expected):
+        assert np.array_equal(sums[:, column], values.astype(np.int64))
+
+
 def test_voxels_far_apart_in_one_piece_are_found_pixel_by_pixel(rng):
     """Neighbouring pixels 3 voxels apart: a key cannot hold what a piece passes."""
     case, a_matrix = Case(rng, panel=tilted_panel((60, 300), pixel=1.0)), orientation(rng, (90.0, 80.0, 37.0))
