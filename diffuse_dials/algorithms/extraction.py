@@ -56,16 +56,16 @@ extraction {
     .help = "Read every n-th pixel along both directions of the detector. The rest is left out, nothing is summed."
   lattices = *first refuse
     .type = choice
-    .help = "Images with several lattices: the diffuse pixels are used once, with the first lattice's orientation"
-            "(the spots of all are masked), or the run stops."
+    .help = "For images with several lattices. first: the diffuse pixels are used once, with the first lattice's"
+            "orientation (the spots of all are masked). refuse: the run stops."
   photons_range = None
     .type = floats(size=2)
-    .help = "Use only pixels with at least and at most so many photons. It biases the map: what is cut off a Poisson"
-            "variable at one end is missing from its mean. None, and better: every pixel counts."
+    .help = "Use only pixels with a number of photons in this range. This biases the map, because cutting one end off a"
+            "Poisson distribution changes its mean. None (recommended): use every pixel."
     .expert_level = 2
   skip_failed = False
     .type = bool
-    .help = "Go on without stills whose image is missing or broken; stills.csv names each and why."
+    .help = "Continue without stills whose image is missing or broken; stills.csv lists them with the reason."
 }
 include scope diffuse_dials.algorithms.masking.extraction_phil_scope
 include scope diffuse_dials.algorithms.corrections.phil_scope

@@ -27,20 +27,21 @@ phil_scope = libtbx.phil.parse(
 grid {
   ndiv = 3,3,3
     .type = ints(size=3, value_min=1, value_max=50)
-    .help = "Voxels from one lattice point to the next along a*, b* and c*. An odd number keeps each voxel with one"
-            "lattice point. Axes that the symmetry mixes need the same number."
+    .help = "Voxels from one lattice point to the next along a*, b* and c*. Lattice points are at centres of voxels."
+            "With odd numbers each voxel belongs to one lattice point; with even ones some lie half-way between two."
+            "Axes that the symmetry mixes need the same number."
   cell = *own reference
     .type = choice
     .help = "own: h = A^-1 s with each still's cell, so that halos stay around their lattice points."
             "reference: h from the still's orientation and the reference cell, so that |s| stays exact."
   unit_cell = None
     .type = floats(size=6)
-    .help = "Reference cell (Å, degrees) of the map, whose resolutions are worked out with it. It must be the crystals'"
-            "own, to 10 % of an edge and 5 degrees. None: the median of the stills' cells."
+    .help = "Reference cell (Å, degrees), from which the resolutions in the map are worked out. It must be the"
+            "crystals' own cell, to within 10 % of an edge and 5 degrees. None: the median of the stills' cells."
   laue_group = Auto
     .type = str
-    .help = "Space group or Laue group whose symmetry the map shall have. Auto: the Laue class of the crystals' space"
-            "group."
+    .help = "Space group or Laue group whose symmetry is imposed on the map. Auto: the Laue class of the crystals'"
+            "space group."
   positions = True
     .type = bool
     .help = "Keep the mean position on the detector of each sum (24 bytes a row)."

@@ -33,14 +33,15 @@ phil_scope = libtbx.phil.parse(
 merging {
   n_splits = 5
     .type = int(value_min=1, value_max=1000)
-    .help = "Random divisions of the stills into halves; statistics average over them, the map's file holds the first."
+    .help = "Number of random divisions of the stills into halves; statistics average over them, the map's file holds"
+            "the first."
   seed = 0
     .type = int
-    .help = "Another seed draws other halves."
+    .help = "Seed of these random divisions."
   exclude_lattice_points = Auto
     .type = bool
-    .help = "Leave voxels that hold a lattice point out of scaling and statistics. Auto: yes if ndiv is above 1 on all"
-            "axes; with ndiv=1 on an axis too much of the map would go."
+    .help = "Leave voxels that contain a lattice point out of scaling and statistics. Auto: yes if ndiv is above 1 on"
+            "all axes; with ndiv=1 on an axis too much of the map would be lost."
 }
 """
 )

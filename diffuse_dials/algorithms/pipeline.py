@@ -40,8 +40,8 @@ phil_scope = libtbx.phil.parse(
 grid {
   store = Auto
     .type = bool
-    .help = "Write the sums to gridded.h5, which later commands read as a stream, in place of gridded.refl. Auto: where"
-            "the table would take more than 30 % of the available memory, or have more than 1.5e8 rows."
+    .help = "Write the sums to gridded.h5, which later commands read as a stream, instead of gridded.refl. Auto: if the"
+            "table would take more than 30 % of the available memory, or have more than 1.5e8 rows."
     .expert_level = 1
 }
 include scope diffuse_dials.algorithms.running.run_folder.phil_scope

@@ -2,9 +2,9 @@
 
 By default the scale comes from the total scattering (radial totals, Bragg peaks included), which must be that of the
 atoms in the cell: give what the cell holds as a model, a sequence or a formula. absolute.method=reference compares
-Bragg intensities out of the map with |F|² of a model or of a file instead, and does not mind a background. All methods
-that can run are printed side by side. The map is I/K - Compton, its sigmas are sigma/K; the error of K, common to all
-voxels, is reported apart. docs/absolute.md explains the methods.
+Bragg intensities from the map with |F|² of a model or of a file instead, and is not affected by a background. All
+methods that can run are printed side by side. The map is I/K - Compton, its sigmas are sigma/K; the error of K, common
+to all voxels, is reported separately. docs/absolute.md explains the methods.
 
 Examples:
 

@@ -1,7 +1,7 @@
-"""Hold a map against another of the same grid: the truth of a simulation, or the map of another crystal.
+"""Compare a map with another on the same grid: the truth of a simulation, or the map of another crystal.
 
 Prints correlation, slope, ratio of means and χ² by resolution shell, of the intensities and of their anisotropic
-part (the mean over fine shells taken out), and draws sections of both maps side by side.
+part (the mean over fine shells subtracted), and draws sections of both maps side by side.
 
 Examples:
 

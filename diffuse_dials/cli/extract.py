@@ -2,7 +2,7 @@
 
 Reads integrated stills (dials.stills_process) and their images. Each pixel that passes the masks becomes a row
 with its photons, the background, its response (solid angle x polarization x efficiency x transmission x exposure
-time) and its scattering vector; pixels under the Bragg mask are kept and flagged. Nothing is divided: that comes last.
+time) and its scattering vector; pixels under the Bragg mask are kept and flagged. Nothing is divided before merging.
 
 Examples:
 

@@ -1,8 +1,8 @@
 """Sum diffuse scattering over the voxels of reciprocal space, still by still.
 
-From integrated stills and their images (the pixels stream through memory and none is written), or from the files
-of diffuse.extract: the sums are the same. One row per (still, voxel, panel), Bragg pixels in rows of their own;
-symmetry mates stay apart until diffuse.scale merges them.
+Takes integrated stills and their images (pixels stream through memory, none is written), or the files of
+diffuse.extract; the sums are the same. Writes one row per still, voxel and panel, with Bragg pixels in separate rows;
+symmetry mates stay separate until diffuse.scale merges them.
 
 Examples:
 

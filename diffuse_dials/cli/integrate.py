@@ -1,9 +1,9 @@
-"""Take still images to integrated stills by DIALS, and say of each image what became of it.
+"""Index and integrate still images with DIALS, and record what became of each image.
 
-The same as dials.stills_process, whose parameters are in stills_process { ... }, in blocks of images: an interrupted
-run goes on with resume=True, and a run with more images, or after some were replaced, processes only what is new.
-An image that is broken, blank or cannot be indexed stops nothing: stills.csv names it and says why. If no image is
-integrated, that is an error.
+Does what dials.stills_process does, whose parameters are in stills_process { ... }, in blocks of images. resume=True
+continues an interrupted run; with more images, or after some were replaced, it processes only what is new. An image
+that is broken, blank or cannot be indexed does not stop the run: stills.csv lists it with the reason. If no image at
+all is integrated, that is an error.
 
 Examples:
 

@@ -1,13 +1,14 @@
 """From images to the map with one command.
 
-Runs dials.import (of blanks), diffuse.integrate, diffuse.make_mask, diffuse.grid, diffuse.scale, diffuse.absolute,
+Runs dials.import (for blanks), diffuse.integrate, diffuse.make_mask, diffuse.grid, diffuse.scale, diffuse.absolute,
 diffuse.export and diffuse.report, one after the other, in the current folder. Each command is printed as you would
 type it, and gets a parameter file of its own (diffuse.integrate.phil, diffuse.grid.phil ...), so that any step can be
 run again by hand. The parameters of all steps are this command's; those of dials.stills_process are in
 stills_process { ... }.
 
-After an interruption, with more images or with other parameters, resume=True goes on: what was made from the same as
-now is kept. Images that are broken, blank or cannot be indexed are named in stills.csv with the reason.
+After an interruption, or with more images or other parameters, resume=True continues: what was made from the same files
+and parameters as now is kept. Images that are broken, blank or cannot be indexed are listed in stills.csv with the
+reason.
 
 Examples:
 

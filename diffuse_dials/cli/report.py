@@ -1,7 +1,7 @@
 """Show how a run went, stage by stage, as one page that opens in a browser without a network.
 
-Give a folder, and every stage found in it is reported, or the .expt and .refl files of one or several stages. The JSON
-and CSV files that the commands wrote are found beside them by their names. A stage that is not there is said so.
+Give a folder to report every stage found in it, or the .expt and .refl files of one or several stages. The JSON and
+CSV files that the commands wrote are found beside them by their names. Stages without files are listed as missing.
 docs/report.md explains each graph, and what a bad one looks like.
 
 Examples:

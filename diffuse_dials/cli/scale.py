@@ -1,10 +1,10 @@
 """Put the stills on one scale and merge them into a map.
 
-One factor per still is refined by the likelihood of the photon sums, unbiased down to zero counts. The map comes with
-maps from random halves of the stills, and with statistics by resolution shell; the number to quote is CC½ of the
-anisotropic part. Several pairs of files may be given, if they were gridded alike.
+Refines one factor per still from the likelihood of the photon sums, which is unbiased down to zero counts. The map
+comes with maps from random halves of the stills, and with statistics by resolution shell; the number to quote is CC½ of
+the anisotropic part. Several pairs of files may be given if they were gridded in the same way.
 
-merged.refl: what no still measured (a half map's voxel, or a voxel whose pixels are all under the Bragg mask) has
+In merged.refl, what no still measured (a voxel of a half map, or a voxel with all its pixels under the Bragg mask) has
 value 0, variance -1 and multiplicity 0.
 
 Examples:

@@ -56,7 +56,8 @@ absolute {{
             "absolute.model, where that has the crystal's cell."
   reference.labels = None
     .type = str
-    .help = "Which data of the file. None: calculated amplitudes before observed ones, those before intensities."
+    .help = "Labels of the data in the file. None: calculated amplitudes rather than observed ones, amplitudes rather"
+            "than intensities."
     .expert_level = 1
   reference.fit_b = True
     .type = bool
@@ -77,7 +78,8 @@ absolute {{
   check {{
     flux = None
       .type = float(value_min=1e-300)
-      .help = "Incident photons per second and square micrometre, if known: K is held against flux x r_e^2 x cells."
+      .help = "Incident photons per second and square micrometre, if known: K is compared with flux x r_e^2 x number of"
+              "unit cells."
     volume = None
       .type = float(value_min=1e-300)
       .help = "Illuminated volume of the crystal (cubic micrometres), for the same check."

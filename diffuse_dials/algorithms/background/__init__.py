@@ -22,9 +22,10 @@ phil_scope = libtbx.phil.parse(
     f"""
 background_method = *{" ".join(BACKGROUNDS)}
   .type = choice
-  .help = "none; constant: so many photons in every pixel; image: blank exposures (input.background), scaled by"
-          "exposure time or monitor. radial: what depends on |s| alone in each still, after blanks if there are any;"
-          "the crystal's isotropic scattering goes with it. input.background alone means image."
+  .help = "none. constant: the same number of photons in every pixel. image: blank exposures (input.background), scaled"
+          "by exposure time or monitor. radial: the part of each still that depends on |s| alone, after blanks if there"
+          "are any; it takes the crystal's isotropic scattering with it. If only input.background is given, image is"
+          "used."
 background {{
 """
     + "".join(f"  {name} {{\n{cls.phil}\n  }}\n" for name, cls in BACKGROUNDS.items() if cls.phil)

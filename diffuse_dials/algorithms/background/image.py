@@ -39,8 +39,8 @@ class ImageBackground(Background):
     phil: ClassVar[str] = """
     scale_by = *Auto exposure monitor
       .type = choice
-      .help = "What scales the blanks to a still: the ratio of exposure times, or that of the light by the monitor"
-              "(input.monitor). Auto: the monitor where it has a reading for every blank, else the exposure time."
+      .help = "How the blanks are scaled to a still: by the ratio of exposure times, or of the light by the monitor"
+              "(input.monitor). Auto: by the monitor if it has a reading for every blank, else by the exposure time."
     smooth = None
       .type = float(value_min=0)
       .help = "Smooth the sum of the blanks by a Gaussian of this standard deviation (pixels). It helps few or weak"

@@ -48,8 +48,8 @@ class RadialBackground(Background):
       .expert_level = 1
     rejection = 5
       .type = float(value_min=3)
-      .help = "Pixels that differ from the profile by more than counting allows are left out of it: less probable than"
-              "so many standard deviations of a normal distribution, on either side."
+      .help = "Pixels that deviate from the profile by more than counting statistics allow are left out of it: those"
+              "less probable than this many standard deviations of a normal distribution, on either side."
       .expert_level = 2
 """
 

@@ -29,8 +29,8 @@ CORRECTIONS = with_plugins("diffuse_dials.corrections", (SolidAngle, Polarizatio
 _SWITCH = """
   apply = Auto
     .type = bool
-    .help = "Auto: applied where what it needs is known, with a warning where not. True: stops if it cannot be"
-            "worked out. False: left out, and recorded so."
+    .help = "Auto: applied if everything it needs is known, otherwise left out with a warning. True: the run stops if"
+            "it cannot be worked out. False: left out, which is recorded."
 """
 
 phil_scope = libtbx.phil.parse(

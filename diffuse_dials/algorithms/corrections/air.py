@@ -90,10 +90,11 @@ class Air:
     phil: ClassVar[str] = """
     path = *air helium vacuum
       .type = choice
-      .help = "What fills the way from the sample to the detector. Nothing in an image says it: dry air is assumed."
+      .help = "What fills the path from the sample to the detector. Images do not say, so dry air is assumed."
     length = Auto
       .type = float(value_min=0)
-      .help = "Length of the helium or vacuum path along each ray (mm); the rest of the way is air. Auto: all the way."
+      .help = "Length of the helium or vacuum path along each ray (mm); the rest of the path is air. Auto: the whole"
+              "path."
     temperature = 293.15
       .type = float(value_min=50, value_max=1000)
       .help = "Temperature of air and helium (K)."

@@ -76,12 +76,12 @@ class LatticeMask:
     phil: ClassVar[str] = """
 radius = Auto
   .type = float(value_min=0)
-  .help = "Distance from a reciprocal lattice point (1/Angstrom) within which method=lattice takes a pixel for Bragg"
+  .help = "Distance from a reciprocal lattice point (1/Angstrom) within which method=lattice counts a pixel as Bragg"
           "scattering. Auto: follows the crystal's domain size, its mosaicity times |s|, and the size of the spots."
 radius_sigmas = Auto
   .type = float(value_min=0)
-  .help = "radius=Auto is so many standard deviations of a spot. More leaves less Bragg intensity and fewer pixels."
-          "Auto: measured by |s| on the images, see tolerance; 3 where nothing can be measured."
+  .help = "radius=Auto in standard deviations of a spot. A larger value leaves less Bragg intensity and fewer pixels."
+          "Auto: measured on the images as a function of |s| (see tolerance); 3 if nothing can be measured."
   .expert_level = 1
 largest_fraction = 0.4
   .type = float(value_min=0.01, value_max=0.9)

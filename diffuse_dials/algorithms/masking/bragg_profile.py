@@ -46,17 +46,17 @@ _PIXELS, _FEWEST = 8_000_000, 4  # size of the sample
 PROFILE_PHIL = """
 tolerance = 0.03
   .type = float(value_min=0.001, value_max=1)
-  .help = "radius=Auto ends where the mean intensity about lattice points has come down to the level of the diffuse"
-          "scattering (and background) around, times 1 + tolerance."
+  .help = "radius=Auto ends where the mean intensity around lattice points has dropped to 1 + tolerance times the level"
+          "of the diffuse scattering (and background) around."
 n_sample = Auto
   .type = int(value_min=1)
-  .help = "Number of stills on which it is measured, drawn by a hash of their names. Auto: about 8 million pixels,"
-          "four stills or more."
+  .help = "Number of stills on which radius_sigmas is measured, chosen by a hash of their names. Auto: about 8 million"
+          "pixels, at least four stills."
   .expert_level = 1
 profile = None
   .type = path
-  .help = "bragg_profile.json of diffuse.make_mask, to be used instead of a measurement at the start of the command:"
-          "the same for all parts of a data set that is processed in parts."
+  .help = "bragg_profile.json of diffuse.make_mask, to be used instead of measuring at the start of the command. Give"
+          "it if a data set is processed in parts, so that all parts are masked alike."
 """
 
 

@@ -23,10 +23,10 @@ dynamic {
     .help = "Find hot, dead, negative and noisy pixels by comparing them with their neighbours over many stills."
   n_images = 60
     .type = int(value_min=1)
-    .help = "Number of images read for it, spread evenly over those given. Auto: all."
+    .help = "Number of images that are read for this, spread evenly over those given. Auto: all."
   significance = 6
     .type = float(value_min=3)
-    .help = "A pixel is bad only if its mean over the images differs from its neighbours' by so many standard"
+    .help = "A pixel is bad only if its mean over the images differs from that of its neighbours by this many standard"
             "deviations."
     .expert_level = 1
   persistence = 0.3

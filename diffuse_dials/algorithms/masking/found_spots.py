@@ -24,7 +24,8 @@ found_spots = Auto
           "strong spots), whatever the method. Auto: on detectors that do not count photons, whose spots have tails."
 spot_sigmas = 6
   .type = float(value_min=3)
-  .help = "found_spots: pixels of a spot exceed the level around by so many standard deviations, the highest by twice."
+  .help = "found_spots: the pixels of a spot exceed the local level by this many standard deviations, its highest pixel"
+          "by twice as many."
   .expert_level = 1
 smallest_spot = 2
   .type = int(value_min=1)

@@ -26,7 +26,7 @@ shadow {
             "over all the images that dynamic.n_images reads. Best with many stills, or with blanks among them."
   depth = 0.1
     .type = float(value_min=0.02, value_max=0.9)
-    .help = "Smallest depth of a shadow: 0.1 is a tenth less than the ring around."
+    .help = "Smallest depth of a shadow: 0.1 is 10 % less than the rest of its ring."
   smallest_region = 200
     .type = int(value_min=1)
     .help = "A region of fewer pixels is no shadow."

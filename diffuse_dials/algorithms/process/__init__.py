@@ -34,8 +34,8 @@ start_from = *{" ".join(STAGES)}
           "merged.refl, scaled.expt and radial_totals.refl. merged: a map, to be exported."
 resume = False
   .type = bool
-  .help = "Go on after an interruption, or with more images, or with other parameters: what was made from the same as"
-          "now is kept. False: all is made anew."
+  .help = "Continue after an interruption, or with more images or other parameters: what was made from the same files"
+          "and parameters as now is kept. False: everything is made anew."
 input {{
   reference_geometry = None
     .type = path
@@ -48,7 +48,7 @@ input {{
 mp {{
   launcher = None
     .type = str
-    .help = "With mp.method=mpi: what starts the ranks of diffuse.integrate, diffuse.grid and diffuse.scale, as"
+    .help = "With mp.method=mpi: what starts the ranks of diffuse.integrate, diffuse.grid and diffuse.scale, such as"
             "\\"mpirun -n 8\\" or \\"srun -n 64\\"."
     .expert_level = 1
 }}

@@ -18,9 +18,9 @@ statistics {
     .help = "Shells of equal volume in reciprocal space, by which statistics are listed."
   random_orientations = 0
     .type = int(value_min=0, value_max=1000)
-    .help = "Null test: merge so many times with every still turned by a random rotation. Half maps must not agree"
-            "then: CC1/2 near 0 in every shell. Needs grid.positions=True; each costs as much as the merging. 0: no "
-            "test."
+    .help = "Null test: merge this many times with every still turned by a random rotation. Half maps must then not"
+            "agree: CC1/2 near 0 in every shell. Needs grid.positions=True; each time costs as much as the merging. 0:"
+            "no test."
 }
 """
 )

@@ -39,8 +39,8 @@ phil_scope = libtbx.phil.parse(
     """
 resume = False
   .type = bool
-  .help = "Go on with an interrupted run of the same parameters and inputs: only what is missing is done. A run that"
-          "is complete is left as it is."
+  .help = "Continue an interrupted run with the same parameters and inputs: only what is missing is done. A complete"
+          "run is left as it is."
 """
 )
 

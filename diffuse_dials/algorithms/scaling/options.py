@@ -14,14 +14,17 @@ phil_scope = libtbx.phil.parse(
 scale {{
   model = *still still_b
     .type = choice
-    .help = "still: one factor per still. still_b: and a fall-off exp(-ΔB s²/2) of each still against the others."
+    .help = "still: one factor per still. still_b: in addition a fall-off exp(-ΔB s²/2) of each still relative to the"
+            "others."
   assume_consistent_indexing = False
     .type = bool
-    .help = "Scale although the lattice can be indexed in several ways, because the stills are known to agree."
+    .help = "Scale although the lattice can be indexed in several ways, because the stills are known to be indexed"
+            "consistently."
   reindex = False
     .type = bool
-    .help = "Where the lattice can be indexed in several ways: find for each still the one that agrees with the others."
-            "Improbable sums (outlier.probability) have no part in it; stills whose choice is not certain are named."
+    .help = "If the lattice can be indexed in several ways, find for each still the one that agrees with the others."
+            "Improbable sums (outlier.probability) are not used for this; stills whose choice is not certain are"
+            "listed."
   reindexed_experiments = None
     .type = path
     .help = "With reindex: take the indexing from these experiments (dials.cosym's output) instead of the sums. Stills"
@@ -44,7 +47,7 @@ scale {{
     .expert_level = 3
   experimental_scale_model = False
     .type = bool
-    .help = "Allow the components below. Each is reported with whether it predicts left-out data better."
+    .help = "Allow the components below. The log says of each whether it predicts left-out data better."
     .expert_level = 2
   components = {" ".join(_EXPERIMENTAL)}
     .type = choice(multi=True)

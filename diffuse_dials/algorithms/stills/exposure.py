@@ -18,14 +18,14 @@ input {
   monitor = None
     .type = str
     .help = "Flux monitor or transmission of each image: a CSV file with a column 'monitor' and a column 'identifier',"
-            "or 'image' (file name, and 'index' where a file holds several). Or the name of a column that you added to"
-            "the stills.csv in the output folder. None: the exposure time alone says how much light a still got."
+            "or 'image' (file name, and 'index' if a file holds several). Or the name of a column that you added to the"
+            "stills.csv in the output folder. None: the exposure time alone says how much light a still received."
 }
 corrections {
   exposure_time = Auto
     .type = float(value_min=1e-15, value_max=1e6)
-    .help = "Exposure time of every still (s). Auto: from the scan or the image's header; 1 with a warning where"
-            "no image says it."
+    .help = "Exposure time of every still (s). Auto: from the scan or the image's header; 1, with a warning, if no"
+            "image has one."
   monitor {
     measures = *photons rate
       .type = choice

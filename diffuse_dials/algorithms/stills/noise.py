@@ -24,8 +24,9 @@ phil_scope = libtbx.phil.parse(
 noise {
   model = *Auto counting measured
     .type = choice
-    .help = "Variance of the counts. counting: their expectation, as photon counters have it. measured: proportional to"
-            "it, and a constant, both from the scatter in the images. Auto: measured for integrating detectors."
+    .help = "Variance of the counts. counting: equal to their expectation, as for photon counters. measured: a factor"
+            "times the expectation plus a constant, both from the scatter in the images. Auto: measured for integrating"
+            "detectors, counting for photon counters."
     .expert_level = 1
   n_stills = 4
     .type = int(value_min=1)

@@ -23,8 +23,8 @@ phil_scope = libtbx.phil.parse(
 quality {
   sample_stills = 3
     .type = int(value_min=0, value_max=20)
-    .help = "Stills that are looked at once more, pixel by pixel, for diffuse.report: histograms, coverage, what the"
-            "masks leave. Histograms of large detectors: of every n-th pixel, about half a million. 0: none."
+    .help = "Number of stills that are looked at once more, pixel by pixel, for diffuse.report: histograms, coverage,"
+            "what the masks leave. On large detectors histograms use every n-th pixel, about half a million. 0: none."
     .expert_level = 1
 }
 """
