@@ -1,4 +1,4 @@
-"""CPU time of diffuse.grid's work on a still, held against what others need for the same images.
+"""CPU time of diffuse.grid's work on a still, compared with what other programs need for the same images.
 
     tools/bench.py [--quick] [--case NAME ...] [--json FILE] [--folder FOLDER] [--mdx2 PYTHON]
 

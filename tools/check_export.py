@@ -1,4 +1,4 @@
-"""Read the files of diffuse.export back with other libraries and hold them against the table they came from.
+"""Read the files of diffuse.export back with other libraries and compare them with the table they came from.
 
     python tools/check_export.py absolute.refl map 1.6 20      # table, prefix of the files, d_min and d_max if given
 

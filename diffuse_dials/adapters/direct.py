@@ -1,7 +1,7 @@
 """NXmx (Eiger) images read straight from HDF5 into one buffer, several times faster than through dxtbx.
 
 dxtbx converts each image to signed integers and marks the file's sentinels as negative, in passes over the image that
-a kernel which tests the trusted range does not need. The first image of a run is held against dxtbx's.
+a kernel which tests the trusted range does not need. The first image of a run is compared with dxtbx's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Experiment lists: reading them, naming their stills, and holding reflection tables against them."""
+"""Experiment lists: reading them, naming their stills, and checking reflection tables against them."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def regions_mask(detector, beam, params, d_min=None, d_max=None) -> tuple[np.nda
         One bool array (slow, fast) per panel, True = use.
 
     Raises:
-        ValueError: If a region is on a panel or pixel that the detector has not, or a range is none.
+        ValueError: If a region is on a panel or pixel that the detector does not have, or a range is empty.
     """
     full = dials.util.masking.phil_scope.extract()
     for name in ("border", "disable_parallax_correction", "resolution_range"):

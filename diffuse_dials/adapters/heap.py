@@ -12,7 +12,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def keep_heap() -> bool:
     """Let freed memory of any size stay in the process for the next image.
 
-    By default glibc maps large arrays anew each time, and the system then clears every page of them. It makes reading
+    By default glibc maps large arrays again each time, and the system then clears every page of them. It makes reading
     1.3 to 4 times cheaper; the process holds on to the largest amount it ever needed.
 
     Returns:

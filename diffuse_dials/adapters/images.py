@@ -48,7 +48,7 @@ def _format_instance(path: str, options: dict | None = None):
 
 
 def _version(path: str) -> tuple:
-    """What is another when the file has been written anew."""
+    """A mark that changes when the file is rewritten."""
     found = os.stat(path)
     return path, found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -120,7 +120,7 @@ def filter_hint(error: Exception) -> str:
 
 
 def read_raw(experiment) -> tuple[np.ndarray, ...]:
-    """Raw values of a still's image, held against its detector model.
+    """Raw values of a still's image, checked against its detector model.
 
     Returns:
         One array (slow, fast) per panel.

@@ -88,7 +88,7 @@ def process_stills(arguments: list[str]) -> list[IntegratedStills]:
 
 
 def _check_arguments(program: ModuleType, arguments: list[str]):
-    """The parameters that stills_process will read from the arguments, held against what it would mistake."""
+    """The parameters that stills_process will read from the arguments, checked for what it would misunderstand."""
     parser = program.Script().parser
     try:
         params, _, paths = parser.parse_args(

@@ -18,7 +18,7 @@ _SAME_LENGTHS, _SAME_ANGLES = 0.1, 5.0
 
 
 def laue_group(space_group: sgtbx.space_group) -> sgtbx.space_group:
-    """Rotations of the space group and inversion, translations and centring dropped (physics.md G)."""
+    """Rotations of the space group and the inversion, without translations and centring."""
     return space_group.build_derived_laue_group()
 
 
@@ -26,8 +26,8 @@ def parse_space_group(symbol: str, parameter: str = "") -> sgtbx.space_group:
     """The group of a Hermann-Mauguin symbol.
 
     Args:
-        symbol: Of it.
-        parameter: That gave it, for the message.
+        symbol: The symbol.
+        parameter: Name of the parameter that gave it, for the message.
 
     Raises:
         ValueError: If cctbx does not know the symbol.
@@ -79,7 +79,7 @@ def check_ndiv(ndiv, space_group: sgtbx.space_group) -> None:
 def map_to_asu(index: np.ndarray, space_group: sgtbx.space_group) -> np.ndarray:
     """Representative of each voxel index, by cctbx's convention for the derived point group of the super-cell.
 
-    The point group, because fine indices of the space group itself would count as systematic absences.
+    The point group is used because under the space group some voxel indices would count as systematic absences.
 
     Args:
         index: Voxel indices n, shape (n, 3), int32.
@@ -232,7 +232,7 @@ def systematically_absent(hkl: np.ndarray, space_group: sgtbx.space_group) -> np
 
 
 def epsilons(hkl: np.ndarray, space_group: sgtbx.space_group) -> np.ndarray:
-    """Factor by which symmetry, centring included, raises the mean |F|² of a class of reflections, shape (n,), int."""
+    """Factor by which symmetry, centring included, raises the mean |F|² of each reflection's class, shape (n,), int."""
     return flumpy.to_numpy(space_group.epsilon(_miller_index(hkl))) * space_group.n_ltr()
 
 

@@ -1,6 +1,6 @@
 """Whether files belong together: a table and its experiments, grid.json and the sums or the map beside it.
 
-Tables and experiments of one run share identifiers. grid.json has none of what it describes, so it is held against
+Tables and experiments of one run share identifiers. grid.json has none of what it describes, so it is compared with
 it: the cell against the crystals, the symmetry against the asymmetric unit, ndiv against where a voxel lies.
 """
 

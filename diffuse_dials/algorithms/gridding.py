@@ -18,7 +18,7 @@ from diffuse_dials.models.sums import VoxelSums
 
 logger = logging.getLogger(f"dials.{__name__}")
 
-# Above this rms, lattice-bound features of different stills no longer fall into one voxel (physics.md G).
+# Above this rms, lattice-bound features of different stills no longer fall into one voxel.
 MAX_RMS_DELTA_HKL = 0.1
 _SAMPLE = 2000
 
@@ -54,7 +54,7 @@ grid {
   reader = *dxtbx hdf5
     .type = choice
     .help = "What reads the images. dxtbx: every format. hdf5: NXmx files (Eiger) straight from HDF5, several times"
-            "faster; the first image is held against dxtbx's, and the run stops if they differ."
+            "faster; the first image is compared with dxtbx's, and the run stops if they differ."
     .expert_level = 1
   keep_heap = True
     .type = bool
@@ -128,7 +128,7 @@ def define_grid(params, stills: Stills, d_min: float) -> Grid:
     Args:
         params: Extract of ``grid``.
         stills: All stills.
-        d_min: To which the non-isomorphism is judged, Å.
+        d_min: Resolution to which non-isomorphism is judged, Å.
 
     Returns:
         The grid.
@@ -187,7 +187,7 @@ def choose_engine(engine: str) -> str:
 def rms_delta_hkl(stills: Stills, unit_cell, d_min: float) -> np.ndarray:
     """How far each still's cell moves lattice points: rms of B_ref⁻¹ B_i h - h over integer h to d_min.
 
-    It measures non-isomorphism only; the orientation cancels (physics.md G).
+    It measures non-isomorphism only; the orientation cancels.
 
     Returns:
         Shape (n_stills,), in units of the Miller index.
@@ -289,7 +289,7 @@ def voxel_sums(number: int, panels, to_hkl: np.ndarray, ndiv, positions: bool) -
 
 
 def without_origin(sums: VoxelSums) -> VoxelSums:
-    """Rows but the voxel around s = 0, which is the direct beam and no reflection to cctbx."""
+    """All rows except the voxel around s = 0, which is the direct beam, and not a reflection for cctbx."""
     return sums.select(np.any(sums.index != 0, axis=1))
 
 

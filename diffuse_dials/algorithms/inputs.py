@@ -50,7 +50,7 @@ class Stills:
 
 
 def load_stills(experiment_files, reflection_files, read_reflections: bool = True) -> Stills:
-    """Read integrated stills and hold the tables against them.
+    """Read integrated stills and check that the tables belong to them.
 
     Args:
         experiment_files: Names of .expt files.
@@ -61,8 +61,8 @@ def load_stills(experiment_files, reflection_files, read_reflections: bool = Tru
         The stills, in the order of the files.
 
     Raises:
-        ValueError: If a file cannot be read, an experiment is no still, has no crystal or image or stands twice, or a
-            table belongs to none of the experiments.
+        ValueError: If a file cannot be read, an experiment is not a still, has no crystal or image or occurs twice, or
+            a table belongs to none of the experiments.
     """
     if not experiment_files:
         raise ValueError("No .expt file was given. Give the integrated.expt that dials.stills_process wrote.")
@@ -84,7 +84,7 @@ def load_stills(experiment_files, reflection_files, read_reflections: bool = Tru
 
 
 def _refuse_other_than_stills(name, experiments: ExperimentList) -> None:
-    """Of a rotation the crystal model is that at the angle 0, not that of the image."""
+    """For rotation images the crystal model is that at angle 0, not that of the image."""
     if any(experiment.crystal is None for experiment in experiments):
         raise ValueError(
             f"{name} has experiments without a crystal. Give the integrated.expt that dials.stills_process wrote."

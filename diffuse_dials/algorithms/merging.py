@@ -252,7 +252,7 @@ class _Sums:
         if "variance" not in self.names:
             return Intensities(self._value, None, self.multiplicity)
         seen = self.multiplicity > 0
-        # No photon at all has an uncertainty too: that of one photon (physics.md F).
+        # No photon at all has an uncertainty too: that of one photon.
         dark = seen & (self["counts"] == 0)
         photon = np.where(dark, self["one_photon"] / np.maximum(self.multiplicity, 1), 0)
         variance = (self["variance"] + photon) / np.where(seen, self["denominator"], 1) ** 2

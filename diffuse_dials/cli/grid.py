@@ -127,7 +127,7 @@ def _write(sums: PartedSums, stills: Stills, record, output, from_files: bool, s
     if shown is not None:
         write_json(shown, output.pixel_statistics, indent=None)
     save_grid_record(record, output.grid)
-    # what an earlier run left of the other kind would be taken for this run's
+    # an earlier run's file of the other kind would look like this run's
     if sums.store:
         Path(table).unlink(missing_ok=True)
         sums.folder.keep_only_this(table)

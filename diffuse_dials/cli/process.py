@@ -75,7 +75,7 @@ def _stop(_signal, _frame):
 
 
 def _whole_names(arguments: list[str], phil) -> list[str]:
-    """The ends of our parameters' names made whole, so that none is taken for one of stills_process."""
+    """Complete shortened names of our parameters, so that none is taken for one of stills_process."""
     ours = [found.path for found in phil.all_definitions() if not found.path.startswith("stills_process.")]
     whole = []
     for argument in arguments:

@@ -120,7 +120,7 @@ def start(
         if comm.rank == 0:
             _start_log(getattr(output, "log", None), options.verbose)
             if getattr(output, "stills", None):
-                StillsTable.beside(output.stills)  # that it cannot be read is said before the work, not after it
+                StillsTable.beside(output.stills)  # if it cannot be read, say so before the work and not after it
     logger.info("diffuse_dials %s, %s", __version__, dials_version())
     changed = parser.diff_phil.as_str()
     if changed:
@@ -136,18 +136,18 @@ def start(
 
 
 def _parse(parser, phil, arguments):
-    """A value that a type refuses is a traceback in DIALS 3.12, and a wrong choice several lines: make it one line."""
+    """In DIALS 3.12 a value that a type refuses gives a traceback, a wrong choice several lines: make it one line."""
     try:
         return parser.parse_args(args=arguments, show_diff_phil=False, return_unhandled=True, quick_parse=False)
     except (Sorry, RuntimeError, ValueError, OverflowError) as error:  # the last two: nan, cells
         raise Sorry(why_refused(phil, arguments, error)) from None
-    except BrokenPipeError:  # who reads -h or -c (head, less) has seen enough
+    except BrokenPipeError:  # the reader of -h or -c (head, less) has closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
         raise SystemExit(1) from None
 
 
 def _refuse_parameters(name: str) -> None:
-    """A parameter file that cannot be read is left over by DIALS's parser, and would be taken for an image."""
+    """DIALS's parser passes on a parameter file that it cannot read, which would then be taken for an image."""
     if name.endswith((".phil", ".eff", ".def")) and Path(name).is_file():
         try:
             libtbx.phil.parse(file_name=name)
@@ -156,7 +156,7 @@ def _refuse_parameters(name: str) -> None:
 
 
 def _refuse_names(output, defaults) -> None:
-    """The next command knows a file by the end of its name, and DIALS writes experiments by it."""
+    """The next command recognises a file by its suffix, and so does DIALS when it writes experiments."""
     for name, default in vars(defaults).items() if defaults is not None else ():
         suffixes = {".expt": (".expt",), ".refl": (".refl", ".h5")}.get(Path(str(default)).suffix)
         given = getattr(output, name)
@@ -193,7 +193,7 @@ def _refuse_places(output, defaults, inputs) -> None:
 
 
 def _start_log(log, verbose: int) -> None:
-    logging.raiseExceptions = False  # a log that cannot be written (disk full) is not worth a traceback a line
+    logging.raiseExceptions = False  # a log that cannot be written (disk full) is not worth a traceback per line
     try:
         dials.util.log.config(verbosity=verbose, logfile=log)
     except OSError as error:
@@ -204,7 +204,7 @@ def _start_log(log, verbose: int) -> None:
 
 
 class _Marked(logging.Formatter):
-    """Puts the word before warnings on the screen: DIALS marks them in log files, and there only by a colour."""
+    """Puts WARNING before warnings on the screen, where DIALS marks them by a colour at most."""
 
     def __init__(self, inner: logging.Formatter | None):
         super().__init__()

@@ -15,7 +15,7 @@ def replacing(path):
     """Give a path beside ``path`` to write to; rename it to ``path`` when the block ends well.
 
     Args:
-        path: Where the finished file shall appear. Missing folders are made.
+        path: Where the finished file is to appear. Missing folders are made.
 
     Yields:
         Path of the unfinished file, in the same folder (so that the rename is atomic), with the same suffix.

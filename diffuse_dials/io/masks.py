@@ -31,7 +31,7 @@ def load_pickle(path):
 
 
 def load_mask(path, shapes) -> tuple[np.ndarray, ...]:
-    """Read a mask and hold it against the detector.
+    """Read a mask and check that it fits the detector.
 
     Args:
         path: Mask file.
@@ -47,7 +47,7 @@ def load_mask(path, shapes) -> tuple[np.ndarray, ...]:
 
 
 def load_still_masks(path, shapes) -> dict[str, tuple[np.ndarray, ...]]:
-    """Read masks of single stills (diffuse.make_mask's bragg_masks.pickle) and hold them against the detector.
+    """Read masks of single stills (diffuse.make_mask's bragg_masks.pickle) and check that they fit the detector.
 
     Args:
         path: Pickle of a dictionary: experiment identifier → tuple of flex.bool, one per panel.

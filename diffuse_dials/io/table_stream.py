@@ -1,6 +1,6 @@
 """A reflection table written block by block: what is in memory is one block, not the table and a copy of it.
 
-The bytes are those that ``flex.reflection_table.as_file`` writes (a test holds them against each other): MessagePack
+The bytes are those that ``flex.reflection_table.as_file`` writes (a test compares the two): MessagePack
 of [name of the type, version, {identifiers, nrows, data: {column: [type, [n, bytes]]}}], columns in alphabetical order.
 """
 

@@ -1,11 +1,17 @@
 """One panel of one still in one pass: pixels → sums per voxel and per |s| bin.
 
-A row is taken through the steps below as a whole; what is known of it comes in pieces (kernels.pieces). Each pixel gets
-a key of 32 bits that tells its voxel, whether it is near a Bragg spot and whether it is for the map at all
-(kernels.voxels, kernels.spots); runs of pixels of one key share all of it. The sums of a run are differences of running
-sums, added to its voxel, and those of the static segments of |s| go to their bins. The running sums are whole numbers,
-so that no rounding enters: the response comes as multiples of a small unit. Pieces with untrusted, masked or unwanted
-pixels take a few more steps.
+``sum_rows`` takes the rows one after the other through these steps; what is known of a row comes in pieces, and what
+is known of TOGETHER rows of a piece in patches (kernels.pieces).
+
+1. Running sums of the counts; pixels that are no measurement are found on the way.
+2. The |s| bins, by segments that all stills share.
+3. Once per patch: where the coordinates pass from voxel to voxel along its rows (kernels.crossings). In the few rows
+   where that is not certain, each pixel gets a key of 32 bits that tells its voxel (kernels.voxels).
+4. Which pixels are near a Bragg spot (kernels.tiles, kernels.spots), and which are not for the map, a bit each.
+5. Runs of pixels with the same voxel and flags, and the key of each run (kernels.runs).
+6. The row of the sums for each run's voxel, to which differences of the running sums are added.
+
+The running sums are whole numbers, so that no rounding enters: the response comes as multiples of a small unit.
 
 The NumPy code of algorithms.stills.still_pixels and algorithms.gridding does the same step by step; it is the
 reference.

@@ -64,14 +64,14 @@ def test_solid_angle_falls_with_the_third_power_of_the_cosine():
     ("polarization.fraction=0.999; polarization.normal=1,0,0", 0.9995),
 ])  # fmt: skip
 def test_polarization_at_45_degrees_is_that_of_the_model_or_of_the_parameters(text, expected):
-    """physics.md B: unpolarized 3/4; p = 0.999 in the plane 0.5005, across it 0.9995."""
+    """By the formula: unpolarized 3/4; p = 0.999 in the plane 0.5005, across it 0.9995."""
     found = factor_at_45_over_axis(flat_detector(), f"polarization.apply=True; {text}")
     assert found == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("thickness, expected", [(0.32, 1.150), (0.45, 1.096)])
 def test_a_slanting_ray_finds_more_silicon(thickness, expected):
-    """physics.md D at 12.398 keV: ε(45°)/ε(0°) of 0.32 and 0.45 mm, by the tables of the adapter."""
+    """At 12.398 keV: ε(45°)/ε(0°) of 0.32 and 0.45 mm, by the tables of the adapter."""
     text = f"sensor_efficiency.material=Si; sensor_efficiency.thickness={thickness}"
     # the reference is for rays without parallax, which the panel's model would move by a pixel
     assert factor_at_45_over_axis(flat_detector(mu=0, thickness=0), text) == pytest.approx(expected, rel=5e-3)

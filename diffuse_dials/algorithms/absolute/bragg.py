@@ -1,8 +1,8 @@
-"""Bragg intensities out of the map itself: what Bragg pixels add to the box of voxels around each lattice point.
+"""Bragg intensities from the map itself: what Bragg pixels add to the box of voxels around each lattice point.
 
 Averaged over randomly oriented stills, a voxel mean is the mean of the intensity over the voxel's volume, whatever
-the profile of the lattice points, so that no partiality is needed (physics.md K; Kirian et al. (2010) Opt. Express
-18, 5713, for the principle). Over a box of one reciprocal cell, I = |F|² p(s - h)/V + I_D has the mean |F|² + <I_D>.
+the profile of the lattice points, so that no partiality is needed (the principle of Kirian et al. (2010) Opt. Express
+18, 5713). Over a box of one reciprocal cell, I = |F|² p(s - h)/V + I_D has the mean |F|² + <I_D>.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class BraggIntensities:
         hkl: Miller indices, shape (n, 3), int32; cctbx's representatives for the point group.
         s: |s|, shape (n,), 1/Å.
         intensity: K·|F|², shape (n,), units of the map.
-        variance: Of the intensity by the scatter between stills, shape (n,); NaN where one still alone saw it.
+        variance: Of the intensity by the scatter between stills, shape (n,); NaN where only one still saw it.
         multiplicity: Stills with pixels in the voxel of the lattice point, shape (n,).
         epsilon: How much the symmetry raises the mean |F|² of the class, shape (n,).
     """

@@ -12,14 +12,14 @@ from diffuse_dials.models.grid import GridRecord
 DISAGREEMENT = 0.20
 _OVERLOADED = 1e-3
 _MAP_TO_TOTALS = 0.15
-_FLUX = 2.0  # flux and volume are seldom known better
+_FLUX = 2.0  # flux and volume are rarely known better
 
 
 def of_scale(estimates, evidence: Evidence, shells, means) -> list[str]:
     """Doubts that the numbers themselves raise.
 
     Args:
-        estimates: The scale that counts, then the others.
+        estimates: The scale that is used, then the others.
         evidence: What they were drawn from.
         shells, means: Shell means of the absolute map (1/Å, e² per cell).
     """
@@ -48,7 +48,7 @@ def of_scale(estimates, evidence: Evidence, shells, means) -> list[str]:
 
 
 def _disagreements(estimates) -> list[str]:
-    """Estimates that are more than 20 % from the one that counts, a sentence each."""
+    """Estimates that are more than 20 % from the one that is used, a sentence each."""
     scales = [e for e in estimates if e.method != "none"]
     found = []
     for other in scales[1:]:
@@ -63,12 +63,12 @@ def _disagreements(estimates) -> list[str]:
 
 
 def of_record(record: GridRecord, n_stills: int, method: str) -> list[str]:
-    """Doubts about the data that grid.json gives reason for.
+    """Doubts about the data raised by grid.json.
 
     Args:
         record: grid.json.
         n_stills: Stills that were scaled.
-        method: The method whose scale counts.
+        method: The method whose scale is used.
     """
     if method == "none":
         return []

@@ -1,4 +1,4 @@
-"""The files of one run, told apart by what they hold and held against one another."""
+"""The files of one run, told apart by their contents and checked against one another."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class Outcome:
 
     @property
     def theory(self):
-        """Theory to hold the map against: None without a composition, or where the map has no units."""
+        """Theory to compare the map with: None without a composition, or where the map has no units."""
         return self.evidence.theory if self.chosen.method != "none" else None
 
     def expected_diffuse(self, s) -> np.ndarray | None:

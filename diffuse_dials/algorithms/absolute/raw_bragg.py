@@ -1,4 +1,4 @@
-"""Intensities integrated on stills one by one: good for a Wilson plot and B, for no scale of a diffuse map."""
+"""Intensities integrated on stills one by one: they give a Wilson plot and B, but no scale for a diffuse map."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class RawBragg:
 def raw_bragg(tables: list[Table], stills, space_group) -> RawBragg | None:
     """Intensities of all predictions, weak and negative ones too; never divided by a partiality.
 
-    For stills DIALS's column of partialities holds the placeholder 1 (physics.md K). Corrected for polarization and
-    for the scale of the still; sensor and air are left out, which changes B by a fraction of an Å².
+    For stills DIALS's column of partialities holds the placeholder 1. The intensities are corrected for polarization
+    and for the scale of the still, not for sensor and air, which would change B by a fraction of an Å².
 
     Args:
         tables: Reflections of dials.stills_process.

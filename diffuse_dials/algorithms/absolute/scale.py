@@ -152,7 +152,7 @@ def find_scale(evidence: Evidence, params) -> tuple[ScaleEstimate, list[ScaleEst
 
 
 def flux_check(params, volume: float) -> float | None:
-    """K as flux and illuminated volume give it: K = Φ r_e² N_cells (physics.md A).
+    """K as flux and illuminated volume give it: K = Φ r_e² N_cells.
 
     Args:
         params: Extract of the ``absolute`` scope.

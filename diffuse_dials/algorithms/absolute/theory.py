@@ -1,4 +1,4 @@
-"""Scattering that a cell of known composition must show, per cell and as a function of |s| alone."""
+"""Scattering expected of a cell of known composition, per cell and as a function of |s| alone."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Theory:
         """Coherent diffuse scattering of independently vibrating atoms, shape of ``s`` (1/Å), e².
 
         Σ_all f² - Σ_ordered f² exp(-B s²/2), which is Σ f² (1 - exp(-B s²/2)) where all atoms are ordered: what the
-        map must approach at high angles (physics.md K).
+        map must approach at high angles.
 
         Args:
             s: |s|, 1/Å.

@@ -1,4 +1,4 @@
-"""Terms of the background of a pixel, one file each; another package adds one by an entry point.
+"""Terms of the background of a pixel, one per file; another package adds one through an entry point.
 
 A background is a sub-class of ``Background`` (base.py) with ``name``, ``phil``, ``from_phil(params, blanks)`` and
 ``describe()``; it offers ``at(panel, exposure)``, the part that all stills share, and, where ``per_still`` is set,

@@ -1,7 +1,7 @@
-"""The isotropic part of each still, estimated on the still itself: for jets, and for backgrounds that no blank follows.
+"""The isotropic part of each still, estimated on the still itself: for jets, or backgrounds that blanks do not show.
 
-What depends on |s| alone, once polarization, solid angle, efficiency and absorption are divided out, is taken for
-background. The crystal's own isotropic scattering goes with it: what remains is the anisotropic part of the map.
+What depends on |s| alone, once polarization, solid angle, efficiency and absorption are divided out, counts as
+background. The crystal's own isotropic scattering is part of it, so the anisotropic part of the map remains.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _ROUNDS = 3
 class RadialBackground(Background):
     """J(|s|) x response, J = Σ (counts - blanks) / Σ response over the pixels of a bin.
 
-    The ratio of sums is unbiased down to zero counts. Pixels off the profile by more than a Poisson variable can be are
-    left out of a second and third round: leaking Bragg spots and zingers. The bound is Bernstein's,
+    The ratio of sums is unbiased down to zero counts. Pixels that deviate from the profile by more than a Poisson
+    variable can are left out of the second and third round: leaking Bragg spots and zingers. The bound is Bernstein's,
     P(N - m > x) <= exp(-x²/(2m + 2x/3)), so that it cuts nothing of weak counts.
 
     Attributes:
@@ -119,7 +119,7 @@ class RadialBackground(Background):
     def _passes(self, profile: Profile, s, y, response) -> np.ndarray:
         """Which pixels do not differ from a profile by more than counting allows, bool, shape (n,)."""
         excess = y - response * profile.intensity_at(s)
-        # The variance that a bin's pixels have on average: an own count must not decide over itself.
+        # The variance that a bin's pixels have on average: a pixel's own count must not decide about it.
         expected = response * profile.variance_per_response(s)
         reach = self.rejection**2 / 6
         above = reach + np.sqrt(reach**2 + self.rejection**2 * expected)

@@ -1,9 +1,9 @@
-"""Factors of the response of a pixel, one file each; another package adds one by an entry point.
+"""Factors of the response of a pixel, one per file; another package adds one through an entry point.
 
 A correction is a class with ``name``, ``phil`` (its parameters), ``from_phil(params, experiment)``,
 ``response(panel, pixels, wavelength)`` and ``describe()``. Its switch, its parameters and its row in the log
-follow from the class. One with ``closed_form(panel, wavelength)``, parameters of kernels.shared.ClosedForm, is worked
-out in the compiled pass of diffuse.grid; others by ``response``.
+follow from the class. If it has ``closed_form(panel, wavelength)``, which returns parameters of
+kernels.shared.ClosedForm, the compiled pass of diffuse.grid works it out; otherwise ``response`` does.
 """
 
 from __future__ import annotations

@@ -71,11 +71,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Air:
-    """T = exp(-Σ μ L): air over the way from the sample to the pixel less the part in helium or vacuum; windows.
+    """T = exp(-Σ μ L): air over the path from the sample to the pixel, except the part in helium or vacuum; windows.
 
     Attributes:
         path: air, helium or vacuum.
-        length: Of the helium or vacuum path along each ray, mm; None: all the way.
+        length: Of the helium or vacuum path along each ray, mm; None: the whole path.
         temperature: Of air and helium, K.
         pressure: Of air and helium, Pa.
         windows: Foils.

@@ -1,4 +1,4 @@
-"""The files given to diffuse.export, read and held together."""
+"""The files given to diffuse.export, read, and checked against each other."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class Sections(Exporter):
-    """One picture per plane, a voxel thick, drawn in Cartesian 1/Å of the plane."""
+    """One picture per plane, one voxel thick, drawn in Cartesian coordinates of the plane (1/Å)."""
 
     planes: tuple[Plane, ...] = ()
     quantiles: tuple[float, float] = (0.01, 0.99)

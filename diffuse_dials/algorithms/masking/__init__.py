@@ -1,4 +1,4 @@
-"""What is no diffuse scattering of the crystal: bad pixels, untrusted regions, Bragg spots. True = use, always."""
+"""What is not diffuse scattering of the crystal: bad pixels, untrusted regions, Bragg spots. Always True = use."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""How Bragg intensity falls off about the lattice points, measured on the images: what radius=Auto rests on.
+"""How Bragg intensity falls off around the lattice points, measured on the images: the basis of radius=Auto.
 
-On a sample of stills each pixel is held against the level of its surroundings, which comes from pixels far from any
+On a sample of stills each pixel is compared with the level of its surroundings, which comes from pixels far from any
 lattice point. The mean excess, Σ counts / Σ level - 1, against the distance from the nearest lattice point is the
-Bragg profile with all that widens it: mosaicity and domains, errors of the orientation, the tails of a CCD's spots.
-The radius goes to where the excess has come down to ``tolerance``, in units of the width σ of each still's own spots
-and by |s|.
+Bragg profile with everything that widens it: mosaicity and domains, errors of the orientation, the tails of a CCD's
+spots. The radius ends where the excess has dropped to ``tolerance``, in units of the width σ of each still's own spots
+and as a function of |s|.
 
-The crystal's own diffuse scattering may be stronger about lattice points too. It falls off slowly there (TDS as r⁻²)
+The crystal's own diffuse scattering may also be stronger around lattice points. It falls off slowly there (TDS as r⁻²)
 and is no reason to mask, whereas the tail of a Bragg spot is steep: a fall-off slower than r^-2.5 ends the mask.
 """
 
@@ -135,7 +135,7 @@ def _ratio(counts, level) -> np.ndarray:
 
 
 def sigmas_needed(profile: BraggProfile, tolerance: float) -> np.ndarray:
-    """Radius in σ at which the excess has come down to ``tolerance``, by shell, shape (60,); NaN: too few counts."""
+    """Radius in σ at which the excess has dropped to ``tolerance``, by shell, shape (60,); NaN: too few counts."""
     needed = np.full(_SHAPE_X[0], np.nan)
     for shell, (counts, level) in enumerate(zip(profile.counts_x, profile.level_x)):
         measured = np.flatnonzero(level > 0)
@@ -176,7 +176,7 @@ def left_over(profile: BraggProfile, tolerance: float) -> list[dict]:
     """What the radius does, shell by shell.
 
     Returns:
-        One dictionary a shell that has counts: ``s_min``, ``s_max`` (1/Å), ``radius_sigmas``, ``masked`` (fraction of
+        One dictionary per shell that has counts: ``s_min``, ``s_max`` (1/Å), ``radius_sigmas``, ``masked`` (fraction of
         the pixels, weighted by their level), ``bragg`` (excess of all pixels over the level) and ``left`` (the same of
         the pixels beyond the radius), both in units of the level.
     """
@@ -208,7 +208,7 @@ def load_profile(path) -> BraggProfile:
 
 
 def sample(keys, shape_sizes: int, n_sample) -> list[int]:
-    """Numbers of the stills on which the profile is measured: drawn by a hash, whatever their order.
+    """Numbers of the stills on which the profile is measured: chosen by a hash, whatever their order.
 
     Args:
         keys: StillKey of each still.
@@ -243,7 +243,7 @@ def measure_profile(experiments, keys, params, mask_of, nproc: int) -> BraggProf
     def work(number):
         try:
             return _profile_of(experiments[number], params, mask_of, geometries), ""
-        except ValueError as error:  # a broken image stops the run, or not, when it is its turn
+        except ValueError as error:  # whether a broken image stops the run is decided when it is measured
             return None, str(error)
 
     total, failure = BraggProfile.zeros(), ""
@@ -277,7 +277,7 @@ def _profile_of(experiment, params, mask_of, geometries: Geometries) -> BraggPro
         level, _, _ = block_levels(values, good & (r > far).reshape(raw.shape), images.is_counter(panel), floor)
         level = spread_out(level, raw.shape)
         s_length = geometry.s_lengths(wavelength)
-        # About the origin there is the direct beam, no reflection.
+        # Around the origin there is the direct beam, not a reflection.
         use = np.flatnonzero(good.ravel() & (level.ravel() > 0) & (s_length > 2 * far))
         profile.add(s_length[use], r[use], x[use], values.ravel()[use], level.ravel()[use])
     profile.n_stills = 1

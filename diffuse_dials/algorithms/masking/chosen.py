@@ -1,4 +1,4 @@
-"""The Bragg mask of each still as the user chose it, with what it takes from all stills."""
+"""The Bragg mask of each still as the user chose it, and what it needs from all stills."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class BraggMasks:
         """Mask of one still; see LatticeMask.keep.
 
         Raises:
-            ValueError: If the method needs what the still has not.
+            ValueError: If the still lacks what the method needs.
         """
         experiment = self._experiments[number]
         reflections = self._reflections.get(experiment.identifier)
@@ -115,7 +115,7 @@ def profile_for(params, experiments, keys, mask_of, nproc: int):
 
 
 def log_profile(profile, tolerance: float) -> None:
-    """The radius and what it leaves, in one line a shell that matters."""
+    """The radius and what it leaves, one line per shell that matters."""
     rows = bragg_profile.left_over(profile, tolerance)
     if not rows:
         return

@@ -2,9 +2,9 @@
 
 Images stream through: a few arrays of the detector's size are kept, whatever the number of images. In each image
 a pixel's value becomes a deviation z = (value - level)/σ from the level of its surroundings. Photon counters have
-σ = √level, integrating detectors the scatter that the surroundings show, whatever their gain. z is bounded, so that
+σ = √level, integrating detectors the scatter that the surroundings show, whatever their gain. z is clipped, so that
 a Bragg spot on one still cannot outweigh the others; where the crystals are known, pixels near a lattice point are
-left out. What is left in the end is held against the mean z of the neighbours and its scatter (robustly, by median
+left out. In the end each pixel's mean z is compared with that of its neighbours and their scatter (robustly, by median
 and median absolute deviation), so that shadows and gradients, which neighbours share, mark nothing.
 """
 
@@ -89,11 +89,11 @@ class Deviations:
             raw: Values as stored.
             trusted: Inside the trusted range in this image.
             overloaded: Above it.
-            use: Pixels whose value tells of the background: under no static mask and near no Bragg spot.
+            use: Pixels whose value shows the background: under no static mask and not near a Bragg spot.
             counter: Whether values are counts, so that their variance is their mean.
 
         Returns:
-            The values drawn in to four standard deviations from the level about them.
+            The values, clipped to four standard deviations from the level around them.
         """
         valid = trusted & use
         # Rounding to integers has a σ of 0.29.
@@ -137,7 +137,7 @@ class Deviations:
 def block_levels(values, valid, counter: bool, floor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Level and scatter of the valid values about it in squares of BLOCK x BLOCK pixels.
 
-    The level is the mean of values drawn in to the median ± 5σ (which a counter's median of 0 leaves meaningful);
+    The level is the mean of the values clipped to the median ± 5σ (meaningful even where a counter's median is 0);
     σ is √level for counters, else the interquartile range / 1.349.
 
     Args:
@@ -260,7 +260,7 @@ def _noisy(sums: Deviations, judged, significance: float) -> np.ndarray:
 def _against_neighbours(mean, pixels) -> tuple[np.ndarray, np.ndarray]:
     """Difference from the median of the judged neighbours, and the standard deviation of these, at each of ``pixels``.
 
-    Pixels with less than a quarter of their neighbours judged get a scatter of infinity: nobody can tell.
+    Pixels with less than a quarter of their neighbours judged get an infinite scatter: they cannot be judged.
     """
     width = 2 * _REACH + 1
     padded = np.pad(mean, _REACH, constant_values=np.nan)

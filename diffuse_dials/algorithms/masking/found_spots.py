@@ -1,8 +1,8 @@
 """Strong spots found on the image itself: second crystals, salt, and the far tails of the crystal's own spots.
 
-A spot is a group of touching pixels that stand out of the level around them. It is masked out to the radius at which
-the ring about it has come down to that level, whatever its shape and the detector's point spread: strong spots further
-than weak ones. It needs no crystal, and comes on top of the mask that follows the lattice.
+A spot is a group of touching pixels that exceed the level around them. It is masked out to the radius at which the
+ring around it has dropped to that level, whatever its shape and the detector's point spread: strong spots further than
+weak ones. This needs no crystal, and is added to the mask that follows the lattice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the pixels of the stills look, kept for as long as the stills share a detector."""
+"""Directions of the pixels, kept for as long as the stills share a detector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mask of pixels that no still shall use: what detector and user leave out, and what the images show to be bad."""
+"""The mask of pixels that no still should use: what detector and user leave out, and what the images show to be bad."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Shadows: regions that see systematically less than the rest of their ring of equal |s|, such as a beamstop's arm.
 
-The images are summed, spots drawn in to the level about them. What a pixel holds is compared with its solid angle
-times its polarization factor times the profile of its ring, less a smooth trend around the beam, in squares of growing
-size: small ones follow the edge of a deep shadow, large ones see a shallow one through the counting noise. What is
-found at one size is left out at the next. A region is a shadow if enough of it is low by ``depth`` and by four times
-the scatter of such squares around their ring, so that the diffuse scattering of a crystal, uneven as it is on a single
-still, is none; it reaches as far as half of both. Behind a beamstop whole rings are dark: there the profile may not
-fall faster towards the beam than scattering does.
+The images are summed, with spots clipped to the level around them. The sum is compared with solid angle x polarization
+factor x the profile of the ring, after a smooth trend around the beam was removed, in squares of growing size: small
+ones follow the edge of a deep shadow, large ones detect a shallow one through the counting noise. What is found at one
+size is left out at the next. A region is a shadow if enough of it is low by ``depth`` and by four times the scatter of
+such squares around their ring, so that uneven diffuse scattering on a single still is not taken for one; it extends to
+where the deficit is half of both. Behind a beamstop whole rings are dark: there the profile may not fall faster towards
+the beam than scattering does.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def find_shadows(sums, patterns, s_lengths, angles, use, params) -> list[np.ndar
 
 
 def _smoothed(total: SummedImage, pattern, use, square: int) -> np.ndarray:
-    """What a square about each pixel saw over what it should have, NaN where too few of its pixels are in use."""
+    """Ratio of measured to expected sum in a square around each pixel, NaN where too few of its pixels are in use."""
     seen = uniform_filter(np.where(use, total.values, 0).astype(np.float64), square, mode="constant")
     expected = uniform_filter(np.where(use, total.weight * pattern, 0), square, mode="constant")
     filled = uniform_filter(use.astype(np.float32), square, mode="constant") >= _FILLED

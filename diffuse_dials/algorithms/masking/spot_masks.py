@@ -1,4 +1,4 @@
-"""Masks of Bragg spots by where DIALS predicts or found them; as in bragg.py, True = use."""
+"""Masks of Bragg spots where DIALS predicts or found them; as in bragg.py, True = use."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Bragg intensities of the stills, merged per h: for statistics and the Wilson plot, never for scales or the map.
 
 A still's Bragg intensity is |F|² times λ² g/V, and g, the height of the lattice point's profile where the Ewald sphere
-cuts it, differs from still to still and spot to spot (physics.md K). So these numbers say how good the crystals and
-their indexing are; they give no absolute scale. Intensities are never divided by the partiality, which for stills is a
-placeholder of 1 or lacks the largest g: a low one is counted and no more.
+cuts it, differs from still to still and spot to spot (docs/physics.md, "Absolute units"). So these numbers show how
+good the crystals and their indexing are, but give no absolute scale. Intensities are never divided by the partiality,
+which for stills is a placeholder of 1 or is not relative to the largest g; low ones are only counted.
 """
 
 from __future__ import annotations

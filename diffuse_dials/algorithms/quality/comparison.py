@@ -1,4 +1,4 @@
-"""A map held against another of the same grid, such as the truth of a simulation."""
+"""A map compared with another on the same grid, such as the truth of a simulation."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Agreement:
         d_max, d_min: Limits, Å.
         n_voxels: Voxels in both maps.
         cc: Correlation of the intensities.
-        cc_anisotropic: Correlation after the mean over fine shells is taken out of each map.
+        cc_anisotropic: Correlation after the mean over fine shells was subtracted from each map.
         cc_weighted: The same with each voxel weighted by 1/σ²: voxels that few pixels saw do not dominate it.
         slope: Regression of the map on the truth, through the origin (after ``Comparison.scale``).
         slope_anisotropic: The same for the anisotropic parts.
@@ -139,7 +139,7 @@ def compare_maps(table: Table, truth: Table, record: GridRecord, params) -> Comp
 
     Args:
         table: The map, merged.refl or absolute.refl.
-        truth: What it is held against; the same columns.
+        truth: The map to compare with; the same columns.
         record: The grid of both.
         params: Extract of diffuse.compare.
 

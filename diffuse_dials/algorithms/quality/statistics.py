@@ -1,4 +1,4 @@
-"""How good a map is: correlations of random halves, by resolution shell and overall (physics.md M)."""
+"""How good a map is: correlations of random halves, by resolution shell and overall."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forked processes that share what their parent set up; none outlives it, and none dies unnoticed."""
+"""Forked processes that share what their parent set up; none outlives the parent, and none dies unnoticed."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ class PartedSums:
     def save_totals(self, path, identifiers: dict[int, str]) -> list[str]:
         """Write radial_totals.refl; what is more than a table holds goes to radial_totals_00001.refl and so on.
 
-        A still is in one file. Files of an earlier run with a higher number are removed: they would be taken for this
+        A still is in one file. Files of an earlier run with a higher number are removed: they would look like this
         run's.
 
         Returns:

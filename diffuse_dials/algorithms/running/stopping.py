@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class ToldToStop(BaseException):
-    """SIGTERM came. It is no Exception, so that nobody takes it for the failure of one still and goes on."""
+    """SIGTERM came. It is not an Exception, so that no code mistakes it for the failure of one still and carries on."""
 
     def __init__(self):
         super().__init__("The run was told to stop (SIGTERM): a rank was killed, or the time limit of the job is over.")

@@ -1,4 +1,4 @@
-"""Scales of stills held against true ones, image by image."""
+"""Scales of stills compared with true ones, image by image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffuse_dials.io.stills import read_csv
 
 @dataclass(frozen=True)
 class ScaleAgreement:
-    """Scales of stills held against true ones.
+    """Scales of stills compared with true ones.
 
     Attributes:
         n_stills: Stills in both tables that have a scale.

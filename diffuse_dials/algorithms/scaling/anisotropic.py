@@ -1,9 +1,9 @@
 """Scales of stills whose isotropic part was taken out: the map is signed, and the likelihood of counts has no maximum.
 
 What is left of observation (i, v) is y = b_i R I_v + noise of variance V with I_v about 0, so V comes from the photons
-of the background and of the isotropic part, not from the map. Weighted least squares of maps and scales would take
+of the background and of the isotropic part, not from the map. Weighted least squares of maps and scales would mistake
 noise for signal: a still agrees with a map that holds its own noise, and I² of a noisy map is too large. So each still
-is held against the map D of the *other* stills, whose own variance 1/w is known:
+is compared with the map D of the *other* stills, whose own variance 1/w is known:
 
     D = Σ' b R y/V / w,  w = Σ' b² R²/V        b_i = Σ_v R D y/U / Σ_v R² (D² - 1/w)/U        U = V + b² R²/w
 
@@ -11,8 +11,8 @@ Both sums of b_i are unbiased, whatever the noise; U only weighs. V is a smooth 
 factor of the shell, so that no observation's own counts decide on its weight.
 
 A still's rings of |s| cut the anisotropic pattern at few places, so that their mean, which went with the background, is
-not that of the map. D is therefore taken less its own mean over each ring of the still (the same mean that the
-background took), and what the still lost there, b R f, is given back to it when it contributes to the map.
+not that of the map. Therefore the mean of D over each ring of the still (the mean that the background took) is
+subtracted from D, and what the still lost there, b R f, is given back to it when it contributes to the map.
 """
 
 from __future__ import annotations

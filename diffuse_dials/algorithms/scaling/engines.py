@@ -211,7 +211,7 @@ class _ReducedNormalEquations:
         h = problem.positive(merged)
         null = problem.null_directions()
         matrix = np.array([problem.product(row, merged, h) for row in np.diag(unit)]) * unit
-        # directions that the map takes up, and stills without observations, get a curvature of their own
+        # directions that the map absorbs, and stills without observations, get a curvature of their own
         free = (null / unit).T
         matrix += free @ free.T / max(np.square(free).sum(axis=0).max(), 1e-300)
         return (matrix + matrix.T) / 2 + np.eye(len(unit)) * 1e-9

@@ -1,7 +1,7 @@
 """Standard uncertainties of refined parameters from counting statistics: a sparse Schur complement.
 
 The information of the parameters with the map eliminated is H = D - G diag(I / Σ u e) Gᵀ, D diagonal by still and
-G (parameters x voxels) sparse. H is inverted at the gauge: directions that the map takes up have no variance.
+G (parameters x voxels) sparse. H is inverted at fixed gauge: directions that the map absorbs have no variance.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What diffuse.grid wrote, read and held together: stills, sums and the record of the grid.
+"""What diffuse.grid wrote, read and checked: stills, sums and the record of the grid.
 
 Under MPI every rank has all stills, and the sums of consecutive ones, about as many as every other rank.
 """

@@ -122,7 +122,7 @@ class DiffuseScalingModel(ScalingModelBase):
 
 
 def check_parameter_count(n_parameters: int, n_stills: int, per_still: int) -> None:
-    """Hold the number of free parameters against what stills can bear.
+    """Check that there are not more free parameters than the stills can determine.
 
     Args:
         n_parameters: Free parameters of all stills.
@@ -130,7 +130,7 @@ def check_parameter_count(n_parameters: int, n_stills: int, per_still: int) -> N
         per_still: Parameters of a still in the model: 1 for "still", 2 for "still_b".
 
     Raises:
-        ValueError: If there are more than 5 + per_still × the number of stills (the plan's guard, module 3.S.3).
+        ValueError: If there are more than 5 + per_still × the number of stills: a guard against overfitting.
     """
     limit = EXTRA_PARAMETERS + per_still * n_stills
     if n_parameters > limit:
@@ -141,7 +141,7 @@ def check_parameter_count(n_parameters: int, n_stills: int, per_still: int) -> N
 
 
 def check_registered() -> None:
-    """Hold DIALS against losing our model: an unregistered one is read back as None without a word.
+    """Check that DIALS keeps our model: an unregistered one is silently read back as None.
 
     Raises:
         ValueError: If an experiment loses the model on its way through a dictionary.

@@ -142,7 +142,7 @@ def precondition(vector: np.ndarray, score: Score, problem: Problem) -> np.ndarr
 def solve(product, score: Score, problem: Problem, null: np.ndarray, relative: float, max_steps: int = 200):
     """Conjugate gradients for information · x = score.
 
-    Nothing moves along the directions that the map takes up: the gauge decides there. Every rank works with numbers of
+    Nothing moves along the directions that the map absorbs: the gauge decides there. Every rank works with numbers of
     its own, whose last bit may differ between machines: when to stop, rank 0 says, and its solution is everyone's.
     """
     residual = _without(score.vector, null)

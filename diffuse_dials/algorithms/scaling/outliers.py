@@ -1,6 +1,6 @@
 """Sums and stills that do not agree with the others.
 
-A sum is held against what the other observations of its voxel say: two-sided in probability, against the expected
+A sum is compared with what the other observations of its voxel predict: two-sided in probability, against the expected
 count. A cut in the intensity itself would bias the map, because it truncates a Poisson variable.
 """
 
@@ -106,7 +106,7 @@ def find_outliers(problem: Problem, probability: float) -> np.ndarray:
         deviation[part.rows] = np.abs(part.counts - expected) / np.sqrt(variance)
     rows = np.flatnonzero(found & (problem.blocks.response > 0))
     rows = rows[worst_of_voxels(problem.blocks.voxel[rows], deviation[rows])]
-    # the worst of this rank's stills, held against those of the others
+    # the worst of this rank's stills, compared with those of the others
     comm = problem.comm
     candidates = comm.everywhere((problem.blocks.voxel[rows], deviation[rows]))
     worst = worst_of_voxels(*(np.concatenate(values) for values in zip(*candidates)))
@@ -166,7 +166,7 @@ class StillAgreement:
 
 
 def agreement(problem: Problem) -> StillAgreement:
-    """Hold every still against the map of the others; the isotropic part, which any orientation shows, is left out."""
+    """Compare every still with the map of the others; the isotropic part, which any orientation shows, is left out."""
     b, n = problem.blocks, problem.blocks.n_stills
     merged = problem.merged()
     cross, square = np.zeros((2, n))

@@ -307,10 +307,11 @@ class Problem:
         return out + self._restraint(vector)
 
     def null_directions(self) -> np.ndarray:
-        """Parameter changes that the map takes up whole, orthonormal rows, shape (n, n_parameters).
+        """Parameter changes that the map absorbs completely, orthonormal rows, shape (n, n_parameters).
 
         One for each column of a still's factors (the same change in all stills), of the offsets (in proportion to the
-        scales) and for each component of the detector. What the gauge decides, no step and no restraint shall.
+        scales) and for each component of the detector. These belong to the gauge, and neither a step nor a restraint
+        may change them.
         """
         rows = []
         stills, detector = self.split(np.zeros(self.n_parameters))
@@ -340,7 +341,7 @@ class Problem:
                 values -= np.log(np.exp(values[self.present]).mean(axis=0))
                 values[~self.present] = 0
             else:
-                # the map takes up a mean; offsets of a strong still are worth more
+                # the map absorbs a mean; offsets of a strong still are worth more
                 share = np.ones(len(values))
                 if component.kind == "offset":
                     share = self.t.mean(axis=1)

@@ -141,7 +141,7 @@ def quality(
         record: The grid.
         exclude_lattice_points: Whether lattice points are left out of what could have been measured.
         n_shells: Shells of equal volume, from the lowest to the highest |s| measured.
-        axes: Stills and detector that the residuals are held against.
+        axes: Stills and detector against which the residuals are plotted.
         comm: Ranks of which each reads the rows of its own stills; rank 0 is given the statistics, the others None.
 
     Raises:

@@ -71,7 +71,7 @@ class ScaledStills:
         n_outliers: Rows left out of the scaling.
         agreement: Of each still with the map of the others; None where it was not looked at.
         verdicts: Whether each experimental component earned its parameters.
-        merged: The map of all voxels that were used, as outliers are held against it.
+        merged: The map of all voxels that were used, with which outliers are compared.
     """
 
     observations: VoxelNumbers

@@ -5,7 +5,7 @@ of the others' excess over I_iso (shrunk towards 0 as its noise demands), the ga
 
     L = Σ w b R x δ - ½ Σ w (b R)² δ²                 correlation: Σ w b R x δ / √(Σ w x² · Σ w (b R δ)²)
 
-Stills join the map one after another, the most certain first; then each is held against the map of all others again
+Stills join the map one after another, the most certain first; then each is compared with the map of all others again
 until none changes. Several stills take turns as the first, and the assignment of the largest total gain is kept. Sums
 that the map of the others makes improbable in every indexing are then left out, and the stills looked at again.
 
@@ -200,7 +200,7 @@ class _Map:
             self.add(still, operator)
 
     def settle(self, rng) -> None:
-        """Hold each still against the map of all others until none changes."""
+        """Compare each still with the map of all others until none changes."""
         for _ in range(_MAX_SWEEPS):
             changed = False
             for still in rng.permutation(self.sums.n_stills):

@@ -20,10 +20,10 @@ def scaled_rows(gridded: Gridded, scaled: ScaledStills, rows_per_block: int | No
     Args:
         gridded: Stills and sums.
         scaled: Their scaling; ``ScaledRows.voxel`` numbers ``scaled.observations.index``.
-        rows_per_block: About as many rows are held at once; None: as ``gridded.blocks`` has it.
+        rows_per_block: Rows in memory at once, about; None: as in ``gridded.blocks``.
 
     Yields:
-        The rows; voxel (0, 0, 0) is left out. Offsets are taken off the signal.
+        The rows; voxel (0, 0, 0) is left out. Offsets are subtracted from the signal.
     """
     problem, numbers = scaled.problem, scaled.observations
     good = np.isfinite(scaled.scales.scale)

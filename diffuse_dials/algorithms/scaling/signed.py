@@ -1,4 +1,4 @@
-"""Stills whose isotropic part was subtracted, scaled on what is left: signed sums in place of counts."""
+"""Stills whose isotropic part was subtracted, scaled on what is left: signed sums instead of counts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fit_signed(
     per_response = np.divide(
         totals.variance, totals.response, out=np.zeros_like(totals.variance), where=totals.response > 0
     )
-    # A still's symmetry mates and panels are one observation: none may be held against a map with the other in it.
+    # A still's symmetry mates and panels are one observation: none may be compared with a map that contains the other.
     code = blocks.voxel.astype(np.int64) * blocks.n_stills + blocks.still
     code, inverse = np.unique(code, return_inverse=True)
     voxel, still = np.divmod(code, blocks.n_stills)

@@ -1,7 +1,7 @@
 """Residuals against panel, place on the detector, |s|, order, scale and expected noise: is a correction missing?
 
-Every trend is flat where the model of scales, background and detector is right. The map and the scales take up what
-they can: a factor over |s| that all stills share cannot show, nor one over the stills, which is why order and scale are
+Every trend is flat if the model of scales, background and detector is right. The map and the scales absorb what they
+can: neither a factor over |s| that all stills share nor one over the stills can show, which is why order and scale are
 crossed with |s|.
 """
 
@@ -133,7 +133,7 @@ class PanelPlane:
 
 @dataclass(frozen=True)
 class TrendAxes:
-    """Stills and detector that residuals are held against.
+    """Stills and detector against which residuals are plotted.
 
     Attributes:
         scale: Of each still, shape (n_stills,); NaN for stills without one.

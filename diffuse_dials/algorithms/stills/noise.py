@@ -2,7 +2,7 @@
 
 The variance is measured on sums over squares of pixels, because those are what becomes a voxel: a detector that smears
 each photon over several pixels (a CCD with its taper) has little noise in a pixel and nearly all of it in a sum.
-Squares two apart are held against each other in fours, a - b - c + d, which is free of any gradient; only the smoothest
+Squares two apart are combined in fours, a - b - c + d, which cancels any gradient; only the smoothest
 quarter of the tiles of the images counts, judged by other differences, because haloes and Bragg spots can only add.
 What a square of edge B still loses through its edges falls as (1 - c/B)², so that two sizes give the noise of large
 sums as well: that is the gain, if nothing but the statistics of photons makes it.
@@ -68,7 +68,7 @@ class NoiseModel:
     def variance(self, panel: int, counts: np.ndarray) -> np.ndarray:
         """Variance of counts (photons), same shape.
 
-        The counts stand for their expectation, which stays unbiased in sums; a pixel of an integrating detector below
+        The counts stand in for their expectation, which is unbiased in sums; a pixel of an integrating detector below
         zero has no less noise than one at zero.
         """
         return self.factor[panel] * np.maximum(counts, 0) + self.read_variance[panel]

@@ -1,4 +1,4 @@
-"""The background that is estimated on a still, from the kernel's sums over |s| bins in place of arrays over its pixels.
+"""The background that is estimated on a still, from the kernel's sums over |s| bins instead of arrays over its pixels.
 
 The NumPy code (``Background.of_still``) is the reference: the same pixels in the same bins, the same ones left out.
 """
@@ -12,7 +12,7 @@ from diffuse_dials.kernels.pieces import BEYOND, USED
 
 
 class StillProfile:
-    """One still, whose pixels are looked at once, and then by the piece for those that a profile leaves out."""
+    """One still. All pixels are looked at once; later rounds look only at pieces where a profile may reject some."""
 
     def __init__(self, background, noise, panels, units):
         """
@@ -33,7 +33,7 @@ class StillProfile:
 
     def _for_kernel(self, profile) -> list[kernel.Profile]:
         width = self._background.bin_width
-        # a mean of |s| is in one of its bins, and rounding shall not move it out of them
+        # a mean of |s| is in one of its bins, and rounding must not move it out of them
         bins = np.clip((profile.s / width).astype(np.int64), *profile.fine.T)
         curves = np.stack([profile.intensity, profile.error_squared, profile.noise])
         made = kernel.make_profile(width, profile.s, bins, self._n_bins, curves)

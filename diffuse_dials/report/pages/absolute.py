@@ -1,4 +1,4 @@
-"""Phase 4: the scale in electron units, total scattering against theory, diffuse scattering, Wilson plot."""
+"""Absolute scale: the scale in electron units, total scattering against theory, diffuse scattering, Wilson plot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phase 1: indexing, unit cells, spots, residuals of their positions, partialities."""
+"""Integration: indexing, unit cells, spots, residuals of their positions, partialities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phase 2: masks, corrections, photons before and after them, which pixels pass, where in reciprocal space they lie."""
+"""Pixels: masks, corrections, photons before and after them, which pixels pass, where in reciprocal space they lie."""
 
 from __future__ import annotations
 

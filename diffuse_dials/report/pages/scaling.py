@@ -1,4 +1,4 @@
-"""Phase 3: residuals and R factors of scaling, scales against order, how often voxels were measured, mean intensity."""
+"""Scaling: residuals and R factors of scaling, scales against order, how often voxels were measured, mean intensity."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from diffuse_dials.algorithms.absolute.theory import Theory, interpolated
 from diffuse_dials.algorithms.absolute.totals import TotalScattering, map_over_totals
 from diffuse_dials.models.grid import GridRecord
 
-# physics.md K: K⁻¹ found / true
+# K⁻¹ found / true of an independent calculation on an all-atom lysozyme crystal, for limits of s_max
 LIMITS = (0.40, 0.45, 0.50, 0.55, 0.60, 0.70, 0.80, 1.0)
 WITHOUT_BONDS = (0.65, 0.72, 0.77, 0.83, 0.88, 0.94, 0.97, 0.96)
 WITH_BONDS = (1.07, 1.01, 0.97, 0.97, 0.98, 0.99, 1.00, 1.00)
@@ -94,7 +94,7 @@ def test_interpolated_curves_are_the_curves(cell, rng):
 
 @pytest.mark.parametrize("use_bonds, expected", [(True, WITH_BONDS), (False, WITHOUT_BONDS)])
 def test_krogh_moe_reproduces_the_table_of_limits(cell, lysozyme, use_bonds, expected):
-    """physics.md K: K⁻¹ found / true for eight s_max, to the table's ±0.01."""
+    """K⁻¹ found / true for eight s_max, to the ±0.01 of the tables above."""
     theory = Theory(cell, NO_RECOIL, use_bonds)
     found = [1 / estimate("krogh_moe", totals(lysozyme), theory, f"absolute.s_max={limit}").k for limit in LIMITS]
     np.testing.assert_allclose(found, expected, atol=0.01)
@@ -108,7 +108,7 @@ def test_krogh_moe_at_0_70(cell, lysozyme, use_bonds, expected):
 
 
 def test_a_beamstop_hardly_matters(cell, lysozyme):
-    """No data below 0.05 1/Å: K within 0.2 % (physics.md K)."""
+    """No data below 0.05 1/Å: K changes by less than 0.2 %."""
     theory = Theory(cell, NO_RECOIL)
     whole, cut = (estimate("krogh_moe", totals(lysozyme, low=low), theory, "absolute.s_max=0.7").k for low in (0, 0.05))
     assert cut / whole == pytest.approx(1, abs=2e-3)

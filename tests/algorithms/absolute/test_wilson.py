@@ -67,7 +67,7 @@ def still_intensities(squared_of, domain, mosaic, rng, n_stills=60, edge=31.0):
 
 
 def test_single_stills_give_scales_that_follow_the_mosaicity(theory, rng):
-    """physics.md K: k = (λ²/V) <g>; <g>, some hundred Å, falls 3-fold from 0.02 to 0.3°; B comes out high."""
+    """k = (λ²/V) <g>; <g>, some hundred Å, falls 3-fold from 0.02 to 0.3°; B comes out high."""
     crystal = random_crystal(theory, rng)
     scales, shifts = [], []
     for mosaic in (0.02, 0.3):

@@ -85,7 +85,7 @@ class KroghMoe(Method):
 
 
 def _upper_limit(totals, s_max) -> float:
-    """The limit asked for, held against the data (1/Å)."""
+    """The limit asked for, checked against the data (1/Å)."""
     if s_max is None:
         return totals.s_last
     if s_max > totals.s_last + totals.width / 2:

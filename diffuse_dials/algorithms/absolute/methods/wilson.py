@@ -13,7 +13,7 @@ D_MAX = 4.0  # Å: beyond, atoms are far from randomly distributed
 MIN_SHELLS = 4
 _PER_SHELL = 30
 _MOST = 40
-_STATISTICS = 0.30  # physics.md K: what bonds and the spread of B do, on perfect data
+_STATISTICS = 0.30  # what bonds and the spread of B do to the scale, on perfect data
 
 WHY_NOT_RAW = (
     "Intensities integrated on single stills carry |F|² times λ² g/V, where g depends on mosaicity, domain size and "

@@ -1,4 +1,4 @@
-"""A fall-off of each still against the others: disorder, or damage, that differs between crystals."""
+"""A fall-off of each still relative to the others: disorder, or damage, that differs between crystals."""
 
 from __future__ import annotations
 
