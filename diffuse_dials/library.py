@@ -1,4 +1,4 @@
-"""The steps as functions: dataclasses of NumPy arrays in and out, no file in between.
+"""The steps as functions: dataclasses of NumPy arrays in and out, without files in between.
 
     from diffuse_dials import library as diffuse
 
@@ -7,9 +7,9 @@
     scaled = diffuse.scale(sums)
     found = diffuse.absolute(scaled, totals, "model=model.pdb")
 
-Each function takes the parameters of the command of its name, written as on the command line (``"d_min=2"``), or
-names of .phil files. Bad input and bad parameters raise ValueError with one line. What the commands log goes to
-Python's logging, below "dials". Sums are held in memory; diffuse.grid works through more stills than fit there.
+Each function takes the parameters of the command with its name, written as on the command line (``"d_min=2"``), or
+names of .phil files. Bad input and bad parameters raise ValueError with one line. Messages go to Python's
+logging, below "dials". Sums are held in memory; the command diffuse.grid can process more stills than fit there.
 """
 
 from __future__ import annotations

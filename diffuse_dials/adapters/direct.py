@@ -54,7 +54,7 @@ class DirectReader:
         return self._attempt(self._header, *image_of(experiment))
 
     def _attempt(self, work, path: str, index: int):
-        """Do it, and make one line of what HDF5 says of a broken file."""
+        """Call ``work``, and turn HDF5's messages about a broken file into one line."""
         try:
             return work(path, index)
         except FileNotFoundError:
@@ -128,7 +128,7 @@ class DirectReader:
         return (images_there, number) if self._virtual[name].fits(images_there, number) else (data, index)
 
     def _check(self, experiment, path, raw, highest) -> None:
-        """Hold an image against dxtbx's: equal values, and sentinels where dxtbx has negative numbers."""
+        """Compare an image with dxtbx's: equal values, and sentinels where dxtbx has negative numbers."""
         for panel, theirs in zip(raw, images.read_raw(experiment)):
             measured = panel <= highest
             if ((measured != (theirs >= 0)) | (measured & (panel != theirs))).any():

@@ -1,4 +1,4 @@
-"""What DIALS needs from its surroundings and, as packaged, does not always find."""
+"""Work-arounds for what DIALS needs from its environment and, as packaged, does not always find."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def allow_missing_mono_simulation() -> None:
 _loading = threading.RLock()
 
 
-# pint (before 0.20) asks pandas for its class of series, to leave operations with one to pandas: no command has any
+# pint (before 0.20) asks pandas for its Series class, to leave operations on one to pandas: no command has any
 _REFUSED = ("pint.compat",)
 
 
 class _LateModule(ModuleType):
-    """A module that is executed when something is asked of it that its place in the file system does not tell."""
+    """A module that is executed when an attribute is needed that its place in the file system does not determine."""
 
     def __getattr__(self, name):
         if _asker(sys._getframe(1)) in _REFUSED:
@@ -134,7 +134,7 @@ _late_finder = _LateFinder()
 
 
 def load_late() -> None:
-    """Let pandas and scikit-learn be imported when they are used: they are half of the start of a DIALS program.
+    """Import pandas and scikit-learn only when they are used: they take half of the start-up of a DIALS program.
 
     importlib's LazyLoader does not serve: it executes a package as soon as a module in it is imported.
     """

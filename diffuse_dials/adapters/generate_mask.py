@@ -1,4 +1,4 @@
-"""dials.generate_mask's own regions: its parameters, less those that a diffuse command has elsewhere, and its mask."""
+"""dials.generate_mask's own regions: its parameters, except those that our commands have elsewhere, and its mask."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _is_given(region) -> bool:
 
 
 def _check(params, detector) -> None:
-    """Hold the regions against the detector: DIALS passes over what it does not find, or fails with an assertion."""
+    """Check the regions against the detector: DIALS ignores what it does not find, or fails with an assertion."""
     if params.d_min is not None and params.d_max is not None and params.d_min >= params.d_max:
         raise ValueError(f"d_min={params.d_min:g} is not below d_max={params.d_max:g} Å. The smaller one is d_min.")
     for limits in params.resolution_range or ():

@@ -17,7 +17,7 @@ _HEAD = struct.Struct(">QI")  # of a chunk, by bitshuffle's README: bytes of the
 
 @functools.cache
 def use_fastest() -> bool:
-    """Take hdf5plugin's bitshuffle, also where HDF5 found another: Debian's needs 1.6 times as long for an image.
+    """Use hdf5plugin's bitshuffle even if HDF5 found another: Debian's takes 1.6 times as long for an image.
 
     Debian's own package of hdf5plugin has no filters; then HDF5's stays.
 

@@ -1,4 +1,4 @@
-"""Memory of images, given back to the system after each one, costs more than reading it: keep it in the process."""
+"""Keep the memory of images in the process: giving it back to the system after each image costs more than reading."""
 
 from __future__ import annotations
 

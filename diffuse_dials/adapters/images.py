@@ -70,7 +70,7 @@ def _new_format_instance(path: str, options: dict | None):
 
 @contextmanager
 def _reading(path: str, what: str = ""):
-    """Turn what dxtbx raises at a broken file, and each format in its own way, into one clear line."""
+    """Turn what dxtbx's formats raise, each in its own way, for a broken file into one clear line."""
     try:
         yield
     except Exception as error:
@@ -172,7 +172,7 @@ def _nexus_times(version: tuple):
 
 
 def _is_nexus(instance) -> bool:
-    """Whether a format instance is a FormatNXmx, whose modules take a third of a second to import: CBFs need not."""
+    """Whether a format instance is a FormatNXmx, told without importing that: it takes a third of a second."""
     return any(cls.__name__ == "FormatNXmx" for cls in type(instance).__mro__)
 
 

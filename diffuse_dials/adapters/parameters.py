@@ -1,4 +1,4 @@
-"""Values of PHIL parameters that are none: named where a type refuses them, and refused where it lets them through."""
+"""Invalid values of PHIL parameters: a clear line if the type refuses them, and a refusal if it lets them through."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXAMPLES = {"space_group": "P43212", "unit_cell": "79,79,38,90,90,90", "int": "
 
 
 def why_refused(scope, given, error: Exception) -> str:
-    """One line on a value that its type refuses; what cctbx raises of symmetry, cells and nan names no parameter.
+    """One line about a value that its type refuses; cctbx's errors about symmetry, cells and nan name no parameter.
 
     Args:
         scope: A command's PHIL scope.
@@ -54,7 +54,7 @@ def _given(scope, given) -> Iterator:
 
 
 def settle_values(scope, params) -> None:
-    """Refuse values that no type of PHIL refuses, and put the default where None and Auto stand for it.
+    """Refuse values that no PHIL type refuses, and put in the default where None and Auto stand for it.
 
     Every type of PHIL lets None and Auto through. They are values of ours where they are the default, or where the
     help says what they do ("None: ...", "Auto: ..."), or where a choice has one of their name, which PHIL does not

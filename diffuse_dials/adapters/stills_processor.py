@@ -1,4 +1,4 @@
-"""DIALS's stills_process image by image: spot finding, indexing, refinement, integration, and what became of each.
+"""DIALS's stills_process image by image: spot finding, indexing, refinement, integration, and the outcome of each.
 
 The program dials.stills_process prints the reason of a failure and goes on, and a file that cannot be opened ends it.
 Here the same class ``Processor`` works on one image after the other, and each image has an outcome.

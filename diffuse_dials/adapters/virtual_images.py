@@ -1,4 +1,4 @@
-"""Where the images of a virtual dataset are: in the files of images that a master file points at."""
+"""Where the images of a virtual dataset are: in the data files that a master file points at."""
 
 from __future__ import annotations
 

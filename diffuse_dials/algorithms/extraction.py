@@ -1,4 +1,4 @@
-"""The measurement of stills: what their pixels or sums rest on is chosen and checked once, before the first image."""
+"""The measurement of stills: all that their pixels or sums depend on is chosen and checked once, at the start."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Measurement:
         logger.info("Background: %s", ", ".join(f"{k} {v}" for k, v in self.record["background"].items()))
 
     def _first_readable(self) -> int:
-        """Number of the first still that is used and whose image can be opened: what all share is worked out with it.
+        """Number of the first still that is used and whose image can be opened: it serves to work out what all share.
 
         Raises:
             ValueError: If one before it cannot and failures stop the run, or if none can.
@@ -212,7 +212,7 @@ class Measurement:
         return self._stills.keys[number].lattice == 0
 
     def mask_of(self, number: int) -> tuple[np.ndarray, ...]:
-        """What masks a still besides its own values, True = use, shape (slow, fast) per panel; do not change it."""
+        """Mask of a still, whatever its values are, True = use, shape (slow, fast) per panel; do not change it."""
         return self._masks.of(self._stills.experiments[number])
 
     def thinned(self, step: int) -> Callable[[int], StillMeasurement]:
@@ -238,11 +238,11 @@ class Measurement:
     def sums(self, number: int, grid: Grid) -> StillSums:
         """Measure one still and sum its pixels per voxel: by the kernel in one pass, or by ``measure`` and NumPy.
 
-        A background of another package that is estimated on each still needs all its pixels first, and so NumPy.
+        A background from another package that is estimated on each still needs all its pixels first, and hence NumPy.
 
         Args:
             number: Position of the still in the experiment list.
-            grid: The grid, which says by ``engine`` how.
+            grid: The grid; its ``engine`` says how.
 
         Raises:
             ValueError: As ``measure``.
@@ -293,7 +293,7 @@ class Measurement:
         return grid.engine == "numpy" or not self._compiled_background
 
     def _look_at_engine(self) -> bool:
-        """Whether the compiled pass can take the background; where it was meant to and cannot, say so.
+        """Whether the compiled pass can handle the background; if it was meant to and cannot, the log says why.
 
         Raises:
             ValueError: If it cannot and grid.engine=numba or grid.reader=hdf5 was asked for.

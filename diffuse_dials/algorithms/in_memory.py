@@ -1,7 +1,7 @@
 """Stills → sums in memory, without a file: for programs that use the package as a library.
 
 The same measurement, still by still, as diffuse.grid; that command also works in parts on the disk, which can be
-resumed and need not fit into memory.
+resumed and need not fit in memory.
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ integration {
 _BLOCK = 20
 _NOT_HELD = ("stills_process.mp.", "stills_process.output.output_dir", "stills_process.input.glob",
              "stills_process.input.file_list", "stills_process.input.max_images")  # fmt: skip
-_LITTLE = 1 << 16  # bytes; a disk with no more is full
-_CRASHES = 2  # an image at which processes died so often is given up
+_LITTLE = 1 << 16  # bytes; a disk with less left is full
+_CRASHES = 2  # after so many dead processes an image is given up
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ class _Work:
 
 @contextmanager
 def _writing(home: Path, folder: Path):
-    """One clear line if a block cannot be written, and nothing of it left.
+    """One clear line if a block cannot be written, and nothing of it left behind.
 
     Raises:
         ValueError: Instead of all that DIALS raises when a disk is full.
@@ -317,7 +317,7 @@ def _load_block(home: Path, number: int) -> tuple[str, list[Result]]:
 
 
 def _finished(home: Path, key: str, images: list[Image]) -> dict[int, list[Result]]:
-    """Blocks of an earlier run that are as this run would make them."""
+    """Blocks of an earlier run that are just as this run would make them."""
     wanted, done = {image.key for image in images}, {}
     for path in sorted(home.glob("[0-9]*.json")):
         try:
@@ -331,7 +331,7 @@ def _finished(home: Path, key: str, images: list[Image]) -> dict[int, list[Resul
 
 
 def _remove_all_but(home: Path, done) -> None:
-    """Remove what earlier runs made here, finished or not, but the blocks that are kept."""
+    """Remove what earlier runs made here, finished or not, except the blocks that are kept."""
     for path in home.iterdir():
         ours = re.fullmatch(r"(?:\.|idx-)?(\d{5})([_.].*)?", path.name)
         if ours and (path.name.startswith(".") or int(ours[1]) not in done):
@@ -341,8 +341,8 @@ def _remove_all_but(home: Path, done) -> None:
 def _plan(images: list[Image], done, per_block, n_workers: int) -> dict[int, list[Image]]:
     """The blocks to make, by number.
 
-    Those that an interrupted run lacks have the numbers that they would have had, so that the stills come in the same
-    order. Where the images were others then, the new ones follow in blocks after the last.
+    Blocks that an interrupted run did not finish keep their numbers, so that the stills come in the same order. If the
+    images have changed since, the new ones follow in blocks after the last.
     """
     if per_block in (None, Auto):
         per_block = max(map(len, done.values()), default=min(_BLOCK, max(1, len(images) // (4 * n_workers))))
@@ -407,10 +407,10 @@ def counts(results: list[Result]) -> list[tuple[str, int, str]]:
 
 
 def check_any(results: list[Result]) -> None:
-    """Refuse to go on with nothing.
+    """Refuse to continue with nothing.
 
     Raises:
-        ValueError: If no image was integrated, with the numbers and the causes they point at.
+        ValueError: If no image was integrated, with the numbers and the likely causes.
     """
     if any(result.outcome.ok for result in results):
         return

@@ -24,7 +24,7 @@ def largest_s(stills: Stills, d_min: float | None) -> float:
         detector, s0 = experiment.detector, beam_direction(experiment.beam)
         key = (id(detector), tuple(np.round(s0, 9)))
         if key not in known:
-            known[key] = (detector, corner_s_length(detector, s0))  # the detector is kept, so that its id stays its own
+            known[key] = (detector, corner_s_length(detector, s0))  # the detector is kept so that its id is not reused
         largest = max(largest, known[key][1] / experiment.beam.get_wavelength())
     return largest
 
@@ -44,7 +44,7 @@ def table_bytes(grid: Grid, experiment, d_min: float | None) -> int:
 
     Args:
         grid: The grid.
-        experiment: A still, which stands for all.
+        experiment: A still that represents all.
         d_min: Limit of the resolution, Å; None: the corner of the detector.
     """
     if grid.engine == "numpy":
@@ -55,7 +55,7 @@ def table_bytes(grid: Grid, experiment, d_min: float | None) -> int:
 
 
 def asu_box(grid: Grid, stills: Stills, s_max: float) -> AsuBox:
-    """The box that the representatives of all voxels lie in.
+    """The box that contains the representatives of all voxels.
 
     An index n_j of a voxel's mate under the rotation R is ndiv_j (Σ_i R_ij a_i)·s, so that no still reaches beyond
     ndiv_j |Σ_i R_ij a_i| s_max.

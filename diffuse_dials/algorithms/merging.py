@@ -1,6 +1,6 @@
 """Scaled sums → the map: one division per voxel, for all stills and for random halves of them.
 
-With C photons, background G, response R and scale b of still i in voxel v, and weights u that know nothing of the
+With C photons, background G, response R and scale b of still i in voxel v, and weights u that do not depend on the
 still's own counts (1 without background),
 
     I = Σ u (C - G) / Σ u b R              unbiased down to zero counts
@@ -57,7 +57,7 @@ class Intensities:
     Attributes:
         value: Σ u (C - G) / Σ u b R, shape (n,), units of counts over response; 0 where nothing was measured.
         variance: What the variances of the sums predict for it, same shape; -1 where nothing was measured. None where
-            nobody asked (halves of all splits but the first).
+            it was not asked for (halves of all splits but the first).
         multiplicity: Stills that measured the voxel, same shape, int32.
     """
 
@@ -144,7 +144,7 @@ def excludes_lattice_points(setting, ndiv) -> bool:
 
 
 class Merger:
-    """Adds up scaled sums, block by block; what it holds grows with the voxels only, not with the stills.
+    """Adds up scaled sums, block by block; its memory grows with the number of voxels only, not of stills.
 
     A still's symmetry mates and panels count as one measurement of the voxel.
     """
@@ -248,11 +248,11 @@ class _Sums:
         return np.where(seen, self["numerator"], 0) / np.where(seen, self["denominator"], 1)
 
     def intensities(self) -> Intensities:
-        """The quotients, with the variance that the sums predict, where they hold what it takes."""
+        """The quotients, with the variance that the sums predict if they hold what that needs."""
         if "variance" not in self.names:
             return Intensities(self._value, None, self.multiplicity)
         seen = self.multiplicity > 0
-        # No photon at all has an uncertainty too: that of one photon.
+        # A sum without any photon has an uncertainty too: that of one photon.
         dark = seen & (self["counts"] == 0)
         photon = np.where(dark, self["one_photon"] / np.maximum(self.multiplicity, 1), 0)
         variance = (self["variance"] + photon) / np.where(seen, self["denominator"], 1) ** 2
@@ -309,7 +309,7 @@ def half_sets(keys: list[StillKey], seed: int, n_splits: int) -> np.ndarray:
 
 
 def _distinct_labels(keys: list[StillKey]) -> list[str]:
-    """Labels of the stills; those of equal file names in different folders are told apart by the folders' order."""
+    """Labels of the stills; equal file names in different folders are distinguished by the order of the folders."""
     labels = [key.label for key in keys]
     seen = Counter(labels)
     if all(n == 1 for n in seen.values()):

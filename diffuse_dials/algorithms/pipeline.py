@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import libtbx.phil
-import numpy as np
 
 from diffuse_dials.adapters.experiments import StillKey
 from diffuse_dials.adapters.images import panel_shapes
@@ -53,7 +52,7 @@ include scope diffuse_dials.algorithms.running.run_folder.phil_scope
 def measure_still(
     measurement: Measurement, number: int, skip_failed: bool, grid: Grid | None = None
 ) -> tuple[Outcome, StillMeasurement | StillSums | None]:
-    """Measure a still, its pixels or (with a grid) its sums per voxel, and say what became of it.
+    """Measure a still, its pixels or (with a grid) its sums per voxel, and record what became of it.
 
     Raises:
         ValueError: If it fails, unless ``skip_failed``.
@@ -95,7 +94,7 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
     """
     box = asu_box(grid, stills, largest_s(stills, params.d_min))
     measurement.prepare(grid, job.comm.shared)
-    counted = {}  # stills that the forecast measured: not again by this process and those that it forks
+    counted = {}  # stills that the forecast measured; this process and those that it forks need not measure them again
 
     def plan():
         used = [number for number in range(len(stills)) if measurement.uses(number)]
@@ -138,18 +137,6 @@ def grid_images(params, stills: Stills, measurement: Measurement, grid: Grid, jo
         params.extraction.skip_failed,
     )  # fmt: skip
     return None if parts is None else PartedSums.of(folder, parts)
-
-
-def voxel_columns(sums: VoxelSums) -> dict[str, np.ndarray]:
-    """The columns of gridded.refl."""
-    columns = {
-        "id": sums.still, "miller_index": sums.index, "asu_miller_index": sums.asu_index, "panel": sums.panel,
-        "bragg": sums.bragg, "counts": sums.counts, "background": sums.background, "response": sums.response,
-        "variance": sums.variance, "n_pixels": sums.n_pixels,
-    }  # fmt: skip
-    if sums.position is not None:
-        columns["xyzobs.px.value"] = np.column_stack([sums.position, np.zeros(len(sums))])
-    return columns
 
 
 def contents_record(record: dict) -> dict:

@@ -88,7 +88,7 @@ def extract_to_files(params, stills: Stills, measurement: Measurement, job: Job)
 
 
 def place_files(extracted: PartedSums, name: str) -> list[str]:
-    """Put the pixel files of a run in their place, and take those of an earlier run away.
+    """Put the pixel files of a run in place, and remove those of an earlier run.
 
     Files with the same name and a higher number would make a later command, given all of them, count photons of
     two runs. The run's folder keeps its own until the run is complete, so that any moment can be resumed from.

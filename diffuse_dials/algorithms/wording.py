@@ -1,4 +1,4 @@
-"""Texts of others within sentences of ours, each ending with one mark; numbers that are not known in tables."""
+"""Messages of other programs within our sentences, with a single full stop; unknown numbers in tables."""
 
 from __future__ import annotations
 

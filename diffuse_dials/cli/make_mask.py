@@ -1,9 +1,9 @@
 """Find the pixels that no still should use, and write them as a mask.
 
 Reads stills (integrated, or only imported) and their images. Combines, by AND, the masks that the files name, the
-trusted range, untrusted regions as in dials.generate_mask, and the hot, dead, negative and noisy pixels that the
-images show; on request the edges of modules and shadows. A pixel is bad if it differs from its neighbours in still
-after still: a Bragg spot on one still is no bad pixel. The mask serves diffuse.extract and diffuse.grid
+trusted range, untrusted regions as in dials.generate_mask, and hot, dead, negative and noisy pixels found in the
+images; on request also the edges of modules, and shadows. A pixel is bad if it differs from its neighbours in still
+after still: a Bragg spot on one still does not make a pixel bad. The mask serves diffuse.extract and diffuse.grid
 (mask=pixels.mask), dials.import (lookup.mask=pixels.mask), dials.apply_mask and dials.image_viewer (masked.expt).
 True = use.
 
@@ -19,9 +19,9 @@ Examples:
 
   diffuse.make_mask integrated.expt shadow.find=True edge=1 output.png=mask.png
 
-Spots are masked still by still in diffuse.extract and diffuse.grid, without a file; bragg_masks.pickle is for looking
-at them, or to be changed and given back (input.bragg_masks). Where the stills have crystals, the report shows the
-intensity about the lattice points and what the radius leaves of it; bragg_profile.json hands that measurement on
+diffuse.extract and diffuse.grid mask spots still by still, without a file; bragg_masks.pickle is for looking at these
+masks, or for changing and giving them back (input.bragg_masks). If the stills have crystals, the report shows the
+intensity around the lattice points and what the radius leaves of it; bragg_profile.json passes that measurement on
 (masking.bragg.profile=bragg_profile.json).
 """
 

@@ -1,6 +1,6 @@
 """Arrays in a plain file, as they are in memory and in the order in which they came, and JSON that says where each is.
 
-For what this program reads again itself and then removes, where HDF5 would take as long as the disk.
+For temporary files that only this program reads, for which HDF5 would take as long as the disk itself.
 
     magic | the bytes of the arrays, each begun at a multiple of 8 | JSON | length of the JSON, 8 bytes, little-endian
 """

@@ -40,7 +40,7 @@ def replacing(path):
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove what processes of this machine that were killed left half written in a folder.
+    """Remove half-written files that killed processes of this machine left in a folder.
 
     Args:
         folder: The folder.
@@ -55,7 +55,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
 
 
 def place(source, path) -> None:
-    """Let a finished file appear under another name too, complete or not at all; a copy where links are unknown."""
+    """Let a finished file appear under another name too, complete or not at all: a hard link, else a copy."""
     with replacing(path) as partial:
         try:
             os.link(source, partial)
@@ -70,5 +70,5 @@ def write_text(text: str, path) -> None:
 
 
 def write_json(data: dict, path, indent: int | None = 2) -> None:
-    """Write JSON (keys in the order given), complete or not at all. Without indent many numbers are fast."""
+    """Write JSON (keys in the order given), complete or not at all. Without indent, many numbers are written fast."""
     write_text(json.dumps(data, indent=indent, allow_nan=False) + "\n", path)

@@ -24,11 +24,11 @@ _ALL = (
     Column("id", "int", "number of the experiment in the .expt file written with the table"),
     Column("panel", "size_t", "panel of the detector"),
     Column("miller_index", "miller_index", "voxel index n; h = n / ndiv"),
-    Column("asu_miller_index", "miller_index", "representative of the voxel under the Laue group of the super-cell"),
+    Column("asu_miller_index", "miller_index", "the equivalent voxel in the asymmetric unit of the Laue group"),
     Column(
         "xyzobs.px.value", "vec3_double", "fast and slow pixel coordinate (a pixel's centre is its index + 0.5) and 0"
     ),
-    Column("rlp", "vec3_double", "scattering vector s = s1 - s0, |s| = 1/d (1/Å)"),
+    Column("rlp", "vec3_double", "s = s1 - s0, |s| = 1/d (1/Å); pixels in the laboratory, voxels in the crystal frame"),
     Column("hkl", "vec3_double", "fractional Miller index, n / ndiv"),
     Column("d", "double", "resolution 1/|s| (Å)"),
     Column("s", "double", "|s| at the centre of a radial bin (1/Å)"),

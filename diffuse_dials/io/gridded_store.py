@@ -3,7 +3,7 @@
 A part holds the rows of consecutive stills and is written by one process; gridded.h5 beside the folder of parts is an
 index of virtual datasets, so that nothing is copied. Any h5py reads both (compression: lzf, which h5py brings along)::
 
-    gridded.h5   stills/identifier, stills/n_rows, stills/first_row   one entry a still
+    gridded.h5   stills/identifier, stills/n_rows, stills/first_row   one per still
                  asu/id, asu/index                                    voxels of the asymmetric unit that were measured
                  rows/<column>                                        virtual: the parts one after the other
                  parts/name, parts/n_rows
@@ -12,8 +12,8 @@ index of virtual datasets, so that nothing is copied. Any h5py reads both (compr
 Columns: ``voxel`` (int64, ``kernels.sums.pack`` of the index as measured), ``asu_id`` (int32, ``models.asu.AsuBox``),
 ``panel`` (int16), ``bragg`` (bool), ``counts`` (int32; float32 for integrating detectors), ``n_pixels`` (int32),
 ``response`` (float32), ``background`` (float32, absent if 0), ``variance`` (float32, absent if equal to the counts),
-``position`` (float32 x 2, only if kept). float32 rounds by 6e-8 of the value, a row by itself and at random, which is
-far below the counting error of any row; whoever reads adds up in float64.
+``position`` (float32 x 2, only if kept). float32 rounds by 6e-8 of the value, independently for
+each row, far below the counting error of any row; readers add up in float64.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much light a still got."""
+"""How much light a still received."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Exposure:
         time: Exposure time, s.
         time_stamp: Seconds since 1970, None if unknown.
         monitor: Reading of the flux monitor or transmission, None where there is none.
-        incident: What multiplies the response, and by whose ratio blanks are scaled: the exposure time, times or
+        incident: Factor of the response, whose ratio also scales blanks: the exposure time, multiplied or
             replaced by the monitor (corrections.monitor.measures); s where there is no monitor.
     """
 

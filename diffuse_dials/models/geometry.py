@@ -1,4 +1,4 @@
-"""Where the pixels of a detector look, without wavelength or crystal."""
+"""Positions and directions of the pixels of a detector, without wavelength or crystal."""
 
 from __future__ import annotations
 
@@ -85,5 +85,5 @@ class PixelGeometry:
     def s_lengths(self, wavelength: float) -> np.ndarray:
         """|s| = 2 sin(θ)/λ of the pixel centres, shape (n,), 1/Å."""
         (x, y, z), beam = self.direction.T, self.beam_direction
-        cos_two_theta = x * beam[0] + y * beam[1] + z * beam[2]  # in this order, as kernels.shared has it
+        cos_two_theta = x * beam[0] + y * beam[1] + z * beam[2]  # added in this order, as in kernels.shared
         return np.sqrt(np.maximum(2 - 2 * cos_two_theta, 0)) / wavelength

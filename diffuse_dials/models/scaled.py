@@ -1,4 +1,4 @@
-"""Sums of the stills with what scaling found for each: what merging and statistics read, block by block."""
+"""Sums of the stills with the results of scaling for each row: what merging and statistics read, block by block."""
 
 from __future__ import annotations
 

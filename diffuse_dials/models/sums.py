@@ -11,7 +11,7 @@ from diffuse_dials.models.exposure import Exposure
 
 @dataclass(frozen=True)
 class _Rows:
-    """Arrays of equal length, one element a row."""
+    """Arrays of equal length, one element per row."""
 
     def __len__(self) -> int:
         return len(getattr(self, fields(self)[0].name))
@@ -34,7 +34,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class VoxelSums(_Rows):
-    """One row per (still, voxel, panel, bragg); arrays are to be read only, as columns that are equal may be one.
+    """One row per (still, voxel, panel, bragg); arrays must not be changed, as equal columns may share one.
 
     Attributes:
         still: Position of the still in the experiment list, shape (n,), int32.

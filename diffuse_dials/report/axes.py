@@ -1,4 +1,4 @@
-"""Axes of matplotlib with short numbers: powers of ten stand in their label, not where they touch a title."""
+"""Axes of matplotlib with short numbers: powers of ten go into the label, where they do not touch a title."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Series:
         x, y: Shape (n,); NaN is left out.
         label: In the legend.
         error: Standard uncertainties of y, shape (n,), or None.
-        names: What a pointer over a point shows beside its numbers, n texts, or nothing.
+        names: What hovering over a point shows beside its numbers, n texts, or nothing.
         lines: Whether points are joined.
         marks: Whether points are marked.
         size: Of the marks, pixels.

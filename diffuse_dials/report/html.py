@@ -1,6 +1,6 @@
 """A report as one HTML file that opens without a network: text, tables and pictures inside it.
 
-Graphs (report.graphs) can be zoomed and say what a point is; plotly.js stands in the page, once. Pictures of maps are
+Graphs (report.graphs) can be zoomed and label each point; plotly.js is in the page once. Pictures of maps are
 matplotlib's, as SVG.
 """
 
@@ -76,7 +76,7 @@ class Section:
 
     Attributes:
         title: Its heading.
-        text: Plain text, a line a paragraph.
+        text: Plain text, one line per paragraph.
         headers: Column heads of a table, units included.
         rows: Rows of the table; floats are shown with four digits.
         figure: A picture or a graph below the table, or several.

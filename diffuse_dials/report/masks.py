@@ -1,4 +1,4 @@
-"""Pictures of masks: over an image, and the intensity about lattice points that the Bragg mask rests on."""
+"""Pictures of masks: over an image, and the intensity around lattice points, on which the Bragg mask is based."""
 
 from __future__ import annotations
 

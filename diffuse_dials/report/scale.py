@@ -152,7 +152,7 @@ def r_factor_section(quality: Quality) -> Section:
 def scales_section(
     labels, scale: np.ndarray, esd: np.ndarray, chi_square: np.ndarray, x: np.ndarray | None = None, order="still"
 ) -> Section:
-    """Scale and χ² of each still; a pointer over a point says which still it is.
+    """Scale and χ² of each still; hovering over a point shows which still it is.
 
     Args:
         labels: Names of the stills.

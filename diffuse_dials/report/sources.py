@@ -1,4 +1,4 @@
-"""Which files a report draws on: those given, and what the commands wrote beside them, found by their names."""
+"""Which files a report uses: those given, and what the commands wrote beside them, found by their names."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """diffuse.process: the steps in order, what each was made from, and which need not be made again.
 
-Each step is a command of its own that runs in a process of its own, in the current folder, with a parameter file of
-its own (diffuse.grid.phil ...). What is done stands in process.json with a hash of everything it was made from.
+Each step is a command that runs in its own process, in the current folder, with its own parameter file
+(diffuse.grid.phil ...). process.json records what is done, with a hash of everything it was made from.
 """
 
 from __future__ import annotations

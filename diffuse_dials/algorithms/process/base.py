@@ -56,8 +56,8 @@ class Step(ABC):
     Attributes:
         name: Of the step, in messages and in the state file.
         command: As a user types it.
-        module: Whose ``run`` it is.
-        phil: Its parameters, all of the command's that diffuse.process hands on: PHIL with ``include scope``.
+        module: Module that holds the command's ``run``.
+        phil: Its parameters, all those of the command that diffuse.process hands on: PHIL with ``include scope``.
         writes: Names of all files that it may write in the current folder; no input of the run may have one of them.
         uses_mpi: Whether several ranks can run it.
         resumes: Whether the command has the parameter ``resume``.
@@ -75,7 +75,7 @@ class Step(ABC):
         self.scope = iotbx.phil.parse(self.phil, process_includes=True)
 
     def why_not(self, run: Run) -> str | None:
-        """Why the step has nothing to do in this run; None: it runs. Empty: not worth a word."""
+        """Why the step has nothing to do in this run; None: it runs. Empty: nothing need be said."""
         return None
 
     @abstractmethod
@@ -83,19 +83,19 @@ class Step(ABC):
         """Files on its command line."""
 
     def adapt(self, params, run: Run) -> None:
-        """Change the extract of ``scope`` where what a step before has made is to be used."""
+        """Change the extract of ``scope`` where the output of an earlier step is to be used."""
 
     def arguments(self, run: Run) -> list[str]:
-        """More on its command line, besides files and the parameter file."""
+        """What else is on its command line, besides files and the parameter file."""
         return []
 
     def read_too(self, run: Run) -> list[str]:
-        """Files that it finds beside its inputs, and depends on."""
+        """Files that it finds beside its inputs and depends on."""
         return []
 
     @abstractmethod
     def outputs(self, run: Run) -> list[str]:
-        """Files that say that it is complete."""
+        """Files whose presence says that it is complete."""
 
     def summary(self, run: Run) -> list[str]:
         """What to say when it is done."""

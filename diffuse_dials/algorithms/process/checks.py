@@ -1,4 +1,4 @@
-"""What is wrong with a run before it begins: said at once, and not after an hour of integration."""
+"""Checks of a run before it begins, so that mistakes are reported at once and not after an hour of integration."""
 
 from __future__ import annotations
 

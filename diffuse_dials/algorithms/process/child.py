@@ -1,4 +1,4 @@
-"""One command in a process of its own: its log goes into ours, its progress bar to the terminal, its error to us."""
+"""Runs one command in its own process: its log goes into ours, its progress bar to the terminal, its error to us."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import diffuse_dials
 
 logger = logging.getLogger(f"dials.{__name__}")
 
-# SIGTERM ends a command by an exception, so that it removes what it has half written; a second one (sent to the group,
-# it comes from there and from us) does not interrupt that. What DIALS cannot write into its log (disk full) it does not
-# say, line by line, on the terminal.
+# SIGTERM ends a command by an exception, so that it removes what it has half written; a second one (a signal to the
+# group comes from there and from us) does not interrupt that. Lines that DIALS cannot write to its log (disk full) must
+# not each give a traceback on the terminal.
 _CODE = """
 import logging, signal, sys
 logging.raiseExceptions = False

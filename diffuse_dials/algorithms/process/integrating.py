@@ -57,7 +57,7 @@ class Integrate(Step):
         return list(run.given)
 
     def adapt(self, params, run: Run) -> None:
-        """What the user said once, in the places where stills_process looks for it."""
+        """Put what the user said once into the places where stills_process looks for it."""
         ours, theirs = run.params, params.stills_process
         symmetry = theirs.indexing.known_symmetry
         symmetry.unit_cell = _one("unit_cell", ours.unit_cell, symmetry.unit_cell)

@@ -22,7 +22,7 @@ def mask_name(run: Run) -> str:
 
 
 def hand_on_spots(params, run: Run) -> None:
-    """The integrated reflections of the run serve the Bragg statistics, where the user named none.
+    """Use the integrated reflections of the run for the Bragg statistics, unless the user named others.
 
     Files given with start_from=integrated may lack the intensities (indexed.refl, for its shoeboxes): then not.
     """
@@ -89,7 +89,7 @@ class Grid(Step):
         return integrated(run, ".expt") + integrated(run, ".refl")
 
     def adapt(self, params, run: Run) -> None:
-        params.input.mask = [mask_name(run)]  # which has those given in it
+        params.input.mask = [mask_name(run)]  # it contains the masks given
         if blank_images(run):
             params.input.background = [n for n in params.input.background if n.endswith(".expt")] + ["blank.expt"]
         bragg = params.masking.bragg
@@ -98,7 +98,7 @@ class Grid(Step):
         if run.starts_at("integrated"):
             _bring_stills(run)
         params.extraction.skip_failed = True
-        params.resume = False  # what is interrupted is found out here
+        params.resume = False  # process.json knows what was interrupted
 
     def outputs(self, run: Run) -> list[str]:
         sums = "gridded.h5" if Path("gridded.h5").is_file() else "gridded.refl"
@@ -106,7 +106,7 @@ class Grid(Step):
 
 
 def _bring_stills(run: Run) -> None:
-    """stills.csv travels with the integrated stills, if there is none here."""
+    """Copy the stills.csv of the integrated stills, if there is none here."""
     found = Path(run.files(".expt")[0]).absolute().parent
     for folder in (found, found.parent):  # diffuse.integrate writes it beside the folder of its results
         if (folder / "stills.csv").is_file() and not Path("stills.csv").exists():

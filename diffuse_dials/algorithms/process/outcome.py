@@ -1,4 +1,4 @@
-"""What a run came to, in one line."""
+"""The outcome of a run, in one line."""
 
 from __future__ import annotations
 

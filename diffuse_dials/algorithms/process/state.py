@@ -33,17 +33,17 @@ class State:
         self._write()
 
     def is_done(self, name: str, key: str) -> bool:
-        """Whether a step was made from the same, and its files are as it left them."""
+        """Whether a step was made from the same things, and its files are as it left them."""
         step = self.steps.get(name, {})
         same = step.get("status") == "done" and step.get("key") == key
         return same and all(mark(file) == known for file, known in step["outputs"].items())
 
     def was_done(self, name: str) -> bool:
-        """Whether a step was made, from the same or not."""
+        """Whether a step was made, from the same things or not."""
         return self.steps.get(name, {}).get("status") == "done"
 
     def was_interrupted(self, name: str, key: str) -> bool:
-        """Whether a step was begun with the same, and did not end."""
+        """Whether a step was begun with the same things, and did not end."""
         step = self.steps.get(name, {})
         return step.get("status") == "running" and step.get("key") == key
 

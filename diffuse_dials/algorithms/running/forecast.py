@@ -1,4 +1,4 @@
-"""How much memory and disk a run of diffuse.grid will need, known before it begins."""
+"""How much memory and disk a run of diffuse.grid will need, estimated before it begins."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Forecast:
         available: Memory that this process may still take, bytes.
         worker: Memory of one process beyond what all share, bytes.
         at_most: Whether ``n_rows`` is an upper bound, and nothing was measured.
-        free: What the disk of the output has left, bytes; None if unknown.
+        free: Free space on the disk of the output, bytes; None if unknown.
     """
 
     n_rows: int
@@ -140,7 +140,7 @@ def _left(place: Path, limit: str, usage: str, cache: str) -> int | None:
 
 
 def forecast(count_rows, numbers: list[int], most_rows: int, output: str, table: int = 0) -> Forecast:
-    """Measure a few stills, one in a hundred and three at most, unless even the most that there can be would fit.
+    """Measure a few stills, one in a hundred and at most three, unless even the upper bound would fit.
 
     Args:
         count_rows: Measures a still and returns the number of its rows; raises ValueError where that fails.

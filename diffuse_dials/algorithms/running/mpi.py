@@ -1,4 +1,4 @@
-"""The ranks of an MPI job (mpi4py): one command, run by all of them; rank 0 speaks and writes.
+"""The ranks of an MPI job (mpi4py): one command, run by all of them; rank 0 logs and writes.
 
 Every rank parses the same arguments and sets up the same things; then the ranks share the tasks, and rank 0 alone
 goes on with the results.

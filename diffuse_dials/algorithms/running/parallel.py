@@ -1,4 +1,4 @@
-"""The same work on one still, or block of stills, after the other: here, in forked processes, or on the ranks of MPI.
+"""The same work on one still, or block of stills, after the other: here, in forked processes, or on MPI ranks.
 
 A task is a small picklable thing; what a process needs besides (models, masks, geometry) was set up before and is
 shared by fork, or set up by each rank. Results come in the order of the tasks, whoever worked on them.
@@ -65,7 +65,7 @@ def n_processes(params) -> int:
 
 
 def working_on(item: int) -> None:
-    """``work`` says so before it begins with an item of its task: for the progress bar, and to name it in messages."""
+    """``work`` calls this before it begins an item of its task: for the progress bar, and to name it in messages."""
     _reporter(item)
 
 

@@ -81,7 +81,7 @@ class Outcome:
 
 
 def split(n_stills: int, rows_per_still: float, n_workers: int, store: bool) -> list[list[int]]:
-    """Blocks of consecutive stills, [first, end): small enough to share and to lose, not more than a folder bears."""
+    """Blocks of consecutive stills, [first, end): small enough to share out and to lose, not too many for a folder."""
     most = _STORED_ROWS if store else _TABLE_ROWS
     size = min(most / max(rows_per_still, 1), n_stills / (_PARTS_PER_PROCESS * n_workers))
     size = max(int(size), -(-n_stills // _MAX_PARTS), 1)

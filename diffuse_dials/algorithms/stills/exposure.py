@@ -38,7 +38,7 @@ corrections {
 
 
 class Exposures:
-    """Looks up how much light each image got; nothing is opened before it is asked for.
+    """Looks up how much light each image received; nothing is opened before it is needed.
 
     Attributes:
         has_monitor: Whether a table of monitor readings was given.

@@ -1,8 +1,8 @@
-"""Sums of one still straight from its image, by the kernel that does everything in one pass over the pixels.
+"""Sums of one still straight from its image, by the kernel, in one pass over the pixels.
 
 What stills share (plane of the pixels, response, |s| bins, masks) is worked out once for a detector and a beam and
-kept; a still adds its image, its orientation and its Bragg radius. The same sums as ``Measurement.measure`` followed by
-``gridding.voxel_sums``: equal counts and numbers of pixels, the rest to rounding.
+kept; a still adds its image, its orientation and its Bragg radius. The result is that of ``Measurement.measure``
+followed by ``gridding.voxel_sums``: equal counts and numbers of pixels, the rest to rounding.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Panel:
 
 
 class PanelInput(NamedTuple):
-    """What the kernel takes of one panel of a still: arguments of kernels.still.sum_rows.
+    """What the kernel needs of one panel of a still: arguments of kernels.still.sum_rows.
 
     Attributes:
         shared: What stills share.

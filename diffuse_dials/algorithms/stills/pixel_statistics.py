@@ -38,7 +38,7 @@ _POINTS = 1500  # of a still in the plot of reciprocal space
 
 @dataclass(frozen=True)
 class StillSample:
-    """One still: numbers of all pixels of the run, and what some of them show.
+    """One still: how many of its pixels pass which filter, and what a sample of them shows.
 
     Attributes:
         label: Its name.
