@@ -43,18 +43,18 @@ def graphs(record: dict, methods) -> list[tuple[str, Graph]]:
     """(caption, graph) of what there is to show; arguments as of ``sections``."""
     found = []
     if "total_scattering" in record and record["method"] != "none":
-        text = "All good pixels of the scaled stills; the Bragg mask plays no part here."
+        text = "All good pixels of the scaled stills, whether under the Bragg mask or not."
         found.append((text, totals_graph(record["total_scattering"])))
     text = f"Compton scattering is {'' if record['compton_subtracted'] else 'not '}subtracted."
     found.append((text, diffuse_graph(record)))
     if _wilson(record) is not None or record["wilson_plot_of_single_stills"] is not None:
         text = (
-            "Bragg intensities out of the map, by boxes of voxels, over ε Σf0² of the ordered atoms. Intensities of "
-            "single stills, where given, are shifted; they give no scale, and B only roughly."
+            "Bragg intensities from the map, by boxes of voxels, over ε Σf0² of the ordered atoms. Intensities of "
+            "single stills, if given, are shifted; they give no scale, and B only roughly."
         )
         found.append((text, wilson_graph(record)))
     if any(estimate["k_against_limit"]["s"] for estimate in record["estimates"]):
-        text = "K as it comes out with another limit, or shell by shell: flat where it can be trusted."
+        text = "K for other limits, or shell by shell: flat where it can be trusted."
         found.append((text, limits_graph(record, methods)))
     return found
 

@@ -16,28 +16,31 @@ from diffuse_dials.report.graphs import ColourMap, Graph, Series
 from diffuse_dials.report.html import Section
 
 STATISTICS = (
-    "Scales come from all stills; CC½ correlates maps of random halves of the stills, averaged over the splits, after "
-    "the isotropic part of each half was taken out of it (± is the spread over the splits; two stills have one split). "
-    "CC½ total leaves it in, and the fall-off inflates it. σ ratio is the scatter of the stills over the predicted σ, "
-    "χ² that of their sums about scales and map: both 1 where the errors are right. d is that of voxels' centres: few "
-    "of those beyond the limit that pixels were cut at are measured."
+    "Scales come from all stills. CC½ is the correlation of maps from random halves of the stills, averaged over the "
+    "splits, after the isotropic part of each half was subtracted (± is the spread over the splits; two stills have "
+    "one split). CC½ total leaves the isotropic part in, and is inflated by the fall-off with resolution. σ ratio is "
+    "the scatter of the stills over the predicted σ, χ² that of their sums about scales and map: both are 1 if the "
+    "errors are right. d refers to the centres of voxels; beyond the resolution limit of the pixels few voxels are "
+    "measured."
 )
 SYMMETRY = (
-    "Correlation of the anisotropic parts of voxels that an operator relates, before they are merged. Expected is what "
-    "the noise leaves of 1 if the symmetry holds: too high where χ² says that the predicted errors are too small."
+    "Correlation of the anisotropic parts of voxels that an operator relates, before merging. Expected is the "
+    "correlation that noise would leave if the symmetry holds; it is too high if χ² shows that the predicted errors "
+    "are too small."
 )
 RESIDUALS = (
     "Excess = Σ(counts - background - model) / Σ model. Each plot is flat within its errors if no component is "
-    "missing. Sums with a voxel to themselves are left out: the map follows them. Map and scales take up a factor over "
-    "|s| that all stills share, and one over the stills."
+    "missing. Sums that are alone in their voxel are left out, because the map follows them. A factor over |s| that "
+    "all stills share, or one over the stills, cannot show: map and scales absorb it."
 )
 NULL = (
-    "Every still was turned by a random rotation: what half maps share then does not come from the crystal. Mean and "
-    "spread over the draws; of few stills one draw scatters widely, for they meet in few places."
+    "Every still was turned by a random rotation: what half maps still share does not come from the crystal. Mean and "
+    "spread over the draws; with few stills a single draw scatters widely, because they meet in few places."
 )
 BRAGG = (
-    "Bragg intensities over polarization and scale, merged per h, never divided by partialities. They serve these "
-    "statistics only: on stills their size depends on mosaicity and on how the sphere cuts each spot."
+    "Bragg intensities divided by polarization and scale, merged per reflection, never divided by partialities. They "
+    "are used for these statistics only: on stills they depend on mosaicity and on how the Ewald sphere cuts each "
+    "spot."
 )
 
 
@@ -175,7 +178,7 @@ def scales_section(
 
 def components_section(headers, rows) -> Section:
     """What each component beyond the scale is worth."""
-    text = "Gain in ln likelihood on observations that were left out of the refinement: it must exceed chance."
+    text = "Gain in ln likelihood on observations that were left out of the refinement; it must exceed chance."
     return Section("Components of the scaling model", text, tuple(h.replace("\n", " ") for h in headers), rows)
 
 
@@ -194,7 +197,7 @@ def bragg_section(bragg: BraggStatistics) -> Section:
 def map_section(intensity: Figure, anisotropic: Figure) -> Section:
     """Sections of the map, with and without its isotropic part."""
     text = (
-        "Symmetry mates filled in; voxels with lattice points, where the statistics leave them out, and what was not "
-        "measured are grey. Colours end at quantiles: 1 and 99 % of the intensities, 98 % of the anisotropic part."
+        "Symmetry mates are filled in. Grey: not measured, or lattice points if the statistics leave them out. "
+        "Colours end at quantiles: 1 and 99 % of the intensities, 98 % of the anisotropic part."
     )
     return Section("Sections of the map", text, figure=(intensity, anisotropic))

@@ -36,10 +36,10 @@ class Integration(Page):
         found = self.found
         yield images_section(found)
         yield Section(
-            "Unit cells", "Dotted: mean. Several peaks are several crystal forms; a wide one is a poor geometry.",
+            "Unit cells", "Dotted: mean. Several peaks mean several crystal forms; a wide one means a poor geometry.",
             IntegratedStatistics.headers, tuple(found.cell_rows()), tuple(cell_graphs(found)),
         )  # fmt: skip
-        text = "A still far below its neighbours hit a small crystal, or its lattice is a wrong one."
+        text = "A still far below its neighbours hit a small crystal, or its lattice is wrong."
         graph = spots_graph(found)
         if graph.series:
             yield Section("Spots", text, figure=(graph, *spots_bars(found)))

@@ -20,10 +20,10 @@ from diffuse_dials.report.pages.base import Missing, Page
 from diffuse_dials.report.slices import Quantity, Slices, fitting
 
 _TEXT = (
-    "Symmetry mates are filled in; what no still measured, and voxels with a lattice point where they are left out, "
-    "are grey. Colours are the same for all sections: they end at the 1 and 99 % quantiles of the map, without the "
-    "isotropic part at its 98 % quantile. A pointer over a voxel says which it is. Values beyond a thousandth at "
-    "either end are cut off here (not in the .refl file)."
+    "Symmetry mates are filled in. Grey: voxels that no still measured, or with a lattice point if those are left "
+    "out. Colours are the same for all sections: they end at the 1 and 99 % quantiles of the map, or without the "
+    "isotropic part at its 98 % quantile. Hover over a voxel to see its indices. The highest and lowest thousandth of "
+    "the values are cut off here (not in the .refl file)."
 )
 
 

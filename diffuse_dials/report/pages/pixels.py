@@ -52,20 +52,20 @@ class Pixels(Page):
             yield record_section(self.record)
         if self.maps is not None:
             figures = tuple(factor_map(name, self.maps) for name in self.maps.factors)
-            text = "Each factor of the response over the detector, along the beam; smooth, or a correction is wrong."
+            text = "Each factor of the response over the detector, seen along the beam: smooth, unless one is wrong."
             yield Section("Corrections over the detector", text, figure=figures)
         if self.samples:
             yield filters_section(self.samples, *self.steps)
             text = (
-                "Pixels that are used, by their photons and by (photons - background) x mean response / response: less "
-                "by the background, and narrower where a correction or the background varies over the detector. A heap "
-                "far below 0: too much background. The highest thousandth is left out."
+                "Pixels that are used, by their photons and by (photons - background) x mean response / response: "
+                "lower by the background, and narrower if a correction or the background varies over the detector. A "
+                "second peak far below 0 means too much background. The highest thousandth is left out."
             )
             yield Section("Photons before and after", text, figure=tuple(histogram(sample) for sample in self.samples))
             text = (
-                "Some pixels of each still in the crystal's frame (x along a, z along c*): "
-                "sheets of the Ewald sphere, in another direction for each still. The same direction for all: the "
-                "crystals lie alike, and parts of the map stay empty."
+                "Some pixels of each still in the crystal's frame (x along a, z along c*): sheets of the Ewald "
+                "sphere, each still in another direction. If all have the same direction, the crystals are oriented "
+                "alike, and parts of the map stay empty."
             )
             yield Section("Coverage of reciprocal space", text, figure=tuple(coverage(self.samples)))
         else:
@@ -95,7 +95,7 @@ class Pixels(Page):
             if EXPOSURE in missing:
                 yield "Exposure times are not known: the scales of the stills take them up"
             if self.record["background"].get("method") in (None, "none"):
-                yield "WARNING: no background was subtracted: what air and liquid scatter is in the map"
+                yield "WARNING: no background was subtracted: scattering by air and liquid is in the map"
         if self.mask is not None:
             share = 100 * self.mask["n_used"] / self.mask["n_pixels"]
             yield f"The mask of all stills leaves {share:.1f} % of {self.mask['n_pixels']} pixels"
@@ -119,8 +119,8 @@ def record_section(record: dict) -> Section:
     rows = [(name, *described(values)) for name, values in record["corrections"].items()]
     rows += [(name, "", described(record[name])[1]) for name in ("noise", "background") if record.get(name)]
     text = (
-        "A correction that is not applied stays in the map as a slope over the detector, an exposure time that is not "
-        "known in the scale of its still."
+        "A correction that is not applied remains in the map as a slope over the detector; an unknown exposure time "
+        "goes into the scale of its still."
     )
     return Section("Corrections and background", text, ("", "applied", "values"), tuple(rows))
 
@@ -144,7 +144,7 @@ def filters_section(samples: list[StillSample], pixel_step: int, sample_step: in
         numbers = [getattr(sample, name) for sample in samples]
         rows.append((text, *(f"{n} ({100 * n / s.n_pixels:.1f} %)" for n, s in zip(numbers, samples))))
     rows.append(("overloaded", *(str(sample.n_overloaded) for sample in samples)))
-    text = "Each line counts those that pass the lines above it too; overloaded pixels are lost in the third."
+    text = "Each line counts the pixels that pass the lines above it too; overloaded pixels are lost in the third."
     if pixel_step > 1:
         text += f" Only one pixel in {pixel_step**2} was read (extraction.pixel_step={pixel_step})."
     if sample_step > pixel_step:
