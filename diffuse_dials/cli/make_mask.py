@@ -212,7 +212,7 @@ def _bragg_pictures(output, experiment, pixels, bragg, tolerance: float, section
     rows = left_over(profile, tolerance)
     figure = profile_figure(profile.excess_r(), R_STEP, profile.excess_x(), X_STEP, rows, SHELL, tolerance)
     text = (
-        f"Mean over {profile.n_stills} stills. radius=Auto ends (dots) where the excess has come down to the tolerance "
+        f"Mean over {profile.n_stills} stills. radius=Auto ends (dots) where the excess has dropped to the tolerance "
         f"{tolerance:g} of the local level, or where its fall becomes as slow as that of diffuse scattering. 'Left' is "
         "the mean excess beyond it, the crystal's own haloes included. From the left curves masking.bragg.radius can "
         "be read off, from the right ones masking.bragg.radius_sigmas."
@@ -232,7 +232,7 @@ def _bragg_pictures(output, experiment, pixels, bragg, tolerance: float, section
         removed = sum(
             int(np.count_nonzero(used & ~kept)) for used, kept in zip(pixels.mask, bragg_mask(experiment, [mask]))
         )
-        shares.append(f"{mask[0].name} leaves out {100 * removed / n_used:.2f} % of the pixels in use")
+        shares.append(f"{mask[0].name} masks {100 * removed / n_used:.2f} % of the pixels in use")
     text = "; ".join(shares) + "."
     logger.info("Bragg mask of the first still: %s", text)
     sections.append(Section("The Bragg mask of the first still", text, figure=figure))

@@ -77,12 +77,12 @@ def of_record(record: GridRecord, n_stills: int, method: str) -> list[str]:
         if isinstance(values, dict) and values.get("applied") is False:
             what = name.replace("_", " ")
             found.append(
-                f"The {what} was not corrected for ({clause(values.get('reason'))}): K depends on |s| by that much."
+                f"The {what} was not corrected for ({clause(values.get('reason'))}), so K varies with |s| by as much."
             )
     compares_totals = method in METHODS and "totals" in METHODS[method].needs
     if compares_totals and record.background.get("method") in (None, "none"):
         found.append(
-            "No background was subtracted: what air and liquid around the crystal scatter is taken for the crystal's, "
+            "No background was subtracted: scattering by air and liquid around the crystal counts as the crystal's, "
             "and the intensities come out too small. Use background images, or absolute.method=reference."
         )
     if n_stills < 10:
@@ -103,8 +103,7 @@ def of_totals(ratio: float | None) -> list[str]:
         return []
     return [
         f"The map with its Bragg pixels has {ratio:.2f} times the mean of the radial totals at the same |s|, which "
-        "should "
-        "be one: are the files of one run? Few stills can do this too."
+        "should be 1. Are the files from one run? Few stills can cause this as well."
     ]
 
 

@@ -179,7 +179,7 @@ def _regions(experiments, masking, d_min, d_max) -> list[np.ndarray]:
     low, high = min(wavelengths), max(wavelengths)
     rings = any(limits is not None for limits in masking.resolution_range or ()) or masking.ice_rings.filter
     if high - low > _SAME_WAVELENGTH * low and (rings or d_min is not None or d_max is not None):
-        logger.info("Limits and rings of resolution: what they cover at any wavelength from %.5f to %.5f Å", low, high)
+        logger.info("Resolution limits and rings: all that they cover at wavelengths from %.5f to %.5f Å", low, high)
         n = min(int(np.ceil((high / low - 1) / _WAVELENGTH_STEP)) + 1, _MOST_WAVELENGTHS)
         beams = [copy.deepcopy(first.beam) for _ in range(max(n, 2))]
         for beam, wavelength in zip(beams, np.linspace(low, high, len(beams))):

@@ -232,7 +232,7 @@ class _Run:
                 "or no crystal", self.gridded.keys[i].label, found.slope[i], found.esd[i],
             )  # fmt: skip
         if not found.judged.any():
-            logger.info("The stills are too weak to be held against the map one by one")
+            logger.info("The stills are too weak to be compared with the map one by one")
         if len(disagreeing) and self.options.outlier.stills == "remove":
             self.leave_out({int(i): "it does not agree with the map of the other stills" for i in disagreeing})
             self.fit()

@@ -7,7 +7,7 @@ import numpy as np
 from diffuse_dials.algorithms.absolute.methods.base import Evidence, Method, ScaleEstimate
 
 MIN_REFLECTIONS = 20
-_DOUBTFUL = 0.7  # of the correlation that the scatter lets expect
+_DOUBTFUL = 0.7  # of the correlation expected from the scatter
 _DELTA_B = 30.0  # Å²: models of B = 0 are allowed for
 _CYCLES = 50
 
@@ -26,7 +26,7 @@ class Reference(Method):
     needs = ("bragg", "reference")
     without_isotropic = True
     curve = "by shell"
-    expected = "some per cent, whatever the background"
+    expected = "a few per cent, whatever the background"
 
     def estimate(self, evidence: Evidence, params) -> ScaleEstimate:
         """See :meth:`Method.estimate`; needs 20 reflections in common with the reference."""
@@ -47,12 +47,12 @@ class Reference(Method):
         expected = k * squared * np.exp(-delta_b * found.s**2 / 2)
         correlation, possible = correlations(found, expected)
         remark = f"|F|² are {reference.source}; {used.sum()} lattice points, correlation {correlation:.3f}"
-        remark += f" (the scatter between stills lets {possible:.3f} expect)" if np.isfinite(possible) else ""
+        remark += f" ({possible:.3f} expected from the scatter between stills)" if np.isfinite(possible) else ""
         remark += f", B of the crystal larger by {delta_b:.1f} Å²." if params.reference.fit_b else "."
         notes = []
         if correlation < (_DOUBTFUL * possible if np.isfinite(possible) else _DOUBTFUL / 2):
             notes.append(
-                f"Bragg intensities of the map and the reference correlate with {correlation:.2f} only: is it this "
+                f"Bragg intensities of map and reference have a correlation of only {correlation:.2f}: is it this "
                 "crystal, in this setting? The scale of method reference is doubtful."
             )
         if abs(delta_b) > _DELTA_B:
@@ -118,10 +118,10 @@ def fit_scale(found, squared, fit_b: bool) -> tuple[float, float, float]:
 
 
 def correlations(found, expected) -> tuple[float, float]:
-    """Correlation of intensities with those expected, and what the scatter between stills would let it be.
+    """Correlation of intensities with those calculated, and the one to be expected from the scatter between stills.
 
     Returns:
-        (found, possible): 1/√(1 + <σ²>/var) is possible; NaN where no scatter is known.
+        (found, expected): the latter is 1/√(1 + <σ²>/var); NaN where no scatter is known.
     """
     known = np.isfinite(found.variance)
     spread = float(found.variance[known].mean()) if known.any() else np.nan

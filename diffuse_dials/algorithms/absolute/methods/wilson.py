@@ -107,7 +107,7 @@ class Wilson(Method):
     name = "wilson"
     needs = ("bragg", "theory")
     curve = "by shell"
-    expected = "30 %, with the range of d"
+    expected = "30 %, depending on the range of d"
 
     def estimate(self, evidence: Evidence, params) -> ScaleEstimate:
         """See :meth:`Method.estimate`."""
