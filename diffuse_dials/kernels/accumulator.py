@@ -69,7 +69,7 @@ class Accumulator:
         return index, bragg, collect(self._whole, self._real, rows), n_left_out, bin_whole, bin_real
 
     def _make_room(self, n_fast: int) -> None:
-        """Room for what a row may need, as sum_rows judges it; a quarter more than there was, to be seldom called.
+        """Room for what a row may need, as sum_rows judges it; a quarter more than before, so that calls are rare.
 
         In place, new elements are 0: a copy would need twice the memory. No other array refers to them. The arrays
         whose lengths count come last, so that there is room for what they say if memory ends before.

@@ -1,8 +1,8 @@
 """Where the pixels of a patch pass from voxel to voxel along its rows.
 
 Where a coordinate only rises or only falls along the rows, by less than a voxel from pixel to pixel, it passes each
-whole number at one place of a row. That is solved for in all rows of the patch at once, and held against the margin to
-within which the coordinate is right at the pixels on both sides. Rows where this does not tell, few of them, are
+whole number at one place of a row. That is solved for in all rows of the patch at once, and then checked at the pixels
+on both sides, given the margin to within which the coordinate is right. The few rows where this leaves a doubt are
 worked out pixel by pixel (kernels.voxels).
 """
 
@@ -180,7 +180,7 @@ def find_crossings(part, n, local, cubics, margin, crossings):
         _find_ends(part, j, half, n, cubics, ends)
         _add_first_keys(j, ends, first_keys)
         low, high = np.floor(min(first, last) - spread), np.floor(max(first, last) + spread)
-        for k in range(np.int64(low) + 1, np.int64(high) + 1, 2):  # by two, that a processor has more to do at once
+        for k in range(np.int64(low) + 1, np.int64(high) + 1, 2):  # two at a time, to keep the processor busy
             _solve(part, j, np.float32(k), sign, half, n, margin, cubics, ends, numbers)
             for i in range(2):
                 or_into(numbers, TOGETHER * i, unsure)

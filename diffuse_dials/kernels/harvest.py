@@ -1,4 +1,4 @@
-"""The rows that the pass over a panel leaves, in order of the voxels, and what is said of them."""
+"""The rows that the pass over a panel leaves, in the order of their voxels, and their columns."""
 
 from __future__ import annotations
 

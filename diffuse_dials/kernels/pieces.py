@@ -45,7 +45,7 @@ class Pieces(NamedTuple):
         patches: The same of each patch, shape (N_PATCH_BOUNDS, groups·m); the error of its polynomials as unit vectors
             differ; and of their values in a block of one row, or in its tile, the block in all rows of the patch
             (``kernels.tiles``): largest distance from the value in the block's middle, from the straight line through
-            it, and from the tile taken for flat.
+            it, and from the tile treated as flat.
     """
 
     edges: np.ndarray

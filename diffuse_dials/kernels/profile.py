@@ -1,10 +1,10 @@
 """The profile of a still over |s|, for a background that is estimated on each still (algorithms.background.radial).
 
-``sum_bins`` sums the pixels of a panel that pass every mask, the Bragg mask too, by |s| bin; ``take_out`` takes those
-away again that are too far off a profile; ``run_on_profile`` and ``add_run`` give the kernel its share of a row.
+``sum_bins`` sums the pixels of a panel that pass every mask, the Bragg mask too, by |s| bin; ``take_out`` subtracts
+those that deviate too much from a profile; ``run_on_profile`` and ``add_run`` give the kernel the profile along a row.
 |s| and bins are those of the NumPy code, so that the same pixels are in the same bins and the same ones are left out.
-Of a pixel nothing is kept but one bit; a piece keeps the extremes of its pixels, by which most pieces are seen to hold
-none that is too far off.
+Only one bit is kept for each pixel, and for each piece the extremes of its pixels, which show for most pieces that none
+deviates too much.
 """
 
 from __future__ import annotations

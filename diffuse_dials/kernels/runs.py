@@ -1,4 +1,4 @@
-"""Runs: neighbouring pixels of a row that share something."""
+"""Runs of neighbouring pixels of a row that share something: a voxel and flags, or an |s| bin."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def find_runs(n, keys, starts):
         if begin + WORD > n:
             word &= (np.uint64(1) << np.uint64(n - begin)) - np.uint64(1)
         stop, place = found + np.int64(ones(word)), found
-        while place < stop:  # eight at a time, so that a processor seldom guesses the number wrong
+        while place < stop:  # eight at a time, so that branches are rarely mispredicted
             for k in range(8):
                 starts[np.uint64(place + k)] = begin + np.int32(trailing_zeros(word))
                 word &= word - np.uint64(1)
@@ -63,7 +63,7 @@ def _from_crossings(word, begin, key, found, u, v, w, steps, near, skip, starts,
     """
     du, dv, dw = steps[0], steps[1], steps[2]
     place, stop = found, found + np.int64(ones(word))
-    while place < stop:  # several at a time, so that a processor seldom guesses the number wrong
+    while place < stop:  # eight at a time, so that branches are rarely mispredicted
         for k in range(8):
             at = trailing_zeros(word)
             from_top = ~at & np.uint64(WORD - 1)

@@ -1,8 +1,8 @@
 """What stills of one wavelength and mask share on a panel, worked out in one pass: responses, |s| bins and states.
 
 Formulas are those of models.geometry and kernels.physics, piece by piece and several pixels at once. Responses agree to
-the last bits; where rounding could put a pixel on the other side of a bin's or a limit's edge, it is taken through the
-very operations of ``PixelGeometry``, so that bins and states are the same.
+the last bits; where rounding could put a pixel on the other side of a bin's or a limit's edge, the pass repeats
+the operations of ``PixelGeometry`` exactly, so that bins and states are the same.
 """
 
 from __future__ import annotations

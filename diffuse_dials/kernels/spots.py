@@ -1,9 +1,9 @@
 """Which pixels of a row are near a reciprocal lattice point.
 
-Only blocks of pixels in the tiles that may be near one (kernels.tiles) are looked at. They are taken for pieces of
-straight lines, and passed over if they are farther from a lattice point than the radius and what they stray from the
+Only blocks of pixels in the tiles that may be near one (kernels.tiles) are looked at. A block is treated as a piece of
+a straight line, and skipped if its distance from every lattice point exceeds the radius plus its deviation from the
 line. The others are worked out in single precision; a pixel whose distance is within the known error of the radius, or
-half way between two lattice points, is decided by the exact formula of ``algorithms.masking.bragg.LatticeMask``.
+half-way between two lattice points, is decided by the exact formula of ``algorithms.masking.bragg.LatticeMask``.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _find_lines(group, polynomials, matrices, lattices, which, lines):
 
 @njit(**BORROW)
 def _find_tests(group, patches, wavelength, sizes, lattices, which, size, radii, lines, tests):
-    """What blocks and pixels are held against in TOGETHER rows; the arguments are of ``mark_near`` or ``Work``."""
+    """What blocks and pixels are compared with in TOGETHER rows; the arguments are of ``mark_near`` or ``Work``."""
     n_pieces, rounding = size.shape[1], lattices[which, METRIC_SIZE] * _SINGLE
     for part in range(n_pieces):
         patch = group * n_pieces + part

@@ -1,7 +1,7 @@
 """Tiles of BLOCK by TOGETHER pixels, and which of them may have pixels near a reciprocal lattice point.
 
-A tile is taken for flat, and passed over if it is farther from every lattice point than the radius and what its pixels
-stray from it. Few are left where spots are apart.
+A tile is treated as flat, and skipped if its distance from every lattice point exceeds the radius plus the deviation of
+its pixels from the plane. If spots are well separated few tiles are left.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _value(cubics, j, t):
 
 @njit(**BORROW)
 def _flatten(group, part, polynomials, patches, matrices, lattices, which, volume, size, radius, wavelength, flat):
-    """By what the tiles of a piece are held against lattice points; the arguments not named here are of ``find_tiles``.
+    """What the tiles of a piece are compared with lattice points by; other arguments are those of ``find_tiles``.
 
     Args:
         volume: Of the reciprocal cell, Å⁻³.

@@ -1,4 +1,4 @@
-"""What a processor does with several numbers at once, where the compiler does not find it by itself."""
+"""Vector instructions (several numbers at once) that the compiler does not find by itself."""
 
 from __future__ import annotations
 
