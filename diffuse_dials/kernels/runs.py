@@ -8,7 +8,7 @@ from numba import njit
 from diffuse_dials.kernels.crossings import FIRST_KEY, UNSURE
 from diffuse_dials.kernels.options import BORROW, INLINE
 from diffuse_dials.kernels.pieces import BEYOND, PIECE, WORD, WORDS
-from diffuse_dials.kernels.vectors import changes, ones, trailing_zeros
+from diffuse_dials.kernels.vectors import LINE, changes, ones, prefetch, trailing_zeros
 from diffuse_dials.kernels.voxels import NEAR, SKIP
 
 
@@ -129,7 +129,7 @@ def _list_with_flags(first, n, key, known, steps, near, skip, keys, found, start
 
 
 @njit(**BORROW)
-def list_runs(row, r, n_fast, kinds, crossings, keys, near, skip, starts, run_keys):
+def list_runs(row, r, n_fast, kinds, crossings, keys, near, skip, response, starts, run_keys):
     """Runs of pixels of one key along a row; one begins with each piece.
 
     Args:
@@ -139,6 +139,7 @@ def list_runs(row, r, n_fast, kinds, crossings, keys, near, skip, starts, run_ke
         keys: Keys of the pixels of pieces whose crossings are not known, as in ``voxels.find_voxels``.
         near, skip: Which pixels are near a Bragg spot, and which are not for the map, a bit each, shape
             (words of a row,).
+        response: Of the panel (pieces.Shared); this row's is asked for, which comes from memory meanwhile.
         starts: Result, int32, shape (n_fast + 8,): first pixel of each run, and ``n_fast`` after them.
         run_keys: Result, int32, shape (n_fast + 8,): key of each.
 
@@ -149,6 +150,8 @@ def list_runs(row, r, n_fast, kinds, crossings, keys, near, skip, starts, run_ke
     n_pieces, found, none = len(steps), 0, np.uint64(0)
     for part in range(n_pieces):
         first, word = part * PIECE, WORDS * part
+        for at in range(first, first + PIECE, LINE // 4):
+            prefetch(response, np.uint64(row * (n_fast + 1) + at))
         if kinds[row * n_pieces + part] >= BEYOND:
             starts[found], run_keys[found] = first, SKIP
             found += 1

@@ -36,7 +36,7 @@ from diffuse_dials.kernels.voxels import (
     ALONE,
     CENTRE,
     FIELD,
-    NEAR,
+    NEAR_BIT,
     SKIP,
     STEEP,
     decide_close,
@@ -45,14 +45,14 @@ from diffuse_dials.kernels.voxels import (
 )
 
 LARGEST = 2**32 // PIECE - 1  # count of a pixel, where whole numbers are photons
-SLOTS = 64  # voxels are found through bricks of 4 x 4 x 4
+IN_BRICK = 6  # bits of a voxel's number in its brick: voxels are found through bricks of 4 x 4 x 4
+SLOTS = 1 << IN_BRICK
 # Columns of the sums: whole numbers (of |s| bins the first four), and real ones where they are needed.
 N_PIXELS, COUNTS, RESPONSE, FAST, SLOW = range(5)
 N_OVERLOADED = 3
 PHOTONS, POSITIVE, BACKGROUND, BACKGROUND_VARIANCE = range(4)
 _FAR = 48.0  # voxels from the base: then it is chosen anew
 _KNOWN_BITS = 7  # of the number of voxels that are remembered for a piece
-_BRICK = (1 << (FIELD - 2)) - 1  # of a key's field: which brick
 
 
 class Crystal(NamedTuple):
@@ -323,8 +323,9 @@ def _mark_left_out(row, keep, near):
 
 
 @njit(**BORROW)
-def _take_into_use(brick, inside, bragg, table, bricks, voxels, slots, used):
+def _take_into_use(voxel, bragg, table, bricks, voxels, slots, used):
     """Row for a new voxel in the sums; its brick is taken into use as well if it is new."""
+    brick, inside = voxel >> IN_BRICK, voxel & SLOTS - 1
     place = np.int64(table[bragg, brick])
     if place < 0:
         place = used[0]
@@ -338,74 +339,105 @@ def _take_into_use(brick, inside, bragg, table, bricks, voxels, slots, used):
     return row
 
 
-@njit(**BORROW)
-def _find_slot(
-    row, start, key, origin, plane, shift, matrices, slab, row_of_bricks, table, bricks, voxels, slots, used
-):  # fmt: skip
-    """Row of the sums for one voxel."""
-    # the upper bits of the key's fields count bricks, the lower two voxels in them
-    brick = origin + (key >> 2 * FIELD + 2 & _BRICK) * slab
-    brick += (key >> FIELD + 2 & _BRICK) * row_of_bricks + (key >> 2 & _BRICK)
-    inside = (key >> 2 * FIELD & 3) << 4 | (key >> FIELD & 3) << 2 | key & 3
-    if key & ALONE:
-        a, b, c = exact_voxel(row, start, plane, shift, matrices)
-        brick = (a >> 2) * slab + (b >> 2) * row_of_bricks + (c >> 2)
-        inside = (a & 3) << 4 | (b & 3) << 2 | c & 3
-    bragg = np.int64((key & NEAR) != 0)
-    place = np.int64(table[bragg, brick])
-    slot = np.int64(slots[place * SLOTS + inside]) if place >= 0 else np.int64(-1)
-    return slot if slot >= 0 else _take_into_use(brick, inside, bragg, table, bricks, voxels, slots, used)
+@njit(**INLINE)
+def _place_of(key):
+    """Where a key is kept among the known ones of its piece."""
+    return np.uint64(np.uint32(np.uint32(key) * np.uint32(2654435769)) >> np.uint32(32 - _KNOWN_BITS))
 
 
-@njit(**BORROW)
-def _find_slots(
-    row, n_runs, starts, keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels, slots, used, known,
-    raw, response, slot_of,
-):  # fmt: skip
-    """Row of the sums for each run's voxel; -1 where it is to be skipped.
+@njit(**INLINE)
+def _look_up(n_runs, starts, keys, known, slot_of, others):
+    """Row of the sums for the voxel of each run, where its key was met before.
 
     Args:
         starts, keys: Results of ``list_runs``.
-        base: Of the patches' coordinates, multiples of 4.
         known: Keys met before on these bases, and their rows of the sums, -1: none; for each piece, shape
             (pieces, 2 ** _KNOWN_BITS, 2), int32.
-        raw, response: Arrays of the panel, of which this row's responses and the next row's values are needed soon.
-        slot_of: Result.
+        slot_of: Result; -1 where a run is to be skipped.
+        others: Result, int32: numbers of the runs whose keys are not known.
+
+    Returns:
+        The number of these.
     """
-    row_of_bricks = n_bricks[2]
-    slab, n_fast = n_bricks[1] * row_of_bricks, raw.shape[1]
+    n_others = 0
     for run in range(n_runs):
-        start, key = starts[np.uint64(run)], keys[np.uint64(run)]
-        # Asked for here, what later steps read comes from memory meanwhile; an address past the end does no harm.
-        prefetch(response, np.uint64(row * (n_fast + 1) + start))
-        prefetch(raw, np.uint64((row + 1) * n_fast + start))
-        part = np.uint64(np.uint32(start) // np.uint32(PIECE))
-        at = np.uint64(np.uint32(np.uint32(key) * np.uint32(2654435769)) >> np.uint32(32 - _KNOWN_BITS))
-        slot = np.int64(known[part, at, np.uint64(1)])
-        if known[part, at, np.uint64(0)] != key:
-            slot = np.int64(-1)
-            if not key & SKIP:
-                a, b, c = np.int64(base[0, part]), np.int64(base[1, part]), np.int64(base[2, part])
-                origin = (a - CENTRE >> 2) * slab + (b - CENTRE >> 2) * row_of_bricks + (c - CENTRE >> 2)
-                slot = _find_slot(
-                    row, np.int64(start), np.int64(key), origin, plane, shift, matrices, slab, row_of_bricks, table,
-                    bricks, voxels, slots, used,
-                )  # fmt: skip
-            if not key & ALONE:
-                known[part, at, np.uint64(0)], known[part, at, np.uint64(1)] = key, slot
-        slot_of[np.uint64(run)] = slot
+        key = keys[np.uint64(run)]
+        part, at = np.uint64(np.uint32(starts[np.uint64(run)]) // np.uint32(PIECE)), _place_of(key)
+        slot_of[np.uint64(run)] = np.int64(known[part, at, np.uint64(1)])
+        others[np.uint64(n_others)] = run  # without a branch, which a processor would often guess wrong
+        n_others += known[part, at, np.uint64(0)] != key
+    return n_others
+
+
+@njit(**INLINE)
+def _find_voxel(row, start, key, base, plane, shift, matrices, slab, row_of_bricks):
+    """Number of a key's voxel in the grid: SLOTS times that of its brick, and its number inside."""
+    if key & ALONE:
+        a, b, c = exact_voxel(row, start, plane, shift, matrices)
+    else:
+        part, field = np.uint64(start) // np.uint64(PIECE), (1 << FIELD) - 1
+        a = np.int64(base[0, part]) - CENTRE + (key >> 2 * FIELD & field)
+        b = np.int64(base[1, part]) - CENTRE + (key >> FIELD & field)
+        c = np.int64(base[2, part]) - CENTRE + (key & field)
+    brick = (a >> 2) * slab + (b >> 2) * row_of_bricks + (c >> 2)
+    return brick << IN_BRICK | (a & 3) << 4 | (b & 3) << 2 | c & 3
 
 
 @njit(**BORROW)
-def _add_runs(row, n_runs, starts, slot_of, responses, counting, counts, with_terms, terms, running, whole, real):
+def _find_others(
+    row, n_others, others, starts, keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels, slots, used,
+    known, voxel_of, slot_of,
+):  # fmt: skip
+    """Row of the sums for the voxels of runs whose keys are not known; arguments as in ``_look_up``.
+
+    In three loops, as what the first two ask for comes from memory meanwhile.
+
+    Args:
+        base: Of the patches' coordinates.
+        voxel_of: Work space.
+    """
+    row_of_bricks = n_bricks[2]
+    slab = n_bricks[1] * row_of_bricks
+    for i in range(n_others):
+        at, run = np.uint64(i), np.uint64(others[np.uint64(i)])
+        key, voxel = np.int64(keys[run]), np.int64(0)
+        if not key & SKIP:
+            voxel = _find_voxel(row, np.int64(starts[run]), key, base, plane, shift, matrices, slab, row_of_bricks)
+        voxel_of[at] = voxel
+        prefetch(table, np.uint64((key >> NEAR_BIT & 1) * table.shape[1] + (voxel >> IN_BRICK)))
+    for i in range(n_others):
+        voxel, key = voxel_of[np.uint64(i)], np.int64(keys[np.uint64(others[np.uint64(i)])])
+        place = np.int64(table[key >> NEAR_BIT & 1, voxel >> IN_BRICK])
+        prefetch(slots, np.uint64(max(place, 0) * SLOTS + (voxel & SLOTS - 1)))
+    for i in range(n_others):
+        run = np.uint64(others[np.uint64(i)])
+        voxel, key, slot = voxel_of[np.uint64(i)], keys[run], np.int64(-1)
+        if not key & SKIP:
+            bragg = np.int64(key) >> NEAR_BIT & 1
+            place = np.int64(table[bragg, voxel >> IN_BRICK])
+            if place >= 0:
+                slot = np.int64(slots[place * SLOTS + (voxel & SLOTS - 1)])
+            if slot < 0:
+                slot = _take_into_use(voxel, bragg, table, bricks, voxels, slots, used)
+        slot_of[run] = slot
+        if not key & ALONE:
+            part, at = np.uint64(np.uint32(starts[run]) // np.uint32(PIECE)), _place_of(key)
+            known[part, at, np.uint64(0)], known[part, at, np.uint64(1)] = key, slot
+
+
+@njit(**BORROW)
+def _add_runs(row, n_runs, starts, slot_of, raw, responses, counting, counts, with_terms, terms, running, whole, real):
     """Add the sums of a row's runs to their voxels.
 
     Args:
+        raw: Values of the panel; those of the next row are asked for, which come from memory meanwhile.
         with_terms: Whether there are real terms.
         running: Results of ``profile.run_on_profile``, or None.
     """
-    response = responses[row]
+    response, n_fast = responses[row], raw.shape[1]
     for run in range(n_runs):
+        if run % 2 == 0:  # an address past the end does no harm
+            prefetch(raw, np.uint64((row + 1) * n_fast + np.int64(starts[np.uint64(run)])))
         slot = slot_of[np.uint64(run)]
         if slot < 0:
             continue
@@ -465,6 +497,7 @@ def sum_rows(
     dirty, bad = np.zeros(n_pieces, np.bool_), np.zeros(n_fast, np.bool_)
     keys, run_keys = np.zeros(n_pieces * PIECE + 1, np.int32), np.zeros(n_fast + 8, np.int32)
     starts, slot_of = np.zeros(n_fast + 8, np.int32), np.zeros(n_fast, np.int64)
+    others, voxel_of = np.zeros(n_fast + 8, np.int32), np.zeros(n_fast, np.int64)
     counts = np.zeros(n_fast + 1, np.uint32)
     terms, known = np.zeros((n_fast, 4)), np.zeros((n_pieces, 1 << _KNOWN_BITS, 2), np.int32)
     s, bins, running = np.zeros(n_fast), np.zeros(n_fast, np.int32), np.zeros((n_fast, 2))
@@ -492,13 +525,14 @@ def sum_rows(
             _mark_left_out(row, keep, near)
         mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, near)
         _find_skipped(row, n_fast, state, dirty, bad, skip)
-        n_runs = list_runs(row, r, n_fast, kinds, crossings, keys, near, skip, starts, run_keys)
-        _find_slots(
-            row, n_runs, starts, run_keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels, slots, used,
-            known, raw, response, slot_of,
+        n_runs = list_runs(row, r, n_fast, kinds, crossings, keys, near, skip, response, starts, run_keys)
+        n_others = _look_up(n_runs, starts, run_keys, known, slot_of, others)
+        _find_others(
+            row, n_others, others, starts, run_keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels,
+            slots, used, known, voxel_of, slot_of,
         )  # fmt: skip
         _add_runs(
-            row, n_runs, starts, slot_of, response, counting, counts, bin_real.shape[1] > 0, terms,
+            row, n_runs, starts, slot_of, raw, response, counting, counts, bin_real.shape[1] > 0, terms,
             None if profile is None else running, whole, real,
         )  # fmt: skip
     return n_rows

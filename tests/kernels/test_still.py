@@ -68,6 +68,9 @@ def random_patch(rng):
     return np.array([along_fast[d] * along_slow[e] for d, e in pieces.TERMS])
 
 
+NO_RESPONSE = np.zeros((1, 1), np.uint32)  # list_runs only has it fetched
+
+
 def values_of(patch, n_fast, n_slow):
     """Value of the terms of a patch at its pixels, shape (slow, fast)."""
     r, t = np.mgrid[:n_slow, :n_fast] - np.array([n_slow // 2, n_fast // 2])[:, None, None]
@@ -110,7 +113,8 @@ def test_keys_tell_the_voxel_of_each_pixel_and_runs_begin_where_it_changes(rng):
             n_solved += 1
             changes = np.append(0, np.flatnonzero(np.diff(expected)) + 1)
             kinds = np.full(n_slow, pieces.USED, np.uint8)
-            assert runs.list_runs(r, r, n, kinds, found, keys, none, none, starts, by_crossings) == len(changes)
+            n_runs = runs.list_runs(r, r, n, kinds, found, keys, none, none, NO_RESPONSE, starts, by_crossings)
+            assert n_runs == len(changes)
             assert np.array_equal(starts[: len(changes) + 1], [*changes, n])
             assert np.array_equal(by_crossings[: len(changes)], expected[changes])
     assert n_certain > 0.6 * n_rows and n_solved > 0.2 * n_rows
@@ -136,7 +140,7 @@ def test_flags_of_pixels_begin_runs_too_however_their_voxels_are_found(rng):
     for unsure in (np.array([0, 0, 0]), np.array([1, 0, 1]), np.array([0, 1, 1])):
         found.rows[0, :, crossings.UNSURE] = unsure
         given = np.append(0, keys).astype(np.int32)
-        n_runs = runs.list_runs(0, 0, n, kinds, found, given, near, skip, starts, run_keys)
+        n_runs = runs.list_runs(0, 0, n, kinds, found, given, near, skip, NO_RESPONSE, starts, run_keys)
         assert np.array_equal(starts[: n_runs + 1], np.append(np.flatnonzero(begins), n))
         assert np.array_equal(run_keys[:n_runs], full[:n][begins])
 
