@@ -54,6 +54,15 @@ def measure_still(
 ) -> tuple[Outcome, StillMeasurement | StillSums | None]:
     """Measure a still, its pixels or (with a grid) its sums per voxel, and record what became of it.
 
+    Args:
+        measurement: Set up for the stills.
+        number: Position of the still in the experiment list.
+        skip_failed: Whether a failure becomes an outcome and is not raised.
+        grid: The grid for its sums; None: its pixels are wanted.
+
+    Returns:
+        (what became of the still, what it measured; None if it failed or is not used).
+
     Raises:
         ValueError: If it fails, unless ``skip_failed``.
     """

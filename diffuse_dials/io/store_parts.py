@@ -347,4 +347,5 @@ class Part:
 
 
 def box_of(file: h5py.File) -> AsuBox:
+    """Numbering of the asymmetric unit that a part or a store was written with."""
     return AsuBox(tuple(int(x) for x in file.attrs["low"]), tuple(int(x) for x in file.attrs["shape"]))

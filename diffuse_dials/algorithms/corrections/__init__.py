@@ -77,7 +77,13 @@ def choose_corrections(params, experiment) -> tuple[list, dict]:
 
 
 def total_response(corrections, panel: int, pixels, wavelength: float) -> np.ndarray:
-    """Product of the factors for all pixels of a panel, shape (n,), 1/multiplier, without the exposure time.
+    """Product of the factors for all pixels of a panel, shape (n,): the response without the exposure time, sr.
+
+    Args:
+        corrections: From :func:`choose_corrections`.
+        panel: Number of the panel.
+        pixels: Its PixelGeometry.
+        wavelength: Å.
 
     Raises:
         ValueError: If a factor is not finite and positive: a correction is never silently 1.

@@ -258,6 +258,11 @@ def distances_in_a_cell(metric: np.ndarray, steps: int = 24) -> np.ndarray:
 
 
 def need_crystal(name, experiment) -> None:
+    """Refuse a still without a crystal, which the mask ``name`` needs.
+
+    Raises:
+        ValueError: If it has none.
+    """
     if experiment.crystal is None:
         raise ValueError(
             f"masking.bragg.method={name} needs the crystal of each still. "

@@ -143,7 +143,18 @@ def solve(product, score: Score, problem: Problem, null: np.ndarray, relative: f
     """Conjugate gradients for information · x = score.
 
     Nothing moves along the directions that the map absorbs: the gauge decides there. Every rank works with numbers of
-    its own, whose last bit may differ between machines: when to stop, rank 0 says, and its solution is everyone's.
+    its own, whose last bit may differ between machines: rank 0 decides when to stop, and its solution is everyone's.
+
+    Args:
+        product: Function that multiplies a vector of parameter changes by the information.
+        score: Right-hand side, with the blocks that precondition it.
+        problem: Its components give the shape of the vectors.
+        null: Directions that the map absorbs, orthonormal rows, shape (n, n_parameters).
+        relative: Preconditioned norm of the residual, relative to the first one, at which to stop.
+        max_steps: Steps after which to stop anyway.
+
+    Returns:
+        x, shape (n_parameters,).
     """
     residual = _without(score.vector, null)
     x = np.zeros_like(residual)
