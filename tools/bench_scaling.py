@@ -69,7 +69,7 @@ def simulate(n_stills: int, n_rows: int, n_voxels: int, mean: float, fall_off: f
 
 
 def ours(sums: VoxelSums, s: np.ndarray, scale: np.ndarray, model: str) -> dict:
-    """CPU seconds of refinement and esds, bytes an observation, and the error of the scales."""
+    """CPU seconds of refinement and esds, bytes per observation, and the error of the scales."""
     options = phil_scope.extract().scale
     numbers = VoxelNumbers.of([sums])
     use = np.ones(len(numbers), dtype=bool)

@@ -89,6 +89,8 @@ def helium_density(temperature=293.15, pressure=101325.0):
 def apply_corrections(raw_I, lp_mult, qe_mult, sa_mult, air_mult):
     """Corrected intensity of pixels: the product with all multipliers.
 
+    For programs that want corrected pixels; the commands sum responses instead and divide once, when they merge.
+
     Each factor is a multiplier, 1/(what reduces the intensity): 1/P, 1/ε, 1/Ω, 1/T. DIALS's
     ``Corrections(beam, detector).lp()`` is one already; its ``qe()`` is an efficiency, to be inverted first.
 

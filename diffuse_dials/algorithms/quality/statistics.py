@@ -52,12 +52,6 @@ def r_split(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.sum(np.abs(x - y)) / np.sqrt(2) / total) if total > 0 else float("nan")
 
 
-def subtract_shell_means(values: np.ndarray, shell: np.ndarray) -> np.ndarray:
-    """Values less the mean of their shell; both shape (n,)."""
-    n = np.bincount(shell)
-    return values - (np.bincount(shell, values) / np.maximum(n, 1))[shell]
-
-
 def equal_volume_edges(s_low: float, s_high: float, n_shells: int) -> np.ndarray:
     """Edges in |s| (1/Å) of shells of equal volume in reciprocal space, shape (n_shells + 1,)."""
     edges = np.cbrt(np.linspace(s_low**3, s_high**3, n_shells + 1))

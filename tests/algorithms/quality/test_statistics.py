@@ -29,11 +29,15 @@ def test_correlations_and_r_factors_by_shell_are_those_of_the_reference(halves):
         assert statistics.r_split(x, y) == pytest.approx(line["r_split"], abs=1e-9)
 
 
+def less_shell_means(values, shell):
+    return values - (np.bincount(shell, values) / np.maximum(np.bincount(shell), 1))[shell]
+
+
 def test_the_fall_off_inflates_the_total_correlation_and_not_the_anisotropic_one(halves):
     """map_quality.json, to 1e-9."""
     quality, first, second, shell = halves
     assert statistics.correlation(first, second) == pytest.approx(quality["cc_half_all_total"], abs=1e-9)
-    anisotropic = [statistics.subtract_shell_means(half, shell) for half in (first, second)]
+    anisotropic = [less_shell_means(half, shell) for half in (first, second)]
     assert statistics.correlation(*anisotropic) == pytest.approx(quality["cc_half_all_variational"], abs=1e-9)
 
 
