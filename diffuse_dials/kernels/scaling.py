@@ -1,4 +1,4 @@
-"""Passes over the observations of the stills: what scaling does more than a few times.
+"""Passes over the observations of the stills, which scaling makes many times.
 
 An observation r of still i in voxel v, shell k of |s| and cell c of the detector has the signal y (photons less
 background) and the response R. The model is y = t p R I + p R a, with t(i, k) and p(c) factors, a(i, k) an offset and
@@ -199,8 +199,8 @@ def predict(
 ):  # fmt: skip
     """What the other observations of its voxel say of each observation of the stills first to last.
 
-    The intensity has a gamma prior of the shell's mean and shape ``prior``, so that a voxel that nobody else saw still
-    has an expectation; the observation itself is taken out of the map.
+    The intensity has a gamma prior of the shell's mean and shape ``prior``, so that a voxel that no other
+    observation saw still has an expectation; the observation itself is taken out of the map.
 
     Returns:
         (expected signal, its variance, that of the expectation included, counts over which the probability is taken:

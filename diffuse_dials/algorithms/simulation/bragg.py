@@ -1,4 +1,4 @@
-"""Bragg spots of a mosaic crystal on a still: which lattice points shine, how much, and into which pixels.
+"""Bragg spots of a mosaic crystal on a still: which lattice points are excited, how much, and in which pixels.
 
 A still spot sums to Σ N/(PεT) = K b t (λ²/V) |F|² e^{-x} g(δ) photons, g the lattice-point profile integrated over the
 sheet of the Ewald sphere at distance δ from the point [Kirian et al. (2010) Opt. Express 18, 5713; physics: the same

@@ -1,4 +1,4 @@
-"""A lysozyme-like crystal out of nothing: the chemistry of a sequence, a compact fold by chance, waters in between."""
+"""A lysozyme-like crystal made from a sequence: its chemistry, a compact random fold, and waters in between."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ generate {
 def generate(params) -> str:
     """A compact chain and ordered waters without clashes, also against symmetry mates, as the text of a PDB file.
 
-    The chain has the chemistry of the sequence (bond lengths, angles, flat groups, all hydrogens) and the fold that
-    chance gives it: good for its scattering, not for its biology.
+    The chain has the chemistry of the sequence (bond lengths, angles, flat groups, all hydrogens) and a random fold:
+    right for its scattering, though not for its biology.
 
     Args:
         params: Extract of ``phil_scope``'s ``generate``.

@@ -1,4 +1,4 @@
-"""Atoms put at given distances of one another and out of each other's way, in a crystal with its symmetry."""
+"""Atoms placed at given distances from one another, and without clashes, in a crystal with its symmetry."""
 
 from __future__ import annotations
 

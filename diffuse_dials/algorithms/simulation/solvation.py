@@ -1,4 +1,4 @@
-"""Water in the space that the atoms of a user's model leave, so that its crystal scatters as a whole one does."""
+"""Water in the space that the atoms of a user's model leave, so that its crystal scatters like a complete one."""
 
 from __future__ import annotations
 

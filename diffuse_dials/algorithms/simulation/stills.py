@@ -69,7 +69,7 @@ _S_STEP = 0.002  # 1/Å, of radial curves
 
 @dataclass(frozen=True)
 class Shot:
-    """What sets one image apart.
+    """What distinguishes one image from the others.
 
     Attributes:
         number: From 0, stills and blanks each on their own.
@@ -117,7 +117,7 @@ class Scene:
     params: object
 
     def shot(self, number: int, blank: bool = False) -> Shot:
-        """Draw what sets an image apart; the same for the same seed, whichever images are made besides."""
+        """Draw what distinguishes an image; the same for the same seed, whichever other images are made."""
         params = self.params
         rng = np.random.default_rng([params.seed, _BLANK if blank else _STILL, number])
         low, high = params.stills.scale_range
@@ -175,7 +175,7 @@ def check_scales(params) -> None:
         params: Extract of ``stills``.
 
     Raises:
-        ValueError: If the range is none.
+        ValueError: If the limits are not a range.
     """
     low, high = params.scale_range
     if not 0 < low <= high:

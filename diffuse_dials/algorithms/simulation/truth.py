@@ -1,4 +1,4 @@
-"""What the images hide, in the form of what processing them should give."""
+"""The truth behind the images, in the form that processing them should give."""
 
 from __future__ import annotations
 
