@@ -54,14 +54,12 @@ class Accumulator:
         row = 0
         while row < len(raw):
             self._make_room(raw.shape[1])
-            sums = still.Sums(
-                self._table, self._bricks, self._voxels, self._slots, self._used, self._whole, self._real,
-                bin_whole, bin_real,
-            )  # fmt: skip
+            places = still.Places(self._table, self._bricks, self._voxels, self._slots)
+            sums = still.Sums(self._whole, self._real, bin_whole, bin_real)
             # plain tuples, whose types numba recognises without going through them in Python
             row = still.sum_rows(
-                row, raw, limits, tuple(shared), tuple(pieces), plane, shift, tuple(crystal), keep, pedestal, gain,
-                background, variance, ratio, profile, tuple(sums),
+                row, raw, limits, shared[:3], shared[3:], tuple(pieces), plane, shift, crystal[:5], crystal[5:], keep,
+                pedestal, gain, background, variance, ratio, profile, self._used, tuple(places), tuple(sums),
             )  # fmt: skip
         index, bragg, rows, n_left_out = in_order(
             crystal.n_bricks, corner, self._table, self._bricks, self._voxels, self._slots, self._used, self._whole

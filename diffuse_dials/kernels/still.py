@@ -82,24 +82,30 @@ class Crystal(NamedTuple):
     s_step: float
 
 
-class Sums(NamedTuple):
-    """Where the sums go.
+class Places(NamedTuple):
+    """How voxels are found.
 
     Attributes:
         table: Place of each brick, -1 unused, shape (2, number of bricks): Bragg pixels apart, int32.
         bricks: Which brick is at each place (twice its number, plus 1 for Bragg pixels), int64.
         voxels: Which voxels of the bricks are in use, a bit each, uint64.
         slots: Row of each voxel of the bricks in use, -1 unused, shape (places · SLOTS,), int32.
-        used: Numbers of places and of rows in use, int64.
-        whole, real: Sums, shape (rows, 5) int64 and (rows, 4) or (rows, 0) float64.
-        bin_whole, bin_real: Of each |s| bin, shape (bins, 4) each.
     """
 
     table: np.ndarray
     bricks: np.ndarray
     voxels: np.ndarray
     slots: np.ndarray
-    used: np.ndarray
+
+
+class Sums(NamedTuple):
+    """Where the sums go.
+
+    Attributes:
+        whole, real: Of each voxel, shape (rows, 5) int64 and (rows, 4) or (rows, 0) float64.
+        bin_whole, bin_real: Of each |s| bin, shape (bins, 4) each.
+    """
+
     whole: np.ndarray
     real: np.ndarray
     bin_whole: np.ndarray
@@ -458,37 +464,43 @@ def _add_runs(row, n_runs, starts, slot_of, raw, responses, counting, counts, wi
 
 @njit(**OPTIONS)
 def sum_rows(
-    first_row, raw, limits, shared, pieces, plane, shift, crystal, keep, pedestal, gain, background, variance, ratio,
-    profile, sums,
+    first_row, raw, limits, shared, segments, pieces, plane, shift, crystal, spots, keep, pedestal, gain, background,
+    variance, ratio, profile, used, places, sums,
 ):  # fmt: skip
     """Add the pixels of a panel to the sums, row after row, as long as there is room for what a row may need.
+
+    No tuple has more than four arrays: of longer ones numba may find the type anew at each call, in Python.
 
     Args:
         first_row: Where to start.
         raw: Values as stored, shape (slow, fast), whole or real numbers.
         limits: Lowest and highest value to use, the highest trusted one and the highest that is no sentinel, of raw's
             type.
-        shared: pieces.Shared of the panel; the bins' numbers of pixels and responses are in the sums already.
+        shared, segments: pieces.Shared of the panel, the first three and the others; the bins' numbers of pixels and
+            responses are in the sums already.
         pieces: pieces.Pieces of the panel.
         plane: Position of the centre of the first pixel, steps to the next one along fast and slow, unit vectors along
             fast and slow, shape (5, 3), mm.
         shift: What parallax adds along fast and slow, shape (2, slow, fast), mm; or None.
-        crystal: Crystal.
+        crystal, spots: Crystal, the first five and the others.
         keep: Which pixels pass other Bragg masks, shape (slow, fast), or None.
         pedestal, gain: Arrays that broadcast to raw's shape; None for whole numbers from 0 to LARGEST that are photons.
         background, variance: Photons and photons², arrays that broadcast to raw's shape, or None.
         ratio: What multiplies the background; its square, the variance.
         profile: profile.Profile of the background that was estimated on this still, for the voxels only; or None.
-        sums: Sums.
+        used: Numbers of places and of rows in use, int64.
+        places, sums: Places and Sums.
 
     Returns:
         The row to go on with after making room; the number of rows when all are done.
     """
     n_rows, n_fast = raw.shape
+    shared, crystal = shared + segments, crystal + spots
     response, state, kinds, first_segment, segment_stop, segment_bin = shared
     edges, polynomials, bounds, patches = pieces
     matrices, sizes, n_bricks, beam, wavelength, lattices, _, _, _ = crystal
-    table, bricks, voxels, slots, used, whole, real, bin_whole, bin_real = sums
+    table, bricks, voxels, slots = places
+    whole, real, bin_whole, bin_real = sums
     n_pieces, counting = len(edges) - 1, gain is None
     local, base, size = np.empty((3, N_TERMS, n_pieces)), np.empty((3, n_pieces)), np.empty((3, n_pieces))
     margins, powers = np.empty(n_pieces), farthest_powers(edges)
