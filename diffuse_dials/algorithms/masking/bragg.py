@@ -135,7 +135,7 @@ half_mosaicity = Auto
             spot=sigma_b / wavelength,
             point_spread=params.point_spread,
             sigmas=np.array([_SIGMAS if params.radius_sigmas in (None, Auto) else params.radius_sigmas], dtype=float),
-            largest=float(np.quantile(distances, params.largest_fraction)),
+            largest=quantile_in_a_cell(distances, params.largest_fraction),
             panels=tuple(
                 (max(p.get_pixel_size()), np.array(p.get_normal()) / p.get_directed_distance())
                 for p in experiment.detector
@@ -250,11 +250,22 @@ def mosaic_model(crystal, params) -> tuple[float, float]:
 
 
 def distances_in_a_cell(metric: np.ndarray, steps: int = 24) -> np.ndarray:
-    """Distances (Å⁻¹) of points spread over a cell of the reciprocal lattice to the nearest corner."""
+    """Distances (Å⁻¹) of points spread over half a cell of the reciprocal lattice to the nearest corner.
+
+    Those of the other half are the same, by inversion; ``steps`` is even.
+    """
     x = (np.arange(steps) + 0.5) / steps - 0.5
-    h, k, l = np.meshgrid(x, x, x, indexing="ij", sparse=True)
+    h, k, l = x[steps // 2 :, None, None], x[:, None], x
     in_a_plane = h * (metric[0, 0] * h + 2 * metric[0, 1] * k) + metric[1, 1] * k * k
     return np.sqrt(in_a_plane + l * (2 * metric[0, 2] * h + 2 * metric[1, 2] * k + metric[2, 2] * l)).ravel()
+
+
+def quantile_in_a_cell(distances: np.ndarray, fraction: float) -> float:
+    """np.quantile of the distances in both halves of a cell, for a fraction below 1, in a fraction of its time."""
+    at = fraction * (2 * len(distances) - 1)
+    pair = [int(at) // 2, (int(at) + 1) // 2]
+    low, high = np.partition(distances, pair)[pair]
+    return float(low + (at - int(at)) * (high - low))
 
 
 def need_crystal(name, experiment) -> None:

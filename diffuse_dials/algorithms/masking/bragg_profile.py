@@ -24,7 +24,7 @@ from scipy.ndimage import median_filter
 
 from diffuse_dials.adapters import images
 from diffuse_dials.algorithms.inputs import setting_matrix
-from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask, distances_in_a_cell
+from diffuse_dials.algorithms.masking.bragg import SIGMAS_STEP, LatticeMask, distances_in_a_cell, quantile_in_a_cell
 from diffuse_dials.algorithms.masking.dynamic import block_levels, spread_out
 from diffuse_dials.algorithms.masking.geometry import Geometries, in_parts
 from diffuse_dials.algorithms.masking.survey import trusted_values
@@ -262,7 +262,7 @@ def _profile_of(experiment, params, mask_of, geometries: Geometries) -> BraggPro
     profile = BraggProfile.zeros()
     lattice = LatticeMask.from_phil(params.bragg, experiment)
     inverse = np.linalg.inv(setting_matrix(experiment))
-    far = float(np.quantile(distances_in_a_cell(lattice.metric), _FAR))
+    far = quantile_in_a_cell(distances_in_a_cell(lattice.metric), _FAR)
     wavelength = experiment.beam.get_wavelength()
     for number, (raw, mask) in enumerate(zip(images.read_raw(experiment), mask_of(experiment))):
         panel = experiment.detector[number]
