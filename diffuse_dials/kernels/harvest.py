@@ -242,3 +242,12 @@ def _columns(whole, real, rows, counting, unit, factor, read_variance, place):
             position[i, 0] = first + 0.5 + step * (whole[row, FAST] / (2.0 * number) - 0.5)
             position[i, 1] = first + 0.5 + step * (whole[row, SLOW] / (2.0 * number) - 0.5)
     return counts, background, response, variance, n_pixels, position
+
+
+@njit(**BORROW)
+def away_from_spots(n_pixels, bragg):
+    """Number of pixels in the rows that are not of Bragg spots."""
+    total = 0
+    for i in range(len(bragg)):
+        total += n_pixels[i] * (not bragg[i])
+    return total

@@ -21,7 +21,7 @@ from diffuse_dials.algorithms.stills.still_profile import StillProfile
 from diffuse_dials.kernels import asymmetric_unit, lattice, pieces, still
 from diffuse_dials.kernels.accumulator import Accumulator
 from diffuse_dials.kernels.directions import make_pieces
-from diffuse_dials.kernels.harvest import columns
+from diffuse_dials.kernels.harvest import away_from_spots, columns
 from diffuse_dials.kernels.shared import ClosedForm, make_shared
 from diffuse_dials.kernels.sums import in_units, transform
 from diffuse_dials.models.geometry import PanelPlane
@@ -209,9 +209,9 @@ class Fused:
             lambda *sums: columns(*sums, *of_the_sums, place), given.ratio, profile,
         )  # fmt: skip
         asu_index = self._representatives(index, grid.symmetry_group)
-        numbers, panels = (np.full(len(index), value, dtype=np.int32) for value in (number, panel))
+        numbers, panels = (np.broadcast_to(np.int32(value), len(index)) for value in (number, panel))
         voxels = VoxelSums(numbers, index, asu_index, panels, bragg, *of_voxels)
-        n_accepted += int(voxels.n_pixels.sum() - voxels.n_pixels[bragg].sum())
+        n_accepted += away_from_spots(voxels.n_pixels, bragg)
         hit = np.flatnonzero(bin_whole[:, still.N_PIXELS] + bin_whole[:, still.N_OVERLOADED])
         numbers, panels = (np.full(len(hit), value, dtype=np.int32) for value in (number, panel))
         totals = RadialTotals(
