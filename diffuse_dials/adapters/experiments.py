@@ -101,11 +101,9 @@ def image_of(experiment) -> tuple[str, int]:
         )
     number = image_number(experiment)
     path = imageset.get_path(number)
-    indices = imageset.indices()
+    one_file = len(imageset) == 1 or len(set(imageset.paths())) == 1
     # Files that hold many images name the one by its index; one image a file is number 0.
-    in_file = (
-        int(indices[number]) if len(set(imageset.paths())) == 1 and imageset.data().get_master_path() == path else 0
-    )
+    in_file = int(imageset.indices()[number]) if one_file and imageset.data().get_master_path() == path else 0
     return str(path), in_file
 
 

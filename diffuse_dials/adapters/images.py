@@ -296,10 +296,11 @@ def static_mask(experiment) -> tuple[np.ndarray, ...]:
         ValueError: If the mask file is missing or fits another detector.
     """
     path, _ = image_of(experiment)
-    rectangles = tuple(tuple(tuple(r) for r in panel.get_mask()) for panel in experiment.detector)
+    panels = list(experiment.detector)
+    rectangles = tuple(tuple(map(tuple, panel.get_mask())) for panel in panels)
     lookup = experiment.imageset.external_lookup.mask.filename if experiment.imageset is not None else ""
-    suffix = (os.path.dirname(path), Path(path).suffix)
-    shapes = tuple(panel_shapes(experiment.detector))
+    suffix = (os.path.dirname(path), os.path.splitext(path)[1])
+    shapes = tuple(panel_shapes(panels))
     return _static_mask(lookup, rectangles, shapes, suffix, _FirstPath(path, _options_of(experiment)))
 
 

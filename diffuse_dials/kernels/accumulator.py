@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from diffuse_dials.kernels import still
@@ -42,7 +44,7 @@ class Accumulator:
         """
         # here and not at the end: whatever stopped the still before, half of it must not be added to this one
         make_empty(self._table, self._bricks, self._slots, self._used, self._whole, self._real)
-        n_total = int(np.prod(crystal.n_bricks))
+        n_total = math.prod(crystal.n_bricks.tolist())
         n_bin_real = 0 if gain is None and background is None else 4
         n_real = n_bin_real if profile is None else 4
         if self._table.shape[1] < n_total:

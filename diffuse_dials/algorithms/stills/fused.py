@@ -7,6 +7,7 @@ followed by ``gridding.voxel_sums``: equal counts and numbers of pixels, the res
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -307,7 +308,7 @@ class Fused:
             self._last_detector = (detector, fingerprint(detector))
         s0, wavelength = beam_direction(beam), beam.get_wavelength()
         polarization = (beam.get_polarization_fraction(), tuple(beam.get_polarization_normal()))
-        key = (self._last_detector[1], tuple(np.round(s0, 12)), polarization, panel)
+        key = (self._last_detector[1], tuple(s0.round(12)), polarization, panel)
         shared = self._panels.get(key)
         if shared is not None and shared.wavelength == wavelength and shared.fits(mask, known):
             return shared
@@ -370,8 +371,8 @@ class Fused:
 
 def lattice_parameters(mask: LatticeMask, panel: int, wavelength: float):
     """The parameters of lattice.N_LATTICE: terms of oᵀ M o, of the radius squared, and what follows from them."""
-    metric = mask.metric
-    terms = [*np.diag(metric), 2 * metric[0, 1], 2 * metric[0, 2], 2 * metric[1, 2]]
+    (a, d, e), (_, b, f), (_, _, c) = mask.metric.tolist()
+    terms = [a, b, c, 2 * d, 2 * e, 2 * f]
     if mask.radius is not None:
         radius = [mask.radius**2, 0.0, 0.0, 0.0, np.inf]
     else:
@@ -380,9 +381,10 @@ def lattice_parameters(mask: LatticeMask, panel: int, wavelength: float):
             (0.4 / mask.domain_size) ** 2, (mask.mosaicity / wavelength) ** 2, footprint**2, mask.spot**2,
             mask.largest**2,
         ]  # fmt: skip
-    oblique = np.any(np.abs(terms[3:]) > 1e-12 * metric.max())
-    half_spacing = 0.5 / np.sqrt(np.linalg.inv(metric).diagonal().max())
-    return np.array([*terms, *radius, half_spacing, *np.sqrt(np.diag(metric)), np.abs(terms).sum(), oblique])
+    half_spacing = 0.5 / math.sqrt(np.linalg.inv(mask.metric).diagonal().max())
+    sizes = [abs(term) for term in terms]
+    oblique = max(sizes[3:]) > 1e-12 * max(sizes[:3])
+    return np.array([*terms, *radius, half_spacing, *map(math.sqrt, (a, b, c)), sum(sizes), oblique])
 
 
 def has_values(raw, low: int, high: int) -> bool:
