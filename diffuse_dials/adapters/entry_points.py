@@ -6,6 +6,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from diffuse_dials.plugins import installed
+
 _GROUP, _NAME = "dxtbx.scaling_model_ext", "diffuse"
 _ROOT = Path(__file__).resolve().parents[2]
 _FILES = {
@@ -39,7 +41,7 @@ def register_scaling_model() -> None:
 
     dxtbx reads an .expt file whose scaling model is not registered without a word, and leaves the model out.
     """
-    if any(entry.name == _NAME for entry in metadata.entry_points(group=_GROUP)):
+    if any(entry.name == _NAME for entry in installed().select(group=_GROUP)):
         return
     sys.meta_path.append(_Finder)
     if "pkg_resources" in sys.modules:  # DIALS up to 3.12 asks this module, and has imported it by now

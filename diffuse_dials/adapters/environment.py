@@ -118,8 +118,8 @@ class _LateLoader(Loader):
 
 
 class _LateFinder(MetaPathFinder):
-    # dials.array_family.flex and dxtbx.model import them, for functions that few programs call
-    names = ("pandas", "sklearn", "sklearn.cluster")
+    # dials.array_family.flex and dxtbx.model import them, for functions that few programs call; our own modules the rest
+    names = ("pandas", "sklearn", "sklearn.cluster", "scipy.interpolate", "scipy.ndimage", "scipy.optimize")
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname not in self.names:
@@ -134,7 +134,10 @@ _late_finder = _LateFinder()
 
 
 def load_late() -> None:
-    """Import pandas and scikit-learn only when they are used: they take half of the start-up of a DIALS program.
+    """Import large packages only when they are used.
+
+    pandas and scikit-learn take half of the start-up of a DIALS program; parts of SciPy, which our modules import whole
+    (``from scipy import ndimage``), a tenth of the rest.
 
     importlib's LazyLoader does not serve: it executes a package as soon as a module in it is imported.
     """

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from cctbx.eltbx import attenuation_coefficient, sasaki, tiny_pse
 from cctbx.eltbx.xray_scattering import it1992, wk1995
-from scipy.interpolate import PchipInterpolator
+from scipy import interpolate
 
 from diffuse_dials.kernels.physics import DRY_AIR, air_density
 
@@ -152,7 +152,8 @@ def _shipped_compton():
         lines = [line for line in handle if not line.startswith("#")]
     names = lines[0].strip().split(",")[1:]
     values = np.array([[float(v) for v in line.split(",")] for line in lines[1:]])
-    return {name: PchipInterpolator(values[:, 0], values[:, i + 1]) for i, name in enumerate(names)}, values[-1, 0]
+    curves = {name: interpolate.PchipInterpolator(values[:, 0], values[:, i + 1]) for i, name in enumerate(names)}
+    return curves, values[-1, 0]
 
 
 def _tabulated_compton(symbol, x, source):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy import ndimage
 
 from diffuse_dials.algorithms.background.base import Background
 
@@ -114,6 +114,6 @@ class ImageBackground(Background):
 
 def _smooth(values, known, shape, sigma: float) -> np.ndarray:
     """Gaussian mean over the known pixels, shape (n,); 0 where none is near."""
-    weight = gaussian_filter(known.reshape(shape).astype(float), sigma, mode="constant")
-    total = gaussian_filter(np.where(known, values, 0.0).reshape(shape), sigma, mode="constant")
+    weight = ndimage.gaussian_filter(known.reshape(shape).astype(float), sigma, mode="constant")
+    total = ndimage.gaussian_filter(np.where(known, values, 0.0).reshape(shape), sigma, mode="constant")
     return np.divide(total, weight, out=np.zeros(shape), where=weight > 1e-6).ravel()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from libtbx import Auto
-from scipy.ndimage import median_filter
+from scipy import ndimage
 
 from diffuse_dials.adapters import images
 from diffuse_dials.algorithms.inputs import setting_matrix
@@ -142,7 +142,7 @@ def sigmas_needed(profile: BraggProfile, tolerance: float) -> np.ndarray:
         if level.sum() < _LEAST_COUNTS or len(measured) < 2 * _WINDOW:
             continue
         # The running median leaves a falling curve as it is; hot pixels and spots of something else drop out.
-        excess = median_filter(counts[measured] / level[measured] - 1, _MEDIAN, mode="nearest")
+        excess = ndimage.median_filter(counts[measured] / level[measured] - 1, _MEDIAN, mode="nearest")
         needed[shell] = max(_SMALLEST, X_STEP * measured[_end_of(excess, X_STEP * (measured + 0.5), tolerance)])
     return needed
 

@@ -14,7 +14,7 @@ import functools
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy import ndimage
 
 DYNAMIC_PHIL = """
 dynamic {
@@ -168,7 +168,7 @@ def block_levels(values, valid, counter: bool, floor: float) -> tuple[np.ndarray
     level = np.where(inside, drawn_in, 0).sum(axis=-1) / np.maximum(n, 1)
     if counter:
         sigma = np.sqrt(np.maximum(level, 1 / np.maximum(n, 1)))
-    nearest = tuple(distance_transform_edt(~enough, return_distances=False, return_indices=True))
+    nearest = tuple(ndimage.distance_transform_edt(~enough, return_distances=False, return_indices=True))
     return tuple(values[nearest].astype(np.float32) for values in (level, sigma, spread))
 
 

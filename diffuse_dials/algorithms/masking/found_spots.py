@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 from libtbx import Auto
-from scipy.ndimage import find_objects, label, median_filter
+from scipy import ndimage
 
 from diffuse_dials.adapters import images
 from diffuse_dials.algorithms.masking.dynamic import block_levels, spread_out
@@ -91,17 +91,17 @@ def _on_panel(raw, good, above, counter: bool, params) -> tuple[np.ndarray, int]
     floor = 0.3 if np.issubdtype(raw.dtype, np.integer) else np.finfo(np.float32).tiny
     level, sigma, spread = block_levels(values, good, counter, floor)
     # A square that one strong spot fills takes its level from the squares around.
-    filled = spread > _FILLED * median_filter(spread, 3)
-    level, sigma = (np.where(filled, median_filter(squares, 3), squares) for squares in (level, sigma))
+    filled = spread > _FILLED * ndimage.median_filter(spread, 3)
+    level, sigma = (np.where(filled, ndimage.median_filter(squares, 3), squares) for squares in (level, sigma))
     if counter:  # single photons of a faint image are no spots
         sigma = np.sqrt(sigma**2 + 1)
     level, sigma = spread_out(level, raw.shape), spread_out(sigma, raw.shape)
     excess = values - level
     strong = (good & (excess > params.spot_sigmas * sigma)) | above
-    numbers, _ = label(strong, np.ones((3, 3)))
+    numbers, _ = ndimage.label(strong, np.ones((3, 3)))
     covered = np.zeros(raw.shape, dtype=bool)
     n_spots = 0
-    for number, box in enumerate(find_objects(numbers), start=1):
+    for number, box in enumerate(ndimage.find_objects(numbers), start=1):
         spot = numbers[box] == number
         peak = above[box][spot].any() or (excess[box][spot] > _PEAK * params.spot_sigmas * sigma[box][spot]).any()
         if np.count_nonzero(spot) < params.smallest_spot or not peak:

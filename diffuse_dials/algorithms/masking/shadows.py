@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_fill_holes, find_objects, label, uniform_filter
+from scipy import ndimage
 
 from diffuse_dials.kernels import physics
 
@@ -121,14 +121,14 @@ def find_shadows(sums, patterns, s_lengths, angles, use, params) -> list[np.ndar
             needed = np.maximum(params.depth * level, _SCATTER * scatter)[ring]
             dark |= _regions(lacking > 0.5 * needed, lacking > needed, params.smallest_region)
     reach = np.ones((2 * params.margin + 1,) * 2, dtype=bool)
-    return [u & binary_dilation(_filled(dark), reach) for u, dark in zip(use, shadow)]
+    return [u & ndimage.binary_dilation(_filled(dark), reach) for u, dark in zip(use, shadow)]
 
 
 def _smoothed(total: SummedImage, pattern, use, square: int) -> np.ndarray:
     """Ratio of measured to expected sum in a square around each pixel, NaN where too few of its pixels are in use."""
-    seen = uniform_filter(np.where(use, total.values, 0).astype(np.float64), square, mode="constant")
-    expected = uniform_filter(np.where(use, total.weight * pattern, 0), square, mode="constant")
-    filled = uniform_filter(use.astype(np.float32), square, mode="constant") >= _FILLED
+    seen = ndimage.uniform_filter(np.where(use, total.values, 0).astype(np.float64), square, mode="constant")
+    expected = ndimage.uniform_filter(np.where(use, total.weight * pattern, 0), square, mode="constant")
+    filled = ndimage.uniform_filter(use.astype(np.float32), square, mode="constant") >= _FILLED
     return np.where(use & filled, seen / np.where(filled, np.maximum(expected, 1e-300), 1), np.nan)
 
 
@@ -178,7 +178,7 @@ def _by_ring(ratios, rings) -> tuple[np.ndarray, np.ndarray]:
 
 def _regions(marked, certain, smallest: int) -> np.ndarray:
     """The connected parts of ``marked`` with enough pixels that are ``certain``."""
-    numbers, _ = label(marked, np.ones((3, 3)))
+    numbers, _ = ndimage.label(marked, np.ones((3, 3)))
     sizes = np.bincount(numbers.ravel(), certain.ravel())
     sizes[0] = 0
     return (sizes >= smallest)[numbers]
@@ -187,10 +187,10 @@ def _regions(marked, certain, smallest: int) -> np.ndarray:
 def _filled(dark) -> np.ndarray:
     """With the holes of each region filled that are smaller than itself: the beam may shine through a beamstop."""
     filled = dark.copy()
-    numbers, _ = label(dark, np.ones((3, 3)))
-    for number, box in enumerate(find_objects(numbers), start=1):
+    numbers, _ = ndimage.label(dark, np.ones((3, 3)))
+    for number, box in enumerate(ndimage.find_objects(numbers), start=1):
         region = numbers[box] == number
-        whole = binary_fill_holes(region)
+        whole = ndimage.binary_fill_holes(region)
         if whole.sum() < 2 * region.sum():
             filled[box] |= whole
     return filled

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import libtbx.phil
 import numpy as np
-from scipy.optimize import nnls
+from scipy import optimize
 
 logger = logging.getLogger(f"dials.{__name__}")
 
@@ -179,7 +179,7 @@ def _fit(mean, variance, n) -> tuple[float, float]:
     weight = np.sqrt(n) / np.maximum(variance, 1e-12)
     slope = constant = 0.0
     for _ in range(20):
-        (slope, constant), _ = nnls(design * weight[:, None], variance * weight)
+        (slope, constant), _ = optimize.nnls(design * weight[:, None], variance * weight)
         fitted = np.maximum(design @ [slope, constant], 1e-12)
         pull = (variance / fitted - 1) / np.sqrt(2 / n)
         weight = np.sqrt(n) / fitted / np.sqrt(1 + (pull / 2) ** 2)
