@@ -118,7 +118,7 @@ class _LateLoader(Loader):
 
 
 class _LateFinder(MetaPathFinder):
-    # dials.array_family.flex and dxtbx.model import them, for functions that few programs call; our own modules the rest
+    # dials.array_family.flex and dxtbx.model import the first three, for functions that few programs call
     names = ("pandas", "sklearn", "sklearn.cluster", "scipy.interpolate", "scipy.ndimage", "scipy.optimize")
 
     def find_spec(self, fullname, path=None, target=None):

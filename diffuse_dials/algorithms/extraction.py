@@ -205,7 +205,9 @@ class Measurement:
 
     def _looking_at(self, step: int, gain: float | None) -> StillPixels:
         """The pixel path for every ``step``-th pixel."""
-        return StillPixels(self._params, self._stills, self._shapes, gain, self._masks.of, self._bragg_masks, step)
+        return StillPixels(
+            self._params, self._stills, self._shapes, gain, self._masks.of, self._bragg_masks, step, self._read
+        )
 
     def uses(self, number: int) -> bool:
         """Whether still ``number`` is measured: of several lattices on an image only the first."""
@@ -216,7 +218,7 @@ class Measurement:
         return self._masks.of(self._stills.experiments[number])
 
     def thinned(self, step: int) -> Callable[[int], StillMeasurement]:
-        """``measure`` for every ``step``-th pixel along both directions, in place of extraction.pixel_step."""
+        """``measure``, without totals, for every ``step``-th pixel along both directions: not extraction.pixel_step."""
         pixels = self._looking_at(step, self._pixels.gain)
         return lambda number: self.measure(number, pixels)
 
@@ -225,13 +227,15 @@ class Measurement:
 
         Args:
             number: Its position in the experiment list.
-            pixels: Which pixels; None: by extraction.pixel_step.
+            pixels: Which pixels, without totals; None: by extraction.pixel_step.
 
         Raises:
             ValueError: If its image cannot be read, or no pixel is left.
         """
         exposure = self._exposures.of(self._stills.experiments[number], self._stills.keys[number])
-        measured = (pixels or self._pixels).measure(number, exposure, self._noise, self._background)
+        measured = (pixels or self._pixels).measure(
+            number, exposure, self._noise, self._background, with_totals=pixels is None
+        )
         self._refuse_empty(number, measured.n_accepted)
         return measured
 

@@ -9,10 +9,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from libtbx.phil import parse
 
 from diffuse_dials.adapters import hdf5_filters, images
 from diffuse_dials.adapters.direct import DirectReader
 from diffuse_dials.adapters.experiments import load_experiments
+from diffuse_dials.algorithms.extraction import Measurement
+from diffuse_dials.algorithms.inputs import load_stills
+from diffuse_dials.cli.grid import phil_scope
 
 needs_bitshuffle = pytest.mark.skipif(not hdf5_filters.use_fastest(), reason="HDF5 has no bitshuffle here")
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -55,6 +59,25 @@ def test_sentinels_are_above_the_highest_value_where_dxtbx_has_negative_ones(sti
     assert highest == 65533
     assert theirs[0][3, 5] == -1 and raw[0][3, 5] > highest
     assert theirs[3][28, 42] == -2 and raw[3][28, 42] > highest
+
+
+def test_pixels_measured_one_by_one_are_the_same_with_either_reader(stills, tmp_path):
+    """Sentinels are neither trusted nor overloaded; what else is above the trusted range is overloaded."""
+    for name in ("image_00001.nxs", "image_00002.nxs"):
+        with h5py.File(tmp_path / name, "r+") as file:
+            file["entry/instrument/detector/bit_depth_readout"] = 16
+            file["entry/data/data"][0, 3, 5:8] = 65535, 65534, 65000
+    few = load_stills([tmp_path / "stills" / "stills.expt"], ())
+    found = []
+    for reader in ("dxtbx", "hdf5"):
+        wanted = f"grid.reader = {reader}\nmasking.bragg {{\nradius = 0.01\nfound_spots = False\n}}"
+        params = phil_scope.fetch(parse(wanted)).extract()
+        measured = Measurement(params, few).measure(0)
+        found.append([*measured.pixels, measured.totals])
+    for panel, theirs in zip(*found):
+        for name, values in vars(panel).items():
+            assert np.array_equal(values, getattr(theirs, name)), name
+    assert found[0][-1].n_overloaded.sum() == 1
 
 
 def test_a_broken_or_missing_file_is_one_line_with_what_to_do(stills, tmp_path):

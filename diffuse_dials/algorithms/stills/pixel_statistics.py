@@ -232,7 +232,8 @@ def _histogram(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 def _edges(counts: np.ndarray, corrected: np.ndarray) -> np.ndarray:
     """Bins for both: about each whole number of photons, or wider; the highest thousandth is left out."""
-    low = min(0.0, float(np.quantile(corrected, 0.001)))
-    high = float(max(np.quantile(counts, 0.999), np.quantile(corrected, 0.999)))
+    lowest, highest = np.quantile(corrected, (0.001, 0.999))
+    low = min(0.0, float(lowest))
+    high = float(max(np.quantile(counts, 0.999), highest))
     width = max(1, -(-int(high - low + 1) // _MOST_BINS))
     return np.arange(np.floor(low), high + width + 1, width) - 0.5

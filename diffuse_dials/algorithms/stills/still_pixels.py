@@ -54,13 +54,13 @@ class StillMeasurement:
 
     Attributes:
         pixels: One entry per panel that has any.
-        totals: Radial totals, Bragg pixels included.
+        totals: Radial totals, Bragg pixels included; None where they were not wanted.
         exposure: Time, monitor and what multiplied the response.
         n_accepted: Pixels that pass the Bragg mask too.
     """
 
     pixels: tuple[PanelPixels, ...]
-    totals: RadialTotals
+    totals: RadialTotals | None
     exposure: Exposure
     n_accepted: int
 
@@ -84,7 +84,7 @@ class StillPixels:
         step: Of the pixels.
     """
 
-    def __init__(self, params, stills: Stills, shapes, gain: float | None, mask_of, bragg_masks, step: int):
+    def __init__(self, params, stills: Stills, shapes, gain: float | None, mask_of, bragg_masks, step: int, read):
         """Nothing is computed before the first still.
 
         Args:
@@ -95,14 +95,16 @@ class StillPixels:
             mask_of: Function of an experiment: what masks every still, one bool array (slow, fast) per panel.
             bragg_masks: BraggMasks.
             step: Look at every so-many-th pixel along both directions; the others cost nothing.
+            read: Function of an experiment: its raw values, one array (slow, fast) per panel, and the largest that is
+                no sentinel (None: sentinels are negative).
         """
         self.step, self._window = step, np.s_[step // 2 :: step, step // 2 :: step]
         self._params, self._stills, self._shapes, self.gain = params, stills, shapes, gain
-        self._mask_of, self._bragg_masks = mask_of, bragg_masks
+        self._mask_of, self._bragg_masks, self._read = mask_of, bragg_masks, read
         self._last_detector = (None, None)
         self._panels: OrderedDict = OrderedDict()
 
-    def measure(self, number: int, exposure: Exposure, noise, background) -> StillMeasurement:
+    def measure(self, number: int, exposure: Exposure, noise, background, with_totals: bool = True) -> StillMeasurement:
         """Measure one still.
 
         Args:
@@ -110,17 +112,18 @@ class StillPixels:
             exposure: How much light it got.
             noise: NoiseModel.
             background: Background (see algorithms.background).
+            with_totals: Whether radial totals are wanted.
 
         Raises:
             ValueError: If its image cannot be read.
         """
         experiment = self._stills.experiments[number]
-        raw = images.read_raw(experiment)
+        raw, highest = self._read(experiment)
         samples, totals = [], []
         for panel, mask in enumerate(self._mask_of(experiment)):
             shared = self._panel(experiment, panel)
             photons = self.photons(raw[panel], experiment, panel, self._window)
-            trusted, overloaded = self._trusted(raw[panel][self._window], experiment.detector[panel])
+            trusted, overloaded = self._trusted(raw[panel][self._window], highest, experiment.detector[panel])
             mask = self._sampled(mask, panel)
             good, overloaded = trusted.ravel() & mask, overloaded.ravel() & mask
             if self._params.extraction.photons_range:
@@ -139,7 +142,8 @@ class StillPixels:
                 use=good,
             )
             samples.append(sample)
-            totals.append(_radial_totals(number, panel, shared.s_bin, sample, overloaded))
+            if with_totals:
+                totals.append(_radial_totals(number, panel, shared.s_bin, sample, overloaded))
         passes = self._passes(number, raw)
         if background.per_still:
             samples = _with_background_of_still(background, samples, passes)
@@ -158,7 +162,8 @@ class StillPixels:
                 )
             )  # fmt: skip
         n_accepted = sum(int(np.count_nonzero(~p.bragg)) for p in pixels)
-        return StillMeasurement(tuple(pixels), RadialTotals.concatenate(totals), exposure, n_accepted)
+        together = RadialTotals.concatenate(totals) if with_totals else None
+        return StillMeasurement(tuple(pixels), together, exposure, n_accepted)
 
     def sample(self, number: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Photons by the known gain, and which pixels pass every mask, of each panel of a still, shape (slow, fast).
@@ -166,10 +171,10 @@ class StillPixels:
         For a ``step`` of 1.
         """
         experiment = self._stills.experiments[number]
-        raw = images.read_raw(experiment)
+        raw, highest = self._read(experiment)
         passes, panels = self._passes(number, raw), []
         for panel, mask in enumerate(self._mask_of(experiment)):
-            trusted = self._trusted(raw[panel], experiment.detector[panel])[0]
+            trusted = self._trusted(raw[panel], highest, experiment.detector[panel])[0]
             use = trusted & mask & passes[panel].reshape(mask.shape)
             panels.append((self.photons(raw[panel], experiment, panel).reshape(mask.shape), use))
         return panels
@@ -220,11 +225,16 @@ class StillPixels:
             return (images.to_photons(raw, model, 1.0, pedestal) / gain_map[panel][window]).ravel()
         return images.to_photons(raw, model, self.gain, pedestal).ravel()
 
-    def _trusted(self, raw, panel) -> tuple[np.ndarray, np.ndarray]:
+    def _trusted(self, raw, highest: int | None, panel) -> tuple[np.ndarray, np.ndarray]:
         """(trusted, overloaded) pixels of a panel in one still, shape (slow, fast)."""
         if self._params.masking.trusted_range in (None, "none"):  # PHIL reads a typed none as None
-            return np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
-        return images.in_trusted_range(raw, panel)
+            trusted, overloaded = np.ones(raw.shape, dtype=bool), np.zeros(raw.shape, dtype=bool)
+        else:
+            trusted, overloaded = images.in_trusted_range(raw, panel)
+        if highest is not None:
+            measured = raw <= highest
+            trusted, overloaded = trusted & measured, overloaded & measured
+        return trusted, overloaded
 
     def _panel(self, experiment, panel: int) -> _Panel:
         """Geometry and response of a panel, made again only when the models or the wavelength change."""
