@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from diffuse_dials.kernels.coordinates import direction, find_cubics
-from diffuse_dials.kernels.options import OPTIONS
+from diffuse_dials.kernels.options import BORROW, OPTIONS
 from diffuse_dials.kernels.pieces import (
     CHORD_HIGH,
     CHORD_LOW,
@@ -29,6 +29,8 @@ from diffuse_dials.kernels.tiles import measure_tiles
 
 _NODES = 4  # along each direction, of a cubic
 _ROUNDING = 1e-15  # of a unit vector
+# Parts of the work on a piece, in one array as in kernels.shared
+_NUMBER, _CHORD, _INVERSE, _OFF, _LENGTH = (k * PIECE for k in range(5))
 
 
 def make_pieces(shape, plane, shift, beam) -> Pieces:
@@ -92,41 +94,86 @@ def _fit(n_rows, edges, columns, rows, solve, plane, shift, beam, polynomials, b
         n_rows, edges, plane, shift, beam, polynomials, bounds, patches: Of the panel.
     """
     n_pieces, n_groups = len(edges) - 1, len(polynomials)
-    pixels, cubics = np.empty((TOGETHER, PIECE, 3)), np.empty((3, 4))
+    work, cubics = np.zeros(_LENGTH), np.empty((3, 4))
+    for i in range(PIECE):
+        work[_NUMBER + i] = i
+    # numbers that are not negative have the order of their bits, and those of a loop are compared several at once
+    work_bits, bounds_bits = work.view(np.int64), bounds.view(np.int64)
     for patch in range(n_groups * n_pieces):
         group, part = patch // n_pieces, patch % n_pieces
         is_last, first, n = np.int64(group == n_groups - 1), edges[part], edges[part + 1] - edges[part]
         first_row, n_slow = rows_of(group, n_rows)
+        for i in range(_NODES):
+            for k in range(_NODES):
+                vector = direction(first_row + rows[is_last, i], first + columns[part, k], plane, shift)[:3]
+                for j in range(3):
+                    for d in range(N_TERMS):
+                        polynomials[group, j, d, part] += solve[is_last, part, d, i, k] * vector[j]
+        work[_OFF : _OFF + PIECE] = 0.0
         for i in range(n_slow):
-            chord_low = inverse_low = np.inf
-            chord_high = inverse_high = 0.0
-            for k in range(n):
-                x, y, z, inverse = direction(first_row + i, first + k, plane, shift)
-                pixels[i, k, 0], pixels[i, k, 1], pixels[i, k, 2] = x, y, z
-                chord = max(2 - 2 * (x * beam[0] + y * beam[1] + z * beam[2]), 0.0)
-                chord_low, chord_high = min(chord_low, chord), max(chord_high, chord)
-                inverse_low, inverse_high = min(inverse_low, inverse), max(inverse_high, inverse)
+            find_cubics(polynomials, group, part, np.float64(i - n_slow // 2), cubics)
+            _measure_piece(first_row + i, first, n, plane, shift, beam, cubics, work)
             piece = (first_row + i) * n_pieces + part
-            bounds[CHORD_LOW, piece], bounds[CHORD_HIGH, piece] = np.sqrt(chord_low), np.sqrt(chord_high)
-            bounds[INVERSE_LOW, piece], bounds[INVERSE_HIGH, piece] = inverse_low, inverse_high
+            low, high = _extremes(work_bits[_CHORD : _CHORD + n])
+            bounds_bits[CHORD_LOW, piece], bounds_bits[CHORD_HIGH, piece] = low, high
+            low, high = _extremes(work_bits[_INVERSE : _INVERSE + n])
+            bounds_bits[INVERSE_LOW, piece], bounds_bits[INVERSE_HIGH, piece] = low, high
+            for which in (CHORD_LOW, CHORD_HIGH):
+                bounds[which, piece] = np.sqrt(bounds[which, piece])
             for which in (CHORD_LOW, INVERSE_LOW):
                 patches[which, patch] = min(patches[which, patch], bounds[which, piece])
             for which in (CHORD_HIGH, INVERSE_HIGH):
                 patches[which, patch] = max(patches[which, patch], bounds[which, piece])
-        for j in range(3):
-            for d in range(N_TERMS):
-                value = 0.0
-                for i in range(_NODES):
-                    for k in range(_NODES):
-                        value += solve[is_last, part, d, i, k] * pixels[rows[is_last, i], columns[part, k], j]
-                polynomials[group, j, d, part] = value
-        error = 0.0
-        for i in range(n_slow):
-            find_cubics(polynomials, group, part, np.float64(i - n_slow // 2), cubics)
-            for k in range(n):
-                t, off = np.float64(k - n // 2), 0.0
-                for j in range(3):
-                    value = ((cubics[j, 3] * t + cubics[j, 2]) * t + cubics[j, 1]) * t + cubics[j, 0]
-                    off += (value - pixels[i, k, j]) ** 2
-                error = max(error, off)
-        patches[ERROR, patch] = np.sqrt(error) + _ROUNDING
+        patches[ERROR, patch] = np.sqrt(work[_OFF : _OFF + n].max()) + _ROUNDING
+
+
+@njit(**BORROW)
+def _measure_piece(row, first, n, plane, shift, beam, cubics, work):
+    """Squares of |ŝ1 - ŝ0|, and 1/distances, of the pixels of a piece; and how far, squared, the cubics are at most.
+
+    Args:
+        row, first, n: Its row, first pixel and length.
+        plane, shift, beam: Of the panel; the formula is that of ``coordinates.direction``.
+        cubics: Result of ``find_cubics`` for the row.
+        work: Result.
+    """
+    x0 = plane[0, 0] + row * plane[2, 0]
+    y0 = plane[0, 1] + row * plane[2, 1]
+    z0 = plane[0, 2] + row * plane[2, 2]
+    x1, y1, z1 = plane[1]
+    a0, a1, a2 = plane[3]
+    b0, b1, b2 = plane[4]
+    s0, s1, s2 = beam
+    f0, f1, f2, f3 = cubics[0]
+    g0, g1, g2, g3 = cubics[1]
+    h0, h1, h2, h3 = cubics[2]
+    begin, middle = np.float64(first), np.float64(n // 2)
+    if shift is not None:
+        shift_fast, shift_slow = shift[0, row, first : first + n], shift[1, row, first : first + n]
+    for i in range(n):
+        column, t = work[_NUMBER + i] + begin, work[_NUMBER + i] - middle
+        x, y, z = x0 + column * x1, y0 + column * y1, z0 + column * z1
+        if shift is not None:
+            a, b = np.float64(shift_fast[i]), np.float64(shift_slow[i])
+            x += a * a0 + b * b0
+            y += a * a1 + b * b1
+            z += a * a2 + b * b2
+        inverse = 1.0 / np.sqrt(x * x + y * y + z * z)
+        x, y, z = x * inverse, y * inverse, z * inverse
+        chord = 2.0 - 2.0 * (x * s0 + y * s1 + z * s2)
+        work[_CHORD + i] = chord if chord > 0.0 else 0.0
+        work[_INVERSE + i] = inverse
+        u = ((f3 * t + f2) * t + f1) * t + f0 - x
+        v = ((g3 * t + g2) * t + g1) * t + g0 - y
+        w = ((h3 * t + h2) * t + h1) * t + h0 - z
+        off, most = u * u + v * v + w * w, work[_OFF + i]
+        work[_OFF + i] = off if off > most else most
+
+
+@njit(**BORROW)
+def _extremes(values):
+    """The least and the largest of whole numbers."""
+    low = high = values[0]
+    for i in range(len(values)):
+        low, high = min(low, values[i]), max(high, values[i])
+    return low, high

@@ -27,7 +27,8 @@ from diffuse_dials.kernels.pieces import (
 # Elements of ``flat``. What a lattice point's offset from a tile's middle is multiplied by: for the distance from the
 # plane (3), for the pixels along fast (3) and along slow (3); what these are at most if a pixel is near
 ACROSS, FAST, SLOW, MOST, N_FLAT = 0, 3, 6, 9, 12
-_BLOCKS = PIECE // BLOCK
+# Parts of the work on a piece, in one array as in kernels.shared
+_NUMBER, _IN_BLOCK, _REACH, _STRAY, _WARP, _LENGTH = (k * PIECE for k in range(6))
 _FLAT = 1e-6  # of the product of its squared sides: squared area below which a tile is a line
 _ROUNDING = 2.0**-20  # bound of the rounding of a product with an offset in single precision, over the factors' sum
 
@@ -45,39 +46,59 @@ def measure_tiles(n_rows, edges, polynomials, patches):
         patches: Result, REACH, STRAY and WARP of pieces.Pieces.patches.
     """
     n_pieces = len(edges) - 1
-    in_middle, cubics = np.empty((3, 4)), np.empty((3, 4))
-    of_tile, of_block = np.empty((_BLOCKS, 3)), np.empty((_BLOCKS, 3))
+    in_middle, cubics, work = np.empty((3, 4)), np.empty((3, 4)), np.empty(_LENGTH)
+    for i in range(PIECE):
+        work[_NUMBER + i], work[_IN_BLOCK + i] = i, i % BLOCK - BLOCK // 2
     for group in range(len(polynomials)):
         n_slow = rows_of(group, n_rows)[1]
         for part in range(n_pieces):
             patch, n = group * n_pieces + part, edges[part + 1] - edges[part]
             find_cubics(polynomials, group, part, 0.0, in_middle)
-            reach = stray = warp = 0.0
+            work[_REACH:] = 0.0
             for row in range(n_slow):
                 r = np.float64(row - n_slow // 2)
                 find_cubics(polynomials, group, part, r, cubics)
-                for block in range(-(-n // BLOCK)):
-                    t = np.float64(block * BLOCK + BLOCK // 2 - n // 2)
-                    for j in range(3):
-                        of_tile[block, j] = _value(in_middle, j, t) + polynomials[group, j, 1, part] * r
-                        of_block[block, j] = _value(cubics, j, t)
-                for i in range(n):
-                    block = i // BLOCK
-                    away = beside = off = 0.0
-                    for j in range(3):
-                        value = _value(cubics, j, np.float64(i - n // 2))
-                        along = (i - block * BLOCK - BLOCK // 2) * polynomials[group, j, 4, part]
-                        away += (value - of_block[block, j]) ** 2
-                        beside += (value - of_block[block, j] - along) ** 2
-                        off += (value - of_tile[block, j] - along) ** 2
-                    reach, stray, warp = max(reach, away), max(stray, beside), max(warp, off)
-            patches[REACH, patch], patches[STRAY, patch] = np.sqrt(reach), np.sqrt(stray)
-            patches[WARP, patch] = np.sqrt(warp)
+                _measure_row(n, r, cubics, in_middle, polynomials[group, :, 1, part], work)
+            for which, found in ((REACH, _REACH), (STRAY, _STRAY), (WARP, _WARP)):
+                patches[which, patch] = np.sqrt(work[found : found + n].max())
 
 
-@njit(**INLINE)
-def _value(cubics, j, t):
-    return ((cubics[j, 3] * t + cubics[j, 2]) * t + cubics[j, 1]) * t + cubics[j, 0]
+@njit(**BORROW)
+def _measure_row(n, r, cubics, in_middle, steps, work):
+    """Squared distances of the values on a row, if they are larger: from the block's middle, line and flat tile.
+
+    Args:
+        n: Pixels.
+        r: The row's number less that of the patch's middle.
+        cubics, in_middle: Along this row, and that in the patch's middle.
+        steps: From one row to the next, shape (3,).
+        work: Result.
+    """
+    a0, a1, a2, a3 = cubics[0]
+    b0, b1, b2, b3 = cubics[1]
+    c0, c1, c2, c3 = cubics[2]
+    d0, d1, d2, d3 = in_middle[0]
+    e0, e1, e2, e3 = in_middle[1]
+    f0, f1, f2, f3 = in_middle[2]
+    x_off, y_off, z_off = r * steps[0], r * steps[1], r * steps[2]
+    middle = np.float64(n // 2)
+    for i in range(n):
+        k = work[_IN_BLOCK + i]
+        t = work[_NUMBER + i] - middle
+        x, y, z = ((a3 * t + a2) * t + a1) * t, ((b3 * t + b2) * t + b1) * t, ((c3 * t + c2) * t + c1) * t
+        x, y, z = x + a0, y + b0, z + c0
+        t -= k  # the block's middle
+        u, v, w = ((a3 * t + a2) * t + a1) * t, ((b3 * t + b2) * t + b1) * t, ((c3 * t + c2) * t + c1) * t
+        u, v, w = x - (u + a0), y - (v + b0), z - (w + c0)
+        away, most = u * u + v * v + w * w, work[_REACH + i]
+        work[_REACH + i] = away if away > most else most
+        u, v, w = u - k * d1, v - k * e1, w - k * f1
+        beside, most = u * u + v * v + w * w, work[_STRAY + i]
+        work[_STRAY + i] = beside if beside > most else most
+        u, v, w = ((d3 * t + d2) * t + d1) * t, ((e3 * t + e2) * t + e1) * t, ((f3 * t + f2) * t + f1) * t
+        u, v, w = x - (u + d0 + x_off) - k * d1, y - (v + e0 + y_off) - k * e1, z - (w + f0 + z_off) - k * f1
+        off, most = u * u + v * v + w * w, work[_WARP + i]
+        work[_WARP + i] = off if off > most else most
 
 
 @njit(**BORROW)
