@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import os
 import sys
@@ -23,6 +24,9 @@ from diffuse_dials.algorithms.running.stopping import ToldToStop
 from diffuse_dials.io.stills import StillsTable
 
 logger = logging.getLogger(f"dials.{__name__}")
+
+gc.freeze()  # see diffuse_dials.cli
+gc.enable()
 
 
 @dataclass(frozen=True)
