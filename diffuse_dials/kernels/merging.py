@@ -5,14 +5,19 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from diffuse_dials.kernels.options import INLINE, OPTIONS
+
 # Columns of the accumulators, shape (n_voxels, columns).
 WHOLE = ("numerator", "denominator", "variance", "counts", "one_photon", "square", "product", "response_square")
 HALF = WHOLE[:5]
 FURTHER = WHOLE[:2]
 WITH_BRAGG = ("numerator", "denominator", "square", "product", "response_square")
+# Columns of a still's own sums: Σ (C - G) and Σ b R with the rows under the Bragg mask; without them n, d, Σ u² var,
+# Σ C, pixels, Σ u and the number of rows.
+_ALL_SIGNAL, _ALL_EXPECTED, _SIGNAL, _EXPECTED, _VARIANCE, _COUNTS, _PIXELS, _WEIGHT, _ROWS = range(9)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@numba.njit(**OPTIONS)
 def add_stills(
     still, voxel, bragg, left_out, weight, signal, expected, variance, counts, n_pixels, first,
     whole, whole_n, pixels, every, every_n, half, half_n, further, further_n, slot,
@@ -36,66 +41,72 @@ def add_stills(
     for r in range(1, n_rows + 1):
         if r == n_rows or still[r] != still[begin]:
             longest, begin = max(longest, r - begin), r
-    sums = np.zeros((longest, 9))
-    touched = np.zeros(longest, dtype=np.int64)
+    sums, touched = np.zeros((longest, 9)), np.zeros(longest, dtype=np.int64)
     begin = 0
     while begin < n_rows:
-        i = still[begin]
-        end, k = begin, 0
-        while end < n_rows and still[end] == i:
+        end, n_touched = begin, 0
+        while end < n_rows and still[end] == still[begin]:
             if not left_out[end]:
                 v = voxel[end]
-                j = slot[v]
-                if j < 0:
-                    j, slot[v], touched[k] = k, k, v
-                    sums[j, :] = 0.0
-                    k += 1
-                sums[j, 0] += signal[end]
-                sums[j, 1] += expected[end]
-                if not bragg[end]:
-                    u = weight[end]
-                    sums[j, 2] += u * signal[end]
-                    sums[j, 3] += u * expected[end]
-                    sums[j, 4] += u * u * variance[end]
-                    sums[j, 5] += counts[end]
-                    sums[j, 6] += n_pixels[end]
-                    sums[j, 7] += u
-                    sums[j, 8] += 1.0
+                if slot[v] < 0:
+                    slot[v], touched[n_touched] = n_touched, v
+                    sums[n_touched, :] = 0.0
+                    n_touched += 1
+                _add_row(
+                    sums, slot[v], bragg[end], weight[end], signal[end], expected[end], variance[end], counts[end],
+                    n_pixels[end],
+                )  # fmt: skip
             end += 1
-        for j in range(k):
-            v = touched[j]
-            slot[v] = -1
-            n, d = sums[j, 0], sums[j, 1]
-            every_n[v] += 1
-            every[v, 0] += n
-            every[v, 1] += d
-            every[v, 2] += n * n
-            every[v, 3] += n * d
-            every[v, 4] += d * d
-            if sums[j, 8] == 0.0:
-                continue
-            n, d = sums[j, 2], sums[j, 3]
-            u = sums[j, 7] / sums[j, 8]
-            whole_n[v] += 1
-            pixels[v] += np.int64(sums[j, 6])
-            whole[v, 0] += n
-            whole[v, 1] += d
-            whole[v, 2] += sums[j, 4]
-            whole[v, 3] += sums[j, 5]
-            whole[v, 4] += u * u
-            whole[v, 5] += n * n
-            whole[v, 6] += n * d
-            whole[v, 7] += d * d
-            if first[0, i]:
-                half_n[v] += 1
-                half[v, 0] += n
-                half[v, 1] += d
-                half[v, 2] += sums[j, 4]
-                half[v, 3] += sums[j, 5]
-                half[v, 4] += u * u
-            for split in range(1, len(first)):
-                if first[split, i]:
-                    further_n[split - 1, v] += 1
-                    further[split - 1, v, 0] += n
-                    further[split - 1, v, 1] += d
+        for j in range(n_touched):
+            slot[touched[j]] = -1
+            _add_still(
+                touched[j], sums, j, first, still[begin], whole, whole_n, pixels, every, every_n, half, half_n, further,
+                further_n,
+            )  # fmt: skip
         begin = end
+
+
+@numba.njit(**INLINE)
+def _add_row(sums, j, bragg, weight, signal, expected, variance, counts, n_pixels):
+    """Add a row to the still's own sums for its voxel."""
+    sums[j, _ALL_SIGNAL] += signal
+    sums[j, _ALL_EXPECTED] += expected
+    if bragg:
+        return
+    sums[j, _SIGNAL] += weight * signal
+    sums[j, _EXPECTED] += weight * expected
+    sums[j, _VARIANCE] += weight * weight * variance
+    sums[j, _COUNTS] += counts
+    sums[j, _PIXELS] += n_pixels
+    sums[j, _WEIGHT] += weight
+    sums[j, _ROWS] += 1.0
+
+
+@numba.njit(**INLINE)
+def _add_still(
+    v, sums, j, first, still, whole, whole_n, pixels, every, every_n, half, half_n, further, further_n
+):  # fmt: skip
+    """Add a still's own sums for a voxel to the accumulators."""
+    n, d = sums[j, _ALL_SIGNAL], sums[j, _ALL_EXPECTED]
+    every_n[v] += 1
+    terms = n, d, n * n, n * d, d * d
+    for column in range(5):
+        every[v, column] += terms[column]
+    if sums[j, _ROWS] == 0.0:
+        return
+    n, d, u = sums[j, _SIGNAL], sums[j, _EXPECTED], sums[j, _WEIGHT] / sums[j, _ROWS]
+    # in the order of WHOLE, of which HALF and FURTHER are the first
+    terms = n, d, sums[j, _VARIANCE], sums[j, _COUNTS], u * u, n * n, n * d, d * d
+    whole_n[v] += 1
+    pixels[v] += np.int64(sums[j, _PIXELS])
+    for column in range(8):
+        whole[v, column] += terms[column]
+    if first[0, still]:
+        half_n[v] += 1
+        for column in range(5):
+            half[v, column] += terms[column]
+    for split in range(1, len(first)):
+        if first[split, still]:
+            further_n[split - 1, v] += 1
+            further[split - 1, v, 0] += n
+            further[split - 1, v, 1] += d

@@ -14,10 +14,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+from diffuse_dials.kernels.options import OPTIONS
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def map_sums(starts, voxel, signal, response, shell, cell, t, p, a, alpha, beta, p0, n_voxels):
     """Σ u (y - p R a) and Σ u e of each voxel, two arrays of shape (n_voxels,)."""
     numerator, denominator = np.zeros(n_voxels), np.zeros(n_voxels)
@@ -43,7 +43,7 @@ def map_sums(starts, voxel, signal, response, shell, cell, t, p, a, alpha, beta,
     return numerator, denominator
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def scores(starts, voxel, signal, response, shell, cell, t, p, a, alpha, beta, p0, intensity, h, n_cells):
     """Scores and curvatures of the tables at the map ``intensity``; ``h`` is a positive version of it.
 
@@ -91,7 +91,7 @@ def scores(starts, voxel, signal, response, shell, cell, t, p, a, alpha, beta, p
     return score_t, score_a, curve_t, curve_ta, curve_a, score_p, curve_p, total_p, total_t
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def gather(starts, voxel, response, shell, cell, t, p, a, alpha, beta, p0, h, dt, dp, da, n_voxels):
     """Change of each voxel's expected sum for changes dt of ln t, dp of ln p, da of a: Σ u e m / h, (n_voxels,).
 
@@ -118,7 +118,7 @@ def gather(starts, voxel, response, shell, cell, t, p, a, alpha, beta, p0, h, dt
     return total
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def scatter(starts, voxel, response, shell, cell, t, p, a, alpha, beta, p0, h, dt, dp, da, mean, n_cells):
     """Product of the information matrix, map eliminated, with (dt, dp, da).
 
@@ -157,7 +157,7 @@ def scatter(starts, voxel, response, shell, cell, t, p, a, alpha, beta, p0, h, d
     return out_t, out_p, out_a
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def group_of_stills(starts, voxel, use):
     """Number of the connected group of each still; stills are connected by voxels of the mask ``use`` (n_voxels,).
 
@@ -192,7 +192,7 @@ def group_of_stills(starts, voxel, use):
     return parent
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def predict(
     starts, first, last, voxel, signal, response, shell, cell, t, p, a, alpha, beta, p0, numerator, denominator,
     reference, prior,
