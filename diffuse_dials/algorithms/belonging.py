@@ -1,13 +1,17 @@
 """Whether files belong together: a table and its experiments, grid.json and the sums or the map beside it.
 
 Tables and experiments of one run share identifiers. grid.json has none of what it describes, so it is compared with
-it: the cell against the crystals, the symmetry against the asymmetric unit, ndiv against where a voxel lies.
+it: the cell against the crystals, the symmetry against the asymmetric unit, ndiv against where a voxel lies. What was
+corrected and subtracted shows in neither: grid.json has the sums of one still, which those beside it must have as
+well, and the identifier of a map ends in a hash of what grid.json says of its sums.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from dxtbx.model import ExperimentList
 from diffuse_dials.adapters.symmetry import fractionalization, map_to_asu, parse_space_group, same_lattice, symbol
 from diffuse_dials.algorithms.inputs import setting_matrix
 from diffuse_dials.algorithms.scaling.symmetry import reciprocal_vectors, super_cell_experiment
+from diffuse_dials.io.records import load_grid_record
 from diffuse_dials.io.tables import Table
 from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.grid import GridRecord
@@ -27,17 +32,25 @@ logger = logging.getLogger(f"dials.{__name__}")
 _SAMPLE = 1000  # rows that are looked at
 _CELL_TOLERANCE = 1e-3  # relative, of what was worked out with one and the same cell
 _FARTHEST = 0.75  # voxels; the pixels of a sum are within 0.5 of its centre
+_SUM_TOLERANCE = 1e-5  # relative; a store rounds each row to 6e-8
+_SUMMED = ("n_pixels", "counts", "background", "response")
+_CONTENTS = ("corrections", "noise", "background", "masks", "isotropic_removed")  # of grid.json: what the sums hold
+_CONTENTS_DIGITS = 7
+_MAP_IDENTIFIER = re.compile(rf"[0-9a-f]{{24}}-[0-9a-f]{{{_CONTENTS_DIGITS}}}")  # as long as DIALS's own
 
 
-def map_identifier(stills: ExperimentList) -> str:
-    """Identifier of a map's experiment: a hash of the scaled stills, so that scaled.expt tells whether it is theirs.
+def map_identifier(stills: ExperimentList, record: GridRecord) -> str:
+    """Identifier of a map's experiment, so that scaled.expt and grid.json tell whether it is theirs.
 
-    Scales enter with six digits: sums over ranks of MPI differ in the last ones.
+    A hash of the scaled stills, and one of what grid.json says of their sums. Scales enter with six digits: sums over
+    ranks of MPI differ in the last ones.
 
     Args:
         stills: Those of scaled.expt, each with its scaling model.
+        record: Of the sums.
     """
-    return _hash(*(f"{still.identifier} {still.scaling_model.scale:.6g}" for still in stills))
+    scaled = _hash(*(f"{still.identifier} {still.scaling_model.scale:.6g}" for still in stills))
+    return f"{scaled[:24]}-{_contents(record)}"
 
 
 def absolute_identifier(relative: str, k: float) -> str:
@@ -47,11 +60,44 @@ def absolute_identifier(relative: str, k: float) -> str:
         relative: That of the relative map.
         k: K, units of the relative map per e².
     """
-    return _hash(relative, f"{k:.6g}")
+    return f"{_hash(relative, f'{k:.6g}')[:24]}-{relative[-_CONTENTS_DIGITS:]}"
 
 
 def _hash(*lines: str) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]  # as long as DIALS's own
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _contents(record: GridRecord) -> str:
+    return _hash(json.dumps([getattr(record, name) for name in _CONTENTS], sort_keys=True))[:_CONTENTS_DIGITS]
+
+
+def one_still(identifier: str, rows: dict[str, np.ndarray]) -> dict:
+    """What grid.json keeps of one still, so that it is known to belong to the file beside it.
+
+    Args:
+        identifier: Of the still.
+        rows: Columns of its rows, by name; background may be missing where it is 0.
+    """
+    return {"identifier": identifier, **{name: float(np.sum(rows.get(name, 0))) for name in _SUMMED}}
+
+
+def _still_differs(known: dict, find) -> str | None:
+    """How the sums of the still that grid.json knows differ, in words; None where they do not, or it is not there.
+
+    Args:
+        known: Result of one_still.
+        find: Function identifier → its rows by name of the column, or None.
+    """
+    rows = find(known["identifier"]) if known else None
+    if rows is None:
+        return None
+    for name in _SUMMED:
+        found = float(np.sum(rows[name]))
+        if not np.isclose(found, known[name], rtol=_SUM_TOLERANCE, atol=0):
+            what = {"n_pixels": "number of pixels"}.get(name, name)
+            still = known["identifier"]
+            return f"by it the {what} of still {still} in all is {known[name]:.6g}, and there it is {found:.6g}"
+    return None
 
 
 def check_experiments(table_name: str, identifiers: Iterable[str], known, experiment_files: str) -> None:
@@ -108,6 +154,10 @@ def check_map_record(table: Table, record: GridRecord) -> None:
         ValueError: If it is another's.
     """
     what = map_differs(table, record)
+    if not what:
+        (identifier, *_) = [*table.identifiers.values(), ""]
+        if _MAP_IDENTIFIER.fullmatch(identifier) and not identifier.endswith(f"-{_contents(record)}"):
+            what = "the corrections, background or masks that it describes are not those of the map"
     if what:
         raise _another(table.path, what)
 
@@ -135,12 +185,54 @@ def map_differs(table: Table, record: GridRecord) -> str | None:
     return None
 
 
+def check_folder(folder, record: GridRecord) -> None:
+    """Refuse a folder for a map whose grid.json stays there and says other things of the sums.
+
+    Args:
+        folder: Of gridded.refl, with its grid.json.
+        record: Of the map.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if _contents(load_grid_record(Path(folder) / "gridded.refl")) != _contents(record):
+        raise ValueError(
+            f"The map would go beside {Path(folder) / 'grid.json'}, which has another background, mask or noise than "
+            "the first of the files given. Work in another folder, or give the files of this one first."
+        )
+
+
+def check_totals(table: Table, record: GridRecord, beside: str) -> None:
+    """Hold radial totals against grid.json.
+
+    Args:
+        table: radial_totals.refl.
+        record: A grid.json.
+        beside: The file that it lies beside.
+
+    Raises:
+        ValueError: If they are of another run.
+    """
+    numbers = {identifier: number for number, identifier in table.identifiers.items()}
+
+    def find(identifier):
+        rows = table["id"] == numbers.get(identifier, -1)
+        return {name: table[name][rows] for name in _SUMMED} if rows.any() else None
+
+    what = _still_differs(record.totals_of_a_still, find)
+    if what:
+        raise ValueError(
+            f"{table.path} is not of the run that {Path(beside).parent / 'grid.json'} describes: {what}. Give the "
+            "radial_totals.refl that was written with the sums (diffuse.grid) or the pixels (diffuse.extract)."
+        )
+
+
 def check_sums_record(name: str, sums: VoxelSums | None, experiments: ExperimentList, record: GridRecord) -> None:
     """Hold grid.json against the sums beside it.
 
     Args:
         name: Of the file of the sums.
-        sums: Some or all of its rows; None: it has none.
+        sums: All of its rows, or all of some stills; None: it has none.
         experiments: ``sums.still`` is the position in it.
         record: The grid.json beside it.
 
@@ -154,6 +246,20 @@ def check_sums_record(name: str, sums: VoxelSums | None, experiments: Experiment
     check_crystals(name, stills, record)
     if not np.array_equal(map_to_asu(rows.index, parse_space_group(record.space_group)), rows.asu_index):
         raise _another(name, f"its space_group {record.space_group} has another asymmetric unit than the sums")
+    _check_places(name, rows, stills, record)
+    numbers = {still.identifier: number for number, still in enumerate(experiments)}
+
+    def find(identifier):
+        of_still = sums.still == numbers.get(identifier, -1)
+        return {name: getattr(sums, name)[of_still] for name in _SUMMED} if of_still.any() else None
+
+    what = _still_differs(record.sums_of_a_still, find)
+    if what:
+        raise _another(name, what)
+
+
+def _check_places(name: str, rows: VoxelSums, stills: list, record: GridRecord) -> None:
+    """Hold ndiv against the places of the sums on the detector."""
     if rows.position is None or any(still.crystal is None for still in stills):
         return
     hkl = np.array([_hkl(still, *row, record) for still, row in zip(stills, zip(rows.panel, rows.position))])

@@ -99,7 +99,8 @@ def run(args=None, phil=phil_scope):
             return  # rank 0 writes
         pipeline.log_outcomes(extracted.outcomes, stills)
         names = place_files(extracted, output.reflections)
-        extracted.save_totals(output.radial_totals, dict(enumerate(stills.experiments.identifiers())))
+        identifiers = dict(enumerate(stills.experiments.identifiers()))
+        extracted.save_totals(output.radial_totals, identifiers)
         table = StillsTable.beside(output.stills)
         pipeline.update_stills(table, stills, extracted.outcomes)
         table.write(output.stills)
@@ -110,8 +111,9 @@ def run(args=None, phil=phil_scope):
         save_experiments(stills.experiments, output.experiments)
         contents = pipeline.contents_record(measurement.record)
         # it comes last and says that the others are complete
-        run = {"run_key": result_key(key, stills, extracted.failed)}
-        write_json({**contents, "d_min": params.d_min, "d_max": params.d_max, **run}, output.json)
+        known = extracted.one_still(identifiers, False, True)
+        known["run_key"] = result_key(key, stills, extracted.failed)
+        write_json({**contents, "d_min": params.d_min, "d_max": params.d_max, **known}, output.json)
         extracted.folder.remove(output.reflections)
         written = f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]
         logger.info("Wrote %s and %s", output.experiments, written)

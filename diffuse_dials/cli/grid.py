@@ -102,7 +102,9 @@ def run(args=None, phil=phil_scope):
             return  # rank 0 writes
         sums.log()
         contents = extracted or pipeline.contents_record(measurement.record)
-        record = grid.record(params, {**contents, "run_key": result_key(key, stills, sums.failed)})
+        identifiers = dict(enumerate(stills.experiments.identifiers()))
+        known = {**sums.one_still(identifiers, True, not extracted), "run_key": result_key(key, stills, sums.failed)}
+        record = grid.record(params, {**contents, **known})
         shown = None
         if measurement is not None and params.output.pixel_statistics:
             shown = pixel_statistics(measurement, stills, sums, params.quality.sample_stills)

@@ -32,6 +32,7 @@ from dxtbx.model import ExperimentList
 
 from diffuse_dials.adapters.experiments import save_experiments
 from diffuse_dials.adapters.symmetry import fractionalization
+from diffuse_dials.algorithms.belonging import check_folder
 from diffuse_dials.algorithms.merging import DiffuseMap
 from diffuse_dials.algorithms.quality.statistics import isotropic_part
 from diffuse_dials.algorithms.scaling import symmetry
@@ -100,7 +101,11 @@ def run(args=None, phil=phil_scope):
     )  # fmt: skip
     params, comm = call.params, call.comm
     with user_errors(comm):
-        result = scale_and_merge(load_gridded(call.experiments, call.reflections, comm), params)
+        gridded = load_gridded(call.experiments, call.reflections, comm)
+        with comm.together():
+            for folder in _folders(params.output) & _inputs(call.reflections):
+                check_folder(folder, gridded.record)
+        result = scale_and_merge(gridded, params)
         with comm.together():
             counted = counted_voxels(result.map, result.excludes_lattice_points) if comm.rank == 0 else None
         found = judge(result, counted, params)
@@ -177,9 +182,18 @@ def _write_map(result: ScaledMap, output, inputs) -> None:
     experiment = result.map_experiment
     save_map(result.columns, experiment.identifier, output.merged_reflections)
     save_experiments(ExperimentList([experiment]), output.merged_experiments)
-    folders = {Path(name).resolve().parent for name in (output.merged_reflections, output.reflections)}
-    for folder in folders - {Path(name).resolve().parent for name in inputs}:
+    for folder in _folders(output) - _inputs(inputs):
         save_grid_record(result.record, folder / "grid.json")
+
+
+def _folders(output) -> set[Path]:
+    """Where later commands look for a grid.json."""
+    return {Path(name).resolve().parent for name in (output.merged_reflections, output.reflections)}
+
+
+def _inputs(names) -> set[Path]:
+    """Where one lies that stays as it is."""
+    return {Path(name).resolve().parent for name in names}
 
 
 def _write_summary(gridded: Gridded, scaled: ScaledStills, counted: DiffuseMap, found: Quality, params) -> None:

@@ -337,6 +337,15 @@ class Part:
             columns.setdefault("variance", columns["counts"])
             yield number, columns
 
+    def first_still(self) -> tuple[int, dict[str, np.ndarray]]:
+        """The first still that has rows: its position in the experiment list, and its columns by name."""
+        if self.exact:
+            return next((number, rows) for number, rows in self.rows_by_still() if len(rows["counts"]))
+        first = int(np.flatnonzero(self.still_rows)[0])
+        with opened(self.path, PART) as file:
+            rows = {name: data[: self.still_rows[first]] for name, data in file["rows"].items()}
+        return int(self.numbers[first]), rows
+
     def totals(self) -> dict[str, np.ndarray]:
         """The fields of RadialTotals, by name, of all its stills."""
         if self.exact:

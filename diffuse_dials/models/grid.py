@@ -30,6 +30,8 @@ class GridRecord:
         masks: What took pixels out, with its values.
         run_key: Of the run of diffuse.grid, for resume=True.
         isotropic_removed: Whether a per-still radial background took the crystal's isotropic part with it.
+        sums_of_a_still, totals_of_a_still: Its identifier and its sums over all rows of the file beside the record
+            (algorithms.belonging), so that a grid.json of another run is known; empty: not known.
     """
 
     unit_cell: tuple[float, ...]
@@ -49,6 +51,8 @@ class GridRecord:
     background: dict = field(default_factory=dict)
     masks: dict = field(default_factory=dict)
     isotropic_removed: bool = False
+    sums_of_a_still: dict = field(default_factory=dict)
+    totals_of_a_still: dict = field(default_factory=dict)
     run_key: str = ""
 
     def to_dict(self) -> dict:

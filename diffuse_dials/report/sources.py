@@ -27,6 +27,7 @@ class Sources:
         pages: Names of the pages that were asked for; None: all.
         integrated: .expt and .refl files of integrated stills.
         merged, absolute: The map in relative and in absolute units, or None.
+        map_experiments: .expt files given with them.
     """
 
     folder: Path
@@ -34,6 +35,7 @@ class Sources:
     integrated: tuple[str, ...] = ()
     merged: str | None = None
     absolute: str | None = None
+    map_experiments: tuple[str, ...] = ()
 
     def beside(self, name: str) -> Path | None:
         """A file of the folder, or None where there is none."""
@@ -69,13 +71,15 @@ class Sources:
         tables = [name for name in names if not name.endswith(".expt")]
         stages = {name: stage_of(name) for name in tables}
         by_stem = {str(Path(name).with_suffix("")): stage for name, stage in stages.items()}
-        integrated, pages = [], set()
+        integrated, of_maps, pages = [], [], set()
         for name in names:
             stage = stages.get(name) or by_stem.get(str(Path(name).with_suffix(""))) or _by_name(name)
             if stage is None and name.endswith(".expt"):
                 raise ValueError(f"{name}: of which stage? Give the .refl file that was written with it.")
             if stage == "integrated":
                 integrated.append(name)
+            if name.endswith(".expt") and stage in ("scaling", "absolute") and not _is_scaled(name):
+                of_maps.append(name)
             pages |= set(_PAGES.get(stage, ()))
         if not pages:
             given = ", ".join(names)
@@ -91,7 +95,7 @@ class Sources:
         beside = folder / "merged.refl"
         if merged is None and "scaling" in pages and beside.is_file():
             merged = str(beside)
-        return cls(folder, frozenset(pages), tuple(integrated), merged, absolute)
+        return cls(folder, frozenset(pages), tuple(integrated), merged, absolute, tuple(of_maps))
 
 
 def stage_of(name: str) -> str | None:

@@ -12,7 +12,7 @@ from dials.util import Sorry
 from diffuse_dials.adapters.experiments import load_experiments, save_experiments
 from diffuse_dials.algorithms.belonging import check_sums_record, map_differs
 from diffuse_dials.algorithms.scaling.inputs import load_gridded
-from diffuse_dials.cli import absolute, compare, export, grid, process, report, scale
+from diffuse_dials.cli import absolute, compare, export, extract, grid, process, report, scale
 from diffuse_dials.io.records import load_grid_record, save_grid_record
 from diffuse_dials.io.tables import load_table
 
@@ -192,5 +192,77 @@ def test_sums_are_neither_a_map_to_compare_nor_one_to_start_from(work):
 
 
 def test_a_report_says_what_does_not_belong_together(work):
+    said = refused(report, "a/absolute.expt", "a/merged.refl")
+    assert said.startswith("a/absolute.expt is not the experiment of a/merged.refl. Give the .expt and .refl that one")
+    shutil.copy("b/merged.expt", "a/merged_of_b.expt")
+    said = refused(report, "a/merged_of_b.expt", "a/merged.refl", "a/absolute.expt", "a/absolute.refl")
+    assert said.startswith("a/merged_of_b.expt is not the experiment of a/absolute.refl or a/merged.refl.")
+    report.run([*(f"a/{name}" for name in ("merged.expt", "merged.refl", "absolute.expt", "absolute.refl")),
+                "output.html=None", "output.png=None"])  # fmt: skip
     changed("a", ndiv=(2, 2, 2))
     assert "a/grid.json is not that of a/merged.refl" in refused(report, "a/merged.expt", "a/merged.refl")
+
+
+@pytest.fixture
+def gridded_again(work, simulated):
+    """Folder again: the stills of a summed with other values of the parameters, and the same voxels."""
+
+    def make(*parameters):
+        (work / "again").mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(work / "again")
+            grid.run(["../a/stills.expt", "d_min=3", "ndiv=1,1,1", *parameters])
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "parameter, words",
+    [
+        ("background.constant.value=0.1 background_method=constant", "by it the background of still"),
+        ("corrections.air.apply=False", "by it the response of still"),
+        ("extraction.pixel_step=2", "by it the number of pixels of still"),
+        ("mask={0}/truth_pixels.mask", "by it the number of pixels of still"),
+    ],
+)
+@pytest.mark.parametrize("store", [False, True])
+def test_a_grid_json_of_other_corrections_background_or_pixels_is_refused(
+    work, simulated, gridded_again, parameter, words, store
+):
+    gridded_again(*parameter.format(simulated).split(), f"grid.store={store}")
+    sums = f"again/gridded.{'h5' if store else 'refl'}"
+    shutil.copy("again/grid.json", "right.json")
+    shutil.copy("a/grid.json", "again/grid.json")
+    said = refused(scale, "again/gridded.expt", sums)
+    assert said.startswith(f"again/grid.json is not that of {sums}: {words}"), said
+    shutil.copy("right.json", "again/grid.json")
+    scale.run(["again/gridded.expt", sums, "n_splits=1", "exclude_lattice_points=False"])
+    # the map of a, with what another run subtracted or corrected beside it
+    shutil.copy("right.json", "a/grid.json")
+    for command, *files in (
+        (absolute, *(f"a/{name}" for name in ("merged.expt", "merged.refl", *SCALED))), (export, "a/absolute.refl"),
+        (report, "a/merged.expt", "a/merged.refl"),
+    ):  # fmt: skip
+        assert "the corrections, background or masks that it describes are not those of" in refused(command, *files)
+
+
+def test_radial_totals_of_another_gridding_of_the_same_stills_are_refused(work, gridded_again):
+    gridded_again("corrections.air.apply=False")
+    map_of_a = ("a/merged.expt", "a/merged.refl", "a/scaled.expt", "a/model.pdb")
+    said = refused(absolute, *map_of_a, "again/radial_totals.refl")
+    assert said.startswith(
+        "again/radial_totals.refl is not of the run that a/grid.json describes: by it the response of still "
+    )
+    assert not (work / "absolute.refl").exists()
+    absolute.run([*map_of_a, "a/radial_totals.refl"])
+
+
+def test_radial_totals_of_extracted_pixels_are_known_to_their_grid_json(simulated, run_in_tmp_path):
+    """diffuse.extract writes them, and extracted.json tells diffuse.grid of them."""
+    extract.run([f"{simulated}/truth_stills.expt", "d_min=3"])
+    grid.run(["extracted.expt", "extracted_00000.refl", "ndiv=1,1,1"])
+    record, totals = load_grid_record("gridded.refl"), load_table("radial_totals.refl")
+    number = {name: number for number, name in totals.identifiers.items()}[record.totals_of_a_still["identifier"]]
+    for name in ("n_pixels", "counts", "response"):
+        of_still = totals[name][totals["id"] == number]
+        assert record.totals_of_a_still[name] == pytest.approx(of_still.sum(), rel=1e-12)

@@ -181,6 +181,23 @@ def test_pairs_of_files_are_scaled_together(run_in_tmp_path, rng):
     assert found == pytest.approx(scale / scale.mean(), rel=0.05)
 
 
+def test_the_map_of_several_runs_does_not_go_beside_the_grid_json_of_one_that_differs(tmp_path, monkeypatch, rng):
+    """It would be refused there by later commands: a map knows the corrections and the background of its sums."""
+    for name, stills in (("first", range(5)), ("second", range(5, N_STILLS))):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        record = replace(RECORD, background={"method": "image", "files": [f"blanks_of_{name}.expt"]})
+        write_gridded(tmp_path / name, rng, stills, record)
+        experiments = load_experiments("gridded.expt")
+        save_experiments(experiments[stills.start : stills.stop], "gridded.expt")
+    files = ["../first/gridded.expt", "../first/gridded.refl", "gridded.expt", "gridded.refl"]
+    said = refused(*files)
+    assert said.startswith(f"The map would go beside {tmp_path}/second/grid.json, which has another background, mask")
+    assert not (tmp_path / "second" / "scaled.expt").exists()
+    run([*files[2:], *files[:2]])
+    assert (tmp_path / "second" / "merged.refl").exists()
+
+
 def test_a_still_without_photons_is_left_out_and_says_why(run_in_tmp_path, rng):
     write_gridded(run_in_tmp_path, rng, range(N_STILLS - 1), dark=[3], spot=0.0)
     (run_in_tmp_path / "stills.csv").write_text(

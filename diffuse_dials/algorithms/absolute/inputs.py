@@ -13,7 +13,13 @@ from diffuse_dials.adapters.experiments import load_experiments
 from diffuse_dials.adapters.symmetry import parse_space_group, symbol
 from diffuse_dials.algorithms.absolute.factors import still_factor
 from diffuse_dials.algorithms.absolute.totals import TotalScattering
-from diffuse_dials.algorithms.belonging import check_crystals, check_map_experiment, check_map_record, map_identifier
+from diffuse_dials.algorithms.belonging import (
+    check_crystals,
+    check_map_experiment,
+    check_map_record,
+    check_totals,
+    map_identifier,
+)
 from diffuse_dials.algorithms.scaling.model import check_registered
 from diffuse_dials.io.records import load_grid_record
 from diffuse_dials.io.tables import Table, load_table
@@ -84,9 +90,10 @@ def load_inputs(experiment_files, reflection_files) -> Inputs:
     check_map_record(merged, record)
     check_map_experiment(merged, record, map_experiments, map_file)
     check_crystals(merged.path, stills, record)
-    _check_stills(merged, stills, stills_file)
+    _check_stills(merged, record, stills, stills_file)
     if radial is not None:
         _check_identifiers(radial, scales)
+        check_totals(radial, record, merged.path)
     return Inputs(merged, map_experiments, stills, scales, radial, record, raw)
 
 
@@ -165,10 +172,10 @@ def _experiments(names) -> tuple[tuple[str, ExperimentList], tuple[str, Experime
     return merged[0], scaled[0]
 
 
-def _check_stills(merged: Table, stills: ExperimentList, name: str) -> None:
+def _check_stills(merged: Table, record: GridRecord, stills: ExperimentList, name: str) -> None:
     """The map must be that of these stills with these scales; one of another program has no identifier."""
     identifiers = [identifier for identifier in merged.identifiers.values() if identifier]
-    if identifiers and identifiers != [map_identifier(stills)]:
+    if identifiers and identifiers != [map_identifier(stills, record)]:
         raise ValueError(
             f"{merged.path} was not merged from the stills of {name} with the scales in it. Give merged.refl and "
             "scaled.expt of one run of diffuse.scale."

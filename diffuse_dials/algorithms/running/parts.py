@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffuse_dials.algorithms.belonging import one_still
 from diffuse_dials.algorithms.inputs import Stills
 from diffuse_dials.algorithms.running.forecast import Forecast
 from diffuse_dials.algorithms.running.mpi import Communicator
@@ -238,6 +239,27 @@ class PartedSums:
     def save_index(self, path, identifiers) -> None:
         """Write gridded.h5 over the parts."""
         write_index(path, self.parts, identifiers, self.folder.plan["key"])
+
+    def one_still(self, identifiers: dict[int, str], sums: bool, totals: bool) -> dict:
+        """What grid.json and extracted.json keep of the first still, see algorithms.belonging.
+
+        Args:
+            identifiers: Of the stills, by their position in the experiment list.
+            sums: Whether the sums are written.
+            totals: Whether the radial totals are.
+        """
+        kept = {}
+        part = next((part for part in self.parts if part.n_rows), None)
+        if sums and part is not None:
+            number, rows = part.first_still()
+            kept["sums_of_a_still"] = one_still(identifiers[number], rows)
+        part = next((part for part in self.parts if part.n_totals), None)
+        if totals and part is not None:
+            found = part.totals()
+            number = int(found["still"][0])
+            rows = {name: values[found["still"] == number] for name, values in found.items()}
+            kept["totals_of_a_still"] = one_still(identifiers[number], rows)
+        return kept
 
     def totals(self) -> RadialTotals:
         """The radial totals of all stills, for what fits in memory."""

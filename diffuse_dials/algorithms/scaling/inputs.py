@@ -167,7 +167,7 @@ def load_gridded(experiment_files, reflection_files, comm: Communicator = ALONE)
         with comm.together():
             if comm.rank == 0:
                 some = next(part.blocks(1), None) if isinstance(part, StoredSums) else part
-                check_sums_record(name, some, experiments, record)
+                check_sums_record(name, some, experiments, load_grid_record(name))
         for still in np.flatnonzero(rows):
             if owner.setdefault(still, name) != name:
                 raise ValueError(f"{keys[still].label} has rows in {owner[still]} and in {name}. Give each still once.")

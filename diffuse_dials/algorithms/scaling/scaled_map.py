@@ -56,7 +56,8 @@ class ScaledMap:
     @property
     def map_experiment(self) -> Experiment:
         """merged.expt: the crystal of the super-cell whose Miller indices are the voxels."""
-        return super_cell_experiment(self.record, self.gridded.experiments[0], map_identifier(self.experiments()))
+        identifier = map_identifier(self.experiments(), self.record)
+        return super_cell_experiment(self.record, self.gridded.experiments[0], identifier)
 
     def experiments(self) -> ExperimentList:
         """scaled.expt: each still that has a scale, with its scaling model, in the order of the stills."""

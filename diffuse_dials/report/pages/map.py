@@ -5,6 +5,7 @@ from __future__ import annotations
 import libtbx.phil
 import numpy as np
 
+from diffuse_dials.adapters.experiments import load_experiments
 from diffuse_dials.adapters.symmetry import fractionalization
 from diffuse_dials.algorithms.belonging import check_map_record
 from diffuse_dials.algorithms.export.content import map_content
@@ -13,7 +14,7 @@ from diffuse_dials.algorithms.export.volume import phil_scope as region_scope
 from diffuse_dials.algorithms.quality.statistics import isotropic_part
 from diffuse_dials.algorithms.scaling.symmetry import laue_operators, orbit_sizes, reciprocal_vectors
 from diffuse_dials.io.records import load_grid_record
-from diffuse_dials.io.tables import load_table
+from diffuse_dials.io.tables import Table, load_table
 from diffuse_dials.report import plots
 from diffuse_dials.report.html import Section
 from diffuse_dials.report.pages.base import Missing, Page
@@ -44,6 +45,7 @@ class Map(Page):
         options.adopt_scope(region_scope)
         table = load_table(name)
         check_map_record(table, self.record)
+        _check_experiments(sources, table)
         self.content = map_content(table, self.record, options.extract())
         self.file, self.units = name, self.content.units.replace("^2", "²")
 
@@ -86,6 +88,23 @@ class Map(Page):
             f"intensity {middle:.4g} (median), {low:.4g} to {high:.4g} (1 to 99 %), {self.units}"
         )
         yield f"{crystal_line(self.record)}; {' x '.join(map(str, self.record.ndiv))} voxels per reciprocal cell"
+
+
+def _check_experiments(sources, table: Table) -> None:
+    """Hold the .expt files given with maps against these.
+
+    Raises:
+        ValueError: If one is of none.
+    """
+    names = [table.path, *([sources.merged] if sources.absolute and sources.merged else [])]
+    for file in sources.map_experiments:
+        given = set(load_experiments(file).identifiers())
+        tables = (table if name == table.path else load_table(name) for name in names)
+        if all(found.identifiers and given.isdisjoint(found.identifiers.values()) for found in tables):
+            raise ValueError(
+                f"{file} is not the experiment of {' or '.join(names)}. Give the .expt and .refl that one run wrote "
+                "together."
+            )
 
 
 def crystal_line(record) -> str:
