@@ -8,6 +8,8 @@ from diffuse_dials.adapters import symmetry
 from diffuse_dials.adapters.panels import beam_direction, corner_s_length, edge_directions, pixel_geometry
 from diffuse_dials.algorithms.gridding import Grid
 from diffuse_dials.algorithms.inputs import Stills
+from diffuse_dials.kernels.asymmetric_unit import FIRST
+from diffuse_dials.kernels.sums import pack
 from diffuse_dials.models.asu import AsuBox
 
 _MARGIN = 1.02  # parallax moves a corner by a few pixels
@@ -66,7 +68,7 @@ def asu_box(grid: Grid, stills: Stills, s_max: float) -> AsuBox:
         s_max: Largest |s|, 1/Å.
 
     Raises:
-        ValueError: If the box is too large to be numbered.
+        ValueError: If the box is too large to be numbered, or indices for what works with them.
     """
     if grid.cell_policy == "own":
         cells = np.unique([np.round(e.crystal.get_unit_cell().parameters(), 6) for e in stills.experiments], axis=0)
@@ -77,6 +79,14 @@ def asu_box(grid: Grid, stills: Stills, s_max: float) -> AsuBox:
     mates = np.einsum("rij,cik->crjk", rotations, bases)
     reach = np.linalg.norm(mates, axis=3).max(axis=(0, 1)) * s_max * _MARGIN * np.asarray(grid.ndiv)
     high = np.ceil(reach + np.abs(rotations).sum(axis=1).max(axis=0) / 2).astype(int)
+    pack(high[np.newaxis])
+    _, _, (to_reference, *_) = symmetry.asymmetric_unit(grid.symmetry_group)
+    most = (high @ np.abs(to_reference)).max()
+    if most >= FIRST:
+        raise ValueError(
+            f"Voxel indices reach {high.max()}, the limit with this symmetry is {FIRST * high.max() // most}. Use a "
+            "smaller grid.ndiv or a larger d_min."
+        )
     # Where the asymmetric unit has no negative indices, the box has none.
     sample = np.random.default_rng(0).integers(-high * 8, high * 8 + 1, (_SAMPLE, 3)).astype(np.int32)
     negative = symmetry.map_to_asu(sample, grid.symmetry_group).min(axis=0) < 0

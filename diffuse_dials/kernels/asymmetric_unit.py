@@ -46,7 +46,8 @@ def map_to_asu(index, conditions, rotations, mapped):
     """Write the representative of each voxel index into ``mapped``.
 
     Args:
-        index: Voxel indices n, shape (n, 3), int32; in the reference setting below FIRST.
+        index: Voxel indices n, shape (n, 3), int32; in the reference setting, times the positive number of
+            ``conditions``, below FIRST (algorithms.limits refuses others).
         conditions: Result of ``conditions``, shape (m, 3, 3), int64.
         rotations: The Laue group's matrices, rows n' = n R, shape (m, 3, 3), int64; the first is the identity.
         mapped: Result, shape (n, 3), int32.
