@@ -43,13 +43,32 @@ def choose_background(params, blanks):
     Raises:
         ValueError: If the parameters contradict each other or lack what the method needs.
     """
-    method = params.background_method or "none"  # PHIL reads a typed none as None
-    if blanks.files and method == "none":
-        method = "image"
-    if blanks.files and not BACKGROUNDS[method].takes_blanks:
-        raise ValueError(
-            f"input.background={blanks.files[0]} goes with background_method=image, not {method}. "
-            "Leave one of them out."
-        )
+    method = chosen_method(params, blanks.files)
     values = getattr(params.background, method, None) if hasattr(params, "background") else None
     return BACKGROUNDS[method].from_phil(values, blanks)
+
+
+def chosen_method(params, files) -> str:
+    """Name of the background that the parameters ask for.
+
+    Args:
+        params: Extract with ``background_method`` and ``background``.
+        files: Of input.background.
+
+    Raises:
+        ValueError: If the parameters contradict each other.
+    """
+    method = params.background_method or "none"  # PHIL reads a typed none as None
+    if files and method == "none":
+        method = "image"
+    if files and not BACKGROUNDS[method].takes_blanks:
+        raise ValueError(
+            f"input.background={files[0]} goes with background_method=image, not {method}. Leave one of them out."
+        )
+    constant = params.background.constant.value
+    if constant is not None and method != "constant":
+        raise ValueError(
+            f"background.constant.value={constant:g} goes with background_method=constant, not {method}. Leave one of "
+            "them out."
+        )
+    return method

@@ -8,7 +8,11 @@ import os
 from pathlib import Path
 
 from diffuse_dials.adapters.experiments import load_experiments
+from diffuse_dials.adapters.scattering import attenuation
 from diffuse_dials.adapters.symmetry import check_cell, check_same_lattice
+from diffuse_dials.algorithms.background import chosen_method
+from diffuse_dials.algorithms.corrections.air import Window
+from diffuse_dials.algorithms.inputs import check_photons_range
 from diffuse_dials.algorithms.process.base import Run, Step
 from diffuse_dials.io.masks import load_pickle
 from diffuse_dials.io.tables import load_table
@@ -25,7 +29,7 @@ _ASKED = {
     "scaled": "merged.expt, merged.refl, scaled.expt and radial_totals.refl",
     "merged": "the .expt and .refl of one map",
 }
-_SHORTEST = 2  # Å
+_ANY_WAVELENGTH = 1.0  # Å
 _PATTERNS = ("input.background",)  # may be patterns of file names
 
 
@@ -79,15 +83,16 @@ def check_parameters(run: Run) -> None:
                 raise ValueError(f"{found.path}={name}: there is no such file. Check name and folder.")
     for name in filter(None, params.input.mask):
         load_pickle(name)  # stills_process would take a mask that cannot be read for an image that cannot
+    chosen_method(params, [name for name in params.input.background if name])
+    for text in filter(None, params.corrections.air.window):
+        Window.parse(text)
+    for material in filter(None, [params.corrections.sensor_efficiency.material]):
+        attenuation(material, _ANY_WAVELENGTH)
+    check_photons_range(params.extraction.photons_range)
     if params.d_min is not None and params.d_max is not None and params.d_min >= params.d_max:
         raise ValueError(
             f"d_min={params.d_min:g} and d_max={params.d_max:g} leave nothing. d_min, the limit at high resolution, "
             "must be the smaller of the two."
-        )
-    if params.unit_cell is not None and min(params.unit_cell.parameters()[:3]) < _SHORTEST:  # cctbx fills up with 1
-        raise ValueError(
-            f"unit_cell={','.join(f'{x:g}' for x in params.unit_cell.parameters())} has an edge below {_SHORTEST} Å. "
-            "Give six numbers: three edges (Å) and three angles (degrees)."
         )
     if params.unit_cell is not None and params.space_group is not None:
         check_cell(params.unit_cell.parameters(), params.space_group.group(), "unit_cell or space_group")

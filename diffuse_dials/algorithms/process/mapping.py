@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
+from diffuse_dials.adapters.experiments import load_experiments
 from diffuse_dials.algorithms.masking.chosen import needs_profile
 from diffuse_dials.algorithms.process.base import Run, Step, existing
 from diffuse_dials.algorithms.process.integrating import blank_images, integrated
@@ -200,6 +202,16 @@ class Absolute(Step):
         return ["absolute.expt", "absolute.refl"]
 
 
+@functools.cache
+def _map_among(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The map, and before it its experiment, among the files of diffuse.scale and diffuse.grid, by what they hold."""
+    tables = (load_table(name) for name in names if name.endswith(".refl"))
+    table = next(table for table in tables if "intensity.scale.value" in table)
+    known = set(table.identifiers.values())
+    experiments = [n for n in names if n.endswith(".expt") and known & set(load_experiments(n).identifiers())]
+    return (*experiments, table.path)
+
+
 class Export(Step):
     """The map in the formats of other programs."""
 
@@ -225,8 +237,7 @@ class Export(Step):
         if Absolute().why_not(run) is None:
             return ["absolute.expt", "absolute.refl"]
         if run.starts_at("scaled"):
-            merged = [name for name in run.given if Path(name).stem == "merged"]
-            return merged or list(run.given)
+            return list(_map_among(run.given))
         return ["merged.expt", "merged.refl"]
 
     def read_too(self, run: Run) -> list[str]:
@@ -256,7 +267,7 @@ class Report(Step):
             names += ["merged.expt", "merged.refl"]
         if Absolute().why_not(run) is None:
             names += ["absolute.expt", "absolute.refl"]
-        return names or [name for name in run.given if Path(name).stem == "merged"]
+        return names or list(_map_among(run.given))
 
     def outputs(self, run: Run) -> list[str]:
         return ["diffuse.report.html", "diffuse.report.json"]
