@@ -16,6 +16,7 @@ _WANTED = {
     "floats": "numbers", "path": "a name",
 }  # fmt: skip
 
+_SHORTEST, _LONGEST = 2, 10000  # Å
 _EXAMPLES = {"space_group": "P43212", "unit_cell": "79,79,38,90,90,90", "int": "3", "ints": "3,3,3"}
 
 
@@ -71,12 +72,26 @@ def settle_values(scope, params) -> None:
         value = getattr(holder, definition.name)
         if value is None or value is Auto:
             setattr(holder, definition.name, _meant(path, definition, value))
+        kind = definition.type.phil_type if definition.type is not None else ""
+        if isinstance(value, list) and not value and kind in ("ints", "floats") and not definition.multiple:
+            raise ValueError(f"{path}= is empty: give {_WANTED[kind]}, or leave the parameter out.")
+        if kind == "unit_cell" and value not in (None, Auto):
+            _check_cell(path, value.parameters())
         for one in _single(value):
             if one is Auto and one is not value:
                 raise ValueError(f"{path}=Auto: give {_WANTED['path']}, or leave the parameter out.")
             # infinity is for ends of ranges
             if isinstance(one, float) and (math.isnan(one) or math.isinf(one) and one is value):
                 raise ValueError(f"{path}={one} is no number. Give one, or leave the parameter out.")
+
+
+def _check_cell(path: str, cell) -> None:
+    """cctbx takes 1 Å for an edge that is not given, and infinite ones."""
+    if not all(_SHORTEST < edge < _LONGEST for edge in cell[:3]):
+        raise ValueError(
+            f"{path}={','.join(f'{number:g}' for number in cell)} is no unit cell of a crystal: its edges must be "
+            f"between {_SHORTEST} and {_LONGEST} Å. Give all of it, such as {_EXAMPLES['unit_cell']}."
+        )
 
 
 def refuse_missing(scope, params) -> None:

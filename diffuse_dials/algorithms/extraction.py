@@ -332,5 +332,5 @@ class Measurement:
         if not n_accepted:
             raise ValueError(
                 f"No pixel of {self._stills.keys[number].image} passes the masks and the resolution limits. "
-                "Look at the mask, d_min, d_max and masking.bragg."
+                "Look at the mask, d_min, d_max, extraction.photons_range and masking.bragg."
             )

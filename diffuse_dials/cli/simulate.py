@@ -28,8 +28,10 @@ import logging
 
 import iotbx.phil
 from dials.util import show_mail_handle_errors, tabulate
+from libtbx import Auto
 
 from diffuse_dials.algorithms.running.parallel import n_processes
+from diffuse_dials.algorithms.simulation.detector import build_camera
 from diffuse_dials.algorithms.simulation.model import prepare_model
 from diffuse_dials.algorithms.simulation.output import (
     prepare_folder,
@@ -39,7 +41,7 @@ from diffuse_dials.algorithms.simulation.output import (
     write_true_map,
     write_true_stills,
 )
-from diffuse_dials.algorithms.simulation.stills import build_scene, check_scales
+from diffuse_dials.algorithms.simulation.stills import build_scene, check_ranges
 from diffuse_dials.cli.startup import start, user_errors
 
 logger = logging.getLogger(f"dials.{__name__}")
@@ -78,13 +80,16 @@ def run(args=None, phil=phil_scope):
         if unexpected:
             raise ValueError(f"{unexpected[0]} is not needed. Give one model file at most; all else is a parameter.")
         if invocation.others:
+            if params.model not in (None, Auto):
+                raise ValueError(f"{invocation.others[0]} and model={params.model} are both models. Give one.")
             params.model = invocation.others[0]
-        check_scales(params.stills)  # the model alone takes half a minute
+        check_ranges(params)  # the model alone takes half a minute
+        camera = build_camera(params, params.seed)
         folder = prepare_folder(params.output)
         model = prepare_model(params, folder)
         logger.info("Crystal: %s, %s", model.unit_cell, model.space_group.info())
         logger.info("Atoms in the cell: %s", _formula(model))
-        scene = build_scene(params, model, n_processes(params.mp))
+        scene = build_scene(params, model, camera, n_processes(params.mp))
         logger.info("Seed: %d", params.seed)
         write_true_map(scene, folder)
         write_true_bragg(scene, folder)

@@ -11,9 +11,16 @@ from dxtbx import flumpy
 
 from diffuse_dials.io.atomic import replacing
 
+_MASK_FILE = "a .mask file of dials.generate_mask or diffuse.make_mask"
+_STILL_MASKS_FILE = "the bragg_masks.pickle of diffuse.make_mask; a mask of all stills is input.mask"
 
-def load_pickle(path):
+
+def load_pickle(path, wanted: str = _MASK_FILE):
     """Unpickle a file that DIALS wrote, Python 2 ones too.
+
+    Args:
+        path: The file.
+        wanted: What it should be, for messages.
 
     Raises:
         ValueError: If the file is missing or is no pickle.
@@ -25,8 +32,7 @@ def load_pickle(path):
             return pickle.load(handle, encoding="bytes")
     except Exception as error:  # unpickling garbage can raise anything: pickle's documentation says so
         raise ValueError(
-            f"{path} is no mask that can be read ({error}). "
-            "Give a .mask file of dials.generate_mask or diffuse.make_mask."
+            f"{path} is no mask that can be read ({str(error).rstrip('.')}). Give {wanted}."
         ) from error
 
 
@@ -59,12 +65,9 @@ def load_still_masks(path, shapes) -> dict[str, tuple[np.ndarray, ...]]:
     Raises:
         ValueError: If the file is no such dictionary, or belongs to another detector.
     """
-    content = load_pickle(path)
+    content = load_pickle(path, _STILL_MASKS_FILE)
     if not isinstance(content, dict) or not content:
-        raise ValueError(
-            f"{path} holds no masks of single stills. Give the bragg_masks.pickle of diffuse.make_mask; a mask of all "
-            "stills is input.mask."
-        )
+        raise ValueError(f"{path} holds no masks of single stills. Give {_STILL_MASKS_FILE}.")
     return {str(identifier): _checked(mask, path, shapes) for identifier, mask in content.items()}
 
 
@@ -92,7 +95,7 @@ def combine_masks(names, path) -> None:
 def _panels(content, path) -> tuple[flex.bool, ...]:
     content = (content,) if isinstance(content, flex.bool) else content
     if not isinstance(content, (tuple, list)) or not all(isinstance(panel, flex.bool) for panel in content):
-        raise ValueError(f"{path} holds no mask. Give a .mask file of dials.generate_mask or diffuse.make_mask.")
+        raise ValueError(f"{path} holds no mask. Give {_MASK_FILE}.")
     return tuple(content)
 
 

@@ -82,3 +82,42 @@ def test_the_true_bragg_peaks_are_those_of_the_structure(folder):
     structure.scattering_type_registry(table="wk1995")
     expected = written.structure_factors_from_scatterers(structure, algorithm="direct").f_calc().as_amplitude_array()
     np.testing.assert_allclose(written.data(), expected.data(), atol=0.01 * max(expected.data()))
+
+
+@pytest.mark.parametrize(
+    "parameter, words",
+    [
+        ("n_stills=1e9", "n_stills element is greater than the maximum allowed value"),
+        ("photons_per_pixel=1e30", "photons_per_pixel element is greater than the maximum allowed value"),
+        ("photons_per_pixel=0", "photons_per_pixel element is less than the minimum allowed value"),
+        ("exposure_time=inf", "stills.exposure_time element is greater than the maximum allowed value"),
+        ('exposure_time=""', "stills.exposure_time= is empty: give numbers, or leave the parameter out."),
+        ('blank_exposure_time=""', "background.blank_exposure_time= is empty: give numbers, or leave"),
+        ("b_factor=1e30", "disorder.b_factor element is greater than the maximum allowed value"),
+        ("correlation_length=1e30", "disorder.correlation_length element is greater than the maximum allowed value"),
+        ("mosaic_rms=1e9", "bragg.mosaic_rms element is greater than the maximum allowed value"),
+        ("distance=1e300", "detector.distance element is greater than the maximum allowed value"),
+        ("beam_centre=inf,1", "detector.beam_centre element is greater than the maximum allowed value"),
+        ("count_cutoff=1e30", "detector.count_cutoff element is greater than the maximum allowed value"),
+        ("beamstop_radius=1e9", "No pixel of the detector measures. Use a smaller detector.beamstop_radius"),
+        ("generate.unit_cell=1,2", "generate.unit_cell=1,2,1,90,90,90 is no unit cell of a crystal: its edges must be"),
+        ("truth.d_max=1", "truth.d_min=3 must be smaller than truth.d_max=1 (both in Å)."),
+        ("model=other.pdb", "small.pdb and model=other.pdb are both models. Give one."),
+    ],
+)  # fmt: skip
+def test_absurd_values_are_refused_before_a_file_is_written(parameter, words, folder):
+    (folder / "other.pdb").write_text(MODEL)
+    with pytest.raises(Sorry) as stop:
+        simulate.run([*SMALL, "output.directory=new", parameter])
+    assert words in str(stop.value) and "\n" not in str(stop.value)
+    assert not (folder / "new").exists()
+
+
+def test_limits_without_a_voxel_and_too_many_photons_say_which_parameters_to_change(folder):
+    """What is known only when the model is."""
+    for parameters, words in (
+        (["truth.d_min=500"], "truth.d_min=500.0 and truth.d_max=None leave no voxel on this detector, which reaches"),
+        (["absolute_constant=1e15", "exposure_time=1e6"], "photons. Use a smaller photons_per_pixel, absolute"),
+    ):  # fmt: skip
+        with pytest.raises(Sorry, match=words):
+            simulate.run([*SMALL[:-2], "truth.d_min=3", *parameters, "output.directory=new", "output.overwrite=True"])

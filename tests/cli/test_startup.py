@@ -10,7 +10,7 @@ from libtbx import Auto
 
 from diffuse_dials import library as diffuse
 from diffuse_dials.algorithms.scaling.agreement import compare_scales
-from diffuse_dials.cli import compare, export, grid, make_mask, process, scale
+from diffuse_dials.cli import compare, export, extract, grid, make_mask, process, scale
 from diffuse_dials.io.atomic import write_text
 
 
@@ -91,6 +91,16 @@ def test_numbers_that_make_no_photons_are_refused(option, words, stills, run_in_
         (grid, "corrections.sensor_efficiency.thickness=1e30", "greater than the maximum allowed value"),
         (grid, "output.grid=/", "output.grid=/ is no name of a file. Give one, such as grid.json."),
         (scale, "merging.n_splits=nan", "merging.n_splits=nan: cannot convert float NaN to integer. Give one such as"),
+        (grid, "air.pressure=1e30", "pressure element is greater than the maximum allowed value: 1e+30 > 10000000"),
+        (grid, "background.constant.value=2", "background.constant.value=2 goes with background_method=constant, not"),
+        (grid, "smooth=1e9", "background.image.smooth element is greater than the maximum allowed value"),
+        (extract, "radial.rejection=1e300", "background.radial.rejection element is greater than the maximum"),
+        (extract, "spot_radius=1e300", "masking.bragg.spot_radius element is greater than the maximum allowed value"),
+        (extract, "domain_size=1e300", "masking.bragg.domain_size element is greater than the maximum allowed value"),
+        (extract, "mp.nproc=1e30", "mp.nproc element is greater than the maximum allowed value"),
+        (make_mask, "masking.edge=1e30", "masking.edge element is greater than the maximum allowed value"),
+        (process, "unit_cell=79,79", "unit_cell=79,79,1,90,90,90 is no unit cell of a crystal: its edges must be"),
+        (process, "unit_cell=inf", "unit_cell=inf,1,1,90,90,90 is no unit cell of a crystal: its edges must be"),
         (process, "space_group=P999", "space_group=P999: cctbx Error: Space group symbol not recognized: P999. Give"),
         (process, "unit_cell=1,2,3,90,90,190", "190: Unit cell angle is greater than or equal to 180 degrees. Give"),
         (grid, "grid.laue_group=P999", "grid.laue_group=P999: there is no space group P999. Give a Hermann"),
@@ -101,6 +111,26 @@ def test_values_that_are_none_are_named_with_what_to_give(command, option, words
     said = refused(command, stills, option)
     assert words in said and "\n" not in said
     assert only_inputs_are_left(run_in_tmp_path, "stills.expt")
+
+
+@pytest.mark.parametrize(
+    "parameter, content, words",
+    [
+        ("input.bragg_masks", b"{}", "is no mask that can be read (invalid load key, '{'). Give the bragg_masks"),
+        ("input.mask", b"{}", "is no mask that can be read (invalid load key, '{'). Give a .mask file of dials"),
+        ("masking.bragg.profile", b"text", "cannot be used as masking.bragg.profile: Expecting value"),
+        ("input.background", b"text", "cannot be read as a DIALS experiment list"),
+    ],
+)
+def test_files_of_another_kind_are_named_with_what_to_give(parameter, content, words, stills, run_in_tmp_path):
+    (run_in_tmp_path / "file").write_bytes(content)
+    said = refused(grid, stills, f"{parameter}=file", "d_min=3")
+    assert words in said and said.startswith("file ") and "\n" not in said
+
+
+def test_blanks_without_images_are_refused(work, stills, run_in_tmp_path):
+    said = refused(grid, stills, f"background={work / 'truth.expt'}", "d_min=3")
+    assert said.endswith("truth.expt has experiments without an image. Give blank exposures, an .expt of dials.import.")
 
 
 def test_a_parameter_file_is_no_hiding_place_for_a_wrong_value(stills, run_in_tmp_path):

@@ -34,6 +34,11 @@ class Blanks:
         self._experiments = []
         for file in self.files:
             loaded = load_experiments(file)
+            if any(experiment.imageset is None for experiment in loaded):
+                raise ValueError(
+                    f"input.background={file} has experiments without an image. Give blank exposures, an .expt of "
+                    "dials.import."
+                )
             for experiment, key in zip(loaded, still_keys(loaded)):
                 if experiment.crystal is not None:
                     raise ValueError(

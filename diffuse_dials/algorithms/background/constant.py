@@ -22,10 +22,10 @@ class ConstantBackground(Background):
     name: ClassVar[str] = "constant"
     phil: ClassVar[str] = """
     value = None
-      .type = float
+      .type = float(value_min=-1e9, value_max=1e9)
       .help = "Photons to subtract from every pixel of every still."
     variance = 0
-      .type = float(value_min=0)
+      .type = float(value_min=0, value_max=1e9)
       .help = "Variance of that value (photons squared)."
 """
 

@@ -42,7 +42,7 @@ class ImageBackground(Background):
       .help = "How the blanks are scaled to a still: by the ratio of exposure times, or of the light by the monitor"
               "(input.monitor). Auto: by the monitor if it has a reading for every blank, else by the exposure time."
     smooth = None
-      .type = float(value_min=0)
+      .type = float(value_min=0, value_max=1000)
       .help = "Smooth the sum of the blanks by a Gaussian of this standard deviation (pixels). It helps few or weak"
               "blanks, and blurs shadows and edges. None: not smoothed."
 """

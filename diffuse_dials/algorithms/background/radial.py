@@ -47,7 +47,7 @@ class RadialBackground(Background):
               "less than 300 pixels are joined."
       .expert_level = 1
     rejection = 5
-      .type = float(value_min=3)
+      .type = float(value_min=3, value_max=1000000)
       .help = "Pixels that deviate from the profile by more than counting statistics allow are left out of it: those"
               "less probable than this many standard deviations of a normal distribution, on either side."
       .expert_level = 2

@@ -99,7 +99,7 @@ class Air:
       .type = float(value_min=50, value_max=1000)
       .help = "Temperature of air and helium (K)."
     pressure = 101325
-      .type = float(value_min=0)
+      .type = float(value_min=0, value_max=10000000)
       .help = "Pressure of air and helium (Pa)."
     window = None
       .type = str

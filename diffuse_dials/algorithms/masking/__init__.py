@@ -39,7 +39,7 @@ masking {{
   {_EACH_STILL}
   include scope diffuse_dials.adapters.generate_mask.phil_scope
   edge = 0
-    .type = int(value_min=0)
+    .type = int(value_min=0, value_max=1000)
     .help = "Width (pixels) of a rim that is masked around each panel and around each gap between modules: pixels at"
             "the edges of modules are often larger or see less."
   {DYNAMIC_PHIL}

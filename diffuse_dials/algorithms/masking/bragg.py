@@ -79,7 +79,7 @@ radius = Auto
   .help = "Distance from a reciprocal lattice point (1/Angstrom) within which method=lattice counts a pixel as Bragg"
           "scattering. Auto: follows the crystal's domain size, its mosaicity times |s|, and the size of the spots."
 radius_sigmas = Auto
-  .type = float(value_min=0)
+  .type = float(value_min=0, value_max=1000000)
   .help = "radius=Auto in standard deviations of a spot. A larger value leaves less Bragg intensity and fewer pixels."
           "Auto: measured on the images as a function of |s| (see tolerance); 3 if nothing can be measured."
   .expert_level = 1
@@ -92,7 +92,7 @@ point_spread = 0.7
   .help = "Smallest standard deviation of a spot on the detector (pixels), where no profile model has a larger one."
   .expert_level = 1
 domain_size = Auto
-  .type = float(value_min=1)
+  .type = float(value_min=1, value_max=1000000000)
   .help = "Size of the coherent domains (Angstrom). Auto: the crystal model's; 1000, with a warning, where it has none."
   .expert_level = 1
 half_mosaicity = Auto

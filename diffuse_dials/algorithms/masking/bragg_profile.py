@@ -204,7 +204,10 @@ def load_profile(path) -> BraggProfile:
     try:
         return BraggProfile.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ValueError(f"{path} cannot be used: {sentence(error)} Run diffuse.make_mask again.") from None
+        raise ValueError(
+            f"{path} cannot be used as masking.bragg.profile: {sentence(error)} Give the bragg_profile.json that "
+            "diffuse.make_mask wrote."
+        ) from None
 
 
 def sample(keys, shape_sizes: int, n_sample) -> list[int]:

@@ -23,7 +23,7 @@ found_spots = Auto
   .help = "Mask strong spots found on the image as well, on the lattice or not (second crystals, salt, tails of very"
           "strong spots), whatever the method. Auto: on detectors that do not count photons, whose spots have tails."
 spot_sigmas = 6
-  .type = float(value_min=3)
+  .type = float(value_min=3, value_max=1000000)
   .help = "found_spots: the pixels of a spot exceed the local level by this many standard deviations, its highest pixel"
           "by twice as many."
   .expert_level = 1
@@ -32,7 +32,7 @@ smallest_spot = 2
   .help = "found_spots: number of touching pixels that make a spot."
   .expert_level = 1
 spot_reach = 12
-  .type = int(value_min=1)
+  .type = int(value_min=1, value_max=1000)
   .help = "found_spots: largest width of what is masked around the pixels of a spot (pixels)."
   .expert_level = 1
 """

@@ -147,7 +147,7 @@ def make_pixel_mask(experiments, masking, mask_files=(), d_min=None, d_max=None,
     if masking.shadow.find:
         reasons.add(f"shadows in {n_images} image(s)", _off_shadows(first, found, reasons.use(), masking.shadow))
     if not any(panel.any() for panel in reasons.use()):
-        numbers = "; ".join(f"{s.name} {s.masked}" for s in reasons.steps)
+        numbers = "; ".join(f"{s.name} {s.masked}" for s in reasons.steps if s.masked)
         raise ValueError(f"No pixel is left. Loosen one of the steps, which mask so many pixels: {numbers}.")
     return PixelMask(tuple(reasons.panels), tuple(reasons.steps), bad, n_images, noise)
 

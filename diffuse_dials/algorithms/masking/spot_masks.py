@@ -47,15 +47,15 @@ class PredictedMask(_SpotMask):
     name: ClassVar[str] = "predicted"
     phil: ClassVar[str] = """
 widen_mosaicity = 2
-  .type = float(value_min=1)
+  .type = float(value_min=1, value_max=100)
   .help = "method=predicted predicts with the mosaicity and the inverse domain size multiplied by this."
   .expert_level = 1
 widen_spots = 2
-  .type = float(value_min=1)
+  .type = float(value_min=1, value_max=100)
   .help = "method=predicted multiplies the angular size of spots, which DIALS's profile model measured, by this."
   .expert_level = 1
 spot_radius = 4
-  .type = float(value_min=0.5)
+  .type = float(value_min=0.5, value_max=1000)
   .help = "Radius (pixels) of predicted spots where the still has no profile model."
   .expert_level = 1
 """

@@ -20,7 +20,7 @@ logger = logging.getLogger(f"dials.{__name__}")
 
 _NPROC = """
   nproc = 1
-    .type = int(value_min=1)
+    .type = int(value_min=1, value_max=10000)
     .help = "Processes that work on stills at the same time. Auto: one per processor. Results do not depend on it."
 """
 

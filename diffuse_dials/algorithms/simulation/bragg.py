@@ -20,10 +20,10 @@ phil_scope = iotbx.phil.parse(
     """
 bragg {
   mosaic_rms = 0.05
-    .type = float(value_min=0)
+    .type = float(value_min=0, value_max=10)
     .help = "Rms misorientation of mosaic blocks (degrees)."
   domain_size = 1500
-    .type = float(value_min=10)
+    .type = float(value_min=10, value_max=1000000000)
     .help = "Of mosaic blocks (Å): lattice points have an rms width of 0.4/domain_size."
 }
 """

@@ -25,25 +25,25 @@ phil_scope = iotbx.phil.parse(
     """
 detector {
   distance = 150
-    .type = float(value_min=10)
+    .type = float(value_min=10, value_max=100000)
     .help = "From the crystal to the detector (mm)."
   modules = 2,5
-    .type = ints(size=2, value_min=1)
+    .type = ints(size=2, value_min=1, value_max=50)
     .help = "Pilatus modules along fast and slow: 2,5 is a Pilatus 1M (981 x 1043 pixels), 1,1 a 100K (487 x 195)."
   pixel_size = 0.172
-    .type = float(value_min=0.01)
+    .type = float(value_min=0.01, value_max=10)
     .help = "Edge of a pixel (mm)."
   beam_centre = Auto
-    .type = floats(size=2)
+    .type = floats(size=2, value_min=-1000000, value_max=1000000)
     .help = "Beam centre (fast, slow), pixels. Auto: the middle of the detector."
   thickness = 0.32
-    .type = float(value_min=0.01)
+    .type = float(value_min=0.01, value_max=100)
     .help = "Of the silicon sensor (mm). Sets efficiency and parallax."
   count_cutoff = 1048500
-    .type = int(value_min=10)
+    .type = int(value_min=10, value_max=2147483646)
     .help = "Largest count that a pixel can hold; more than that is an overload."
   point_spread = 0.4
-    .type = float(value_min=0.05)
+    .type = float(value_min=0.05, value_max=20)
     .help = "Rms width of the point-spread function along fast and slow (pixels); widens Bragg spots."
   beamstop_radius = 3.0
     .type = float(value_min=0)
@@ -52,7 +52,7 @@ detector {
     .type = int(value_min=0)
     .help = "Pixels that count without light."
   hot_rate = 3000
-    .type = float(value_min=0)
+    .type = float(value_min=0, value_max=1000000000)
     .help = "Median count rate of hot pixels (1/s); single ones differ by up to a factor of 10."
   n_dead = 30
     .type = int(value_min=0)
@@ -74,10 +74,10 @@ air {
     .type = float(value_min=0)
     .help = "Air between crystal and detector (mm); the rest is vacuum. Auto: the whole path of each pixel."
   temperature = 293.15
-    .type = float(value_min=1)
+    .type = float(value_min=50, value_max=1000)
     .help = "K."
   pressure = 101325
-    .type = float(value_min=0)
+    .type = float(value_min=0, value_max=10000000)
     .help = "Pa; 0 is vacuum."
 }
 """
@@ -143,7 +143,7 @@ def build_camera(params, seed: int) -> Camera:
         seed: Of the places of hot and dead pixels.
 
     Raises:
-        ValueError: If the polarization normal is 0.
+        ValueError: If the polarization normal is 0, or no pixel measures.
     """
     header = _header(params)
     with TemporaryDirectory() as directory:
@@ -168,6 +168,8 @@ def build_camera(params, seed: int) -> Camera:
     blind[bad[n_hot:]] = True
     good = ~blind
     good[bad[:n_hot]] = False
+    if not good.any():
+        raise ValueError("No pixel of the detector measures. Use a smaller detector.beamstop_radius, n_hot or n_dead.")
     return Camera(
         panel=panel,
         beam=beam,

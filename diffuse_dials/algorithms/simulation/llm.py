@@ -29,10 +29,10 @@ phil_scope = libtbx.phil.parse(
     """
 disorder {
   b_factor = 12
-    .type = float(value_min=0.01)
+    .type = float(value_min=0.01, value_max=1000)
     .help = "B = 8π²u² (Å²) of all atoms. Larger: less Bragg, more diffuse scattering."
   correlation_length = 10
-    .type = float(value_min=0.5)
+    .type = float(value_min=0.5, value_max=1000)
     .help = "Distance (Å) over which displacements lose their correlation by 1/e. Longer: sharper diffuse features."
   orders = 4
     .type = int(value_min=1, value_max=10)
@@ -248,7 +248,8 @@ def _check_memory(shape, fine):
     if needed > free:
         raise ValueError(
             f"The diffuse map needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. "
-            f"Use a smaller disorder.fine than {','.join(map(str, fine))}, or a longer detector.distance."
+            f"Use a smaller disorder.fine than {','.join(map(str, fine))} (Auto: a smaller "
+            "disorder.correlation_length), or a longer detector.distance."
         )
 
 

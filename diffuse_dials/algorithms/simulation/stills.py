@@ -12,7 +12,7 @@ from libtbx import Auto
 
 from diffuse_dials.adapters.scattering import incoherent
 from diffuse_dials.algorithms.simulation.bragg import Mosaicity, deposit, excite
-from diffuse_dials.algorithms.simulation.detector import Camera, build_camera
+from diffuse_dials.algorithms.simulation.detector import Camera
 from diffuse_dials.algorithms.simulation.llm import DiffuseTruth, liquid_like_motions, resolution_needed
 from diffuse_dials.algorithms.simulation.model import CrystalModel
 
@@ -21,24 +21,24 @@ logger = logging.getLogger(f"dials.{__name__}")
 phil_scope = iotbx.phil.parse(
     """
 n_stills = 60
-  .type = int(value_min=0)
+  .type = int(value_min=0, value_max=1000000)
   .help = "Images of the crystal."
 n_blanks = 10
-  .type = int(value_min=0)
+  .type = int(value_min=0, value_max=1000000)
   .help = "Images of the background alone."
 photons_per_pixel = 20
-  .type = float(value_min=0)
+  .type = float(value_min=1e-6, value_max=1000000)
   .help = "Mean diffuse photons (Compton scattering included, Bragg and background not) per good pixel of a still of"
           "scale 1 and mean exposure time."
 absolute_constant = None
-  .type = float(value_min=0)
+  .type = float(value_min=1e-12, value_max=1e15)
   .help = "Photons per steradian, second and e² at scale 1, in place of photons_per_pixel."
 stills {
   scale_range = 0.3,3
-    .type = floats(size=2, value_min=0)
+    .type = floats(size=2, value_min=0, value_max=1000000)
     .help = "Limits of the scales of the stills; their logarithms are uniform."
   exposure_time = 0.1
-    .type = floats(value_min=1e-6)
+    .type = floats(value_min=1e-6, value_max=1000000)
     .help = "Seconds; of several values the stills take one after the other."
   cell_jitter = 0
     .type = float(value_min=0, value_max=0.02)
@@ -49,14 +49,14 @@ stills {
 }
 background {
   ratio = 1
-    .type = float(value_min=0)
+    .type = float(value_min=0, value_max=1000000)
     .help = "Of the background to the diffuse scattering of a still of scale 1, at the water ring (0.3/Å). It grows"
             "with the exposure time and not with the scale."
   jitter = 0
     .type = float(value_min=0, value_max=0.5)
     .help = "Relative rms scatter of the background from image to image."
   blank_exposure_time = Auto
-    .type = floats(value_min=1e-6)
+    .type = floats(value_min=1e-6, value_max=1000000)
     .help = "Seconds, as stills.exposure_time, which Auto takes."
 }
 """
@@ -65,6 +65,7 @@ background {
 WATER_RING = 0.3  # 1/Å
 _STILL, _BLANK = 1, 2  # streams of random numbers
 _S_STEP = 0.002  # 1/Å, of radial curves
+_MOST_PHOTONS = 1e15  # of a pixel; Poisson numbers end at 9e18
 
 
 @dataclass(frozen=True)
@@ -161,42 +162,48 @@ class Scene:
 
     def counts(self, shot: Shot) -> np.ndarray:
         """The image: Poisson counts, -1 in the gaps, shape (slow, fast), int32."""
-        counts = shot.rng.poisson(self.expected(shot))
+        expected = self.expected(shot)
+        if not expected.max() < _MOST_PHOTONS:
+            raise ValueError(
+                f"A pixel would get {expected.max():.3g} photons. Use a smaller photons_per_pixel, absolute_constant, "
+                "background.ratio, detector.hot_rate or exposure time."
+            )
+        counts = shot.rng.poisson(expected)
         # one above the cutoff is untrusted whether the trusted range includes its ends or not
         counts = np.minimum(counts, self.params.detector.count_cutoff + 1).astype(np.int32)
         counts[self.camera.gap.reshape(counts.shape)] = -1
         return counts
 
 
-def check_scales(params) -> None:
-    """Refuse scales that cannot be drawn.
+def check_ranges(params) -> None:
+    """Refuse ranges that are none.
 
     Args:
-        params: Extract of ``stills``.
+        params: Extract of diffuse.simulate.
 
     Raises:
-        ValueError: If the limits are not a range.
+        ValueError: If the ends of the scales or of the true map are in the wrong order.
     """
-    low, high = params.scale_range
+    low, high = params.stills.scale_range
     if not 0 < low <= high:
         raise ValueError(f"stills.scale_range={low:g},{high:g} must be two positive numbers, the smaller one first.")
+    low, high = params.truth.d_min, params.truth.d_max
+    if None not in (low, high) and low >= high:
+        raise ValueError(f"truth.d_min={low:g} must be smaller than truth.d_max={high:g} (both in Å).")
 
 
-def build_scene(params, model: CrystalModel, nproc: int = 1) -> Scene:
+def build_scene(params, model: CrystalModel, camera: Camera, nproc: int = 1) -> Scene:
     """Work out what all images share: response of the pixels, structure factors, diffuse map, K.
 
     Args:
         params: Extract of ``phil_scope`` and of the scopes of the modules it uses, and ``seed``.
         model: The crystal.
+        camera: The detector, of the same parameters.
         nproc: Threads of the Fourier transforms.
 
     Raises:
-        ValueError: If parameters contradict one another.
+        ValueError: If the diffuse map would not fit into memory.
     """
-    check_scales(params.stills)
-    camera = build_camera(params, params.seed)
-    if not camera.good.any():
-        raise ValueError("No pixel of the detector measures. Use a smaller detector.beamstop_radius, n_hot or n_dead.")
     s_max = float(camera.s.max()) * (1 + 5 * params.stills.cell_jitter)
     hkl, squared = intensities(model, resolution_needed(s_max, params.disorder.correlation_length))
     truth = liquid_like_motions((hkl, squared), model.unit_cell, params.disorder, nproc)

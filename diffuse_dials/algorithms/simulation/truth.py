@@ -45,7 +45,7 @@ def true_map(
         voxel and its symmetry mates), intensity.incoherent.value and intensity.coherent.value (at the centre).
 
     Raises:
-        ValueError: If ndiv does not fit the symmetry, or the map does not reach d_min.
+        ValueError: If ndiv does not fit the symmetry, the map does not reach d_min, or no voxel is left.
     """
     group = model.space_group
     try:
@@ -55,6 +55,9 @@ def true_map(
     index, mean = truth.voxel_means(params.ndiv, params.d_min or 1 / s_max)
     length = np.linalg.norm(index / np.asarray(params.ndiv) @ truth.reciprocal.T, axis=1)
     keep = (length > 0) & (length >= (1 / params.d_max if params.d_max else 0))
+    if not keep.any():
+        limits = " and ".join(f"truth.{name}={getattr(params, name)}" for name in ("d_min", "d_max"))
+        raise ValueError(f"{limits} leave no voxel on this detector, which reaches to {1 / s_max:.2f} Å. Change them.")
     asu, mate = np.unique(map_to_asu(index[keep], group), axis=0, return_inverse=True)
     mate = mate.ravel()
     value = np.bincount(mate, mean[keep], len(asu)) / np.bincount(mate, minlength=len(asu))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from diffuse_dials.algorithms.simulation.detector import build_camera
 from diffuse_dials.algorithms.simulation.model import prepare_model
 from diffuse_dials.algorithms.simulation.stills import build_scene
 from diffuse_dials.cli.simulate import phil_scope
@@ -36,4 +37,5 @@ def small_model(tmp_path_factory):
 @pytest.fixture(scope="session")
 def scene(small_model):
     """What its stills share."""
-    return build_scene(small_parameters(), small_model)
+    params = small_parameters()
+    return build_scene(params, small_model, build_camera(params, params.seed))
