@@ -29,6 +29,8 @@ def why_refused(scope, given, error: Exception) -> str:
         error: What reading them raised.
     """
     reason = " ".join(str(error).split())
+    if reason.startswith("The following definitions were not recognised"):
+        return _not_recognised(scope, given) or reason
     for found in _given(scope, given):
         text = " ".join(str(word) for word in found.object.words)
         try:
@@ -43,15 +45,32 @@ def why_refused(scope, given, error: Exception) -> str:
     return reason
 
 
+def _not_recognised(scope, given) -> str | None:
+    """One line on parameters in files that the command does not have, where DIALS lists the values of all."""
+    for source in _sources(scope, given):
+        _, unknown = scope.fetch(source=source, track_unused_definitions=True)
+        if unknown:
+            first, more = unknown[0], f" and {len(unknown) - 1} more are" if len(unknown) > 1 else " is"
+            hint = "-c -e2 lists all of them."
+            if any(found.path == f"{_OF_OTHERS}.{first.path}" for found in scope.all_definitions()):
+                hint = f"Those of dials.{_OF_OTHERS} stand in {_OF_OTHERS} {{ ... }}."
+            return f"{first}{more} no parameter of this command. {hint}"
+    return None
+
+
 def _given(scope, given) -> Iterator:
     """The definitions in arguments and parameter files, as far as they can be read."""
+    for source in _sources(scope, given):
+        yield from source.all_definitions()
+
+
+def _sources(scope, given) -> Iterator:
     interpreter = scope.command_line_argument_interpreter()
     for one in given:
         try:
-            source = libtbx.phil.parse(file_name=one) if Path(one).is_file() else interpreter.process(one)
+            yield libtbx.phil.parse(file_name=one) if Path(one).is_file() else interpreter.process(one)
         except (Sorry, RuntimeError, UnicodeDecodeError):
             continue  # an image, or a file with another mistake
-        yield from source.all_definitions()
 
 
 def settle_values(scope, params) -> None:

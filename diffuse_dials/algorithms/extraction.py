@@ -29,7 +29,7 @@ logger = logging.getLogger(f"dials.{__name__}")
 phil_scope = libtbx.phil.parse(
     """
 d_min = None
-  .type = float(value_min=0.1)
+  .type = float(value_min=0.1, value_max=10000)
   .help = "High-resolution limit of the map (Å). None: the corner of the detector."
 d_max = None
   .type = float(value_min=0.1)

@@ -60,7 +60,7 @@ _HEADERS = ("Step", "masks (pixels)", "newly (pixels)", "newly (%)")
 phil_scope = libtbx.phil.parse(
     """
 d_min = None
-  .type = float(value_min=0.1)
+  .type = float(value_min=0.1, value_max=10000)
   .help = "High-resolution limit (Angstrom); pixels beyond it are masked. None: the corner of the detector."
 d_max = None
   .type = float(value_min=0.1, value_max=1e9)

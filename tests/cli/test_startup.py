@@ -10,7 +10,7 @@ from libtbx import Auto
 
 from diffuse_dials import library as diffuse
 from diffuse_dials.algorithms.scaling.agreement import compare_scales
-from diffuse_dials.cli import compare, export, extract, grid, make_mask, process, scale
+from diffuse_dials.cli import compare, export, extract, grid, integrate, make_mask, process, scale
 from diffuse_dials.io.atomic import write_text
 
 
@@ -136,6 +136,18 @@ def test_blanks_without_images_are_refused(work, stills, run_in_tmp_path):
 def test_a_parameter_file_is_no_hiding_place_for_a_wrong_value(stills, run_in_tmp_path):
     (run_in_tmp_path / "cell.phil").write_text("d_min = 2\nspace_group = P999\n")
     assert refused(process, "cell.phil").startswith("space_group=P999: cctbx Error: Space group symbol")
+
+
+def test_parameters_of_another_command_in_a_file_are_named_with_their_place(work, stills, run_in_tmp_path):
+    """stills_process.phil given to diffuse.integrate as it is, the likeliest of them."""
+    shutil.copy(work / "stills_process.phil", "theirs.phil")
+    said = refused(integrate, stills, "theirs.phil")
+    assert said.startswith('output.integration_pickle (file "theirs.phil", line 3) and ') and "\n" not in said
+    assert said.endswith(" more are no parameter of this command. Those of dials.stills_process stand in "
+                         "stills_process { ... }.")  # fmt: skip
+    (run_in_tmp_path / "ours.phil").write_text("d_min = 2\nndviv = 1,1,1\n")
+    said = refused(grid, stills, "ours.phil")
+    assert said == 'ndviv (file "ours.phil", line 2) is no parameter of this command. -c -e2 lists all of them.'
 
 
 def test_none_and_auto_mean_the_default_or_the_choice_of_that_name():

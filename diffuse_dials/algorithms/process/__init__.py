@@ -16,7 +16,7 @@ STEPS: tuple[type[Step], ...] = (Blanks, Integrate, MakeMask, Grid, Scale, Absol
 
 _own_scope = f"""
 d_min = None
-  .type = float(value_min=0.1)
+  .type = float(value_min=0.1, value_max=10000)
   .help = "High-resolution limit of the map (Angstrom). None: the corner of the detector."
 d_max = None
   .type = float(value_min=0.1)
