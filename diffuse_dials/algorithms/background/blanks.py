@@ -34,7 +34,7 @@ class Blanks:
         self._experiments = []
         for file in self.files:
             loaded = load_experiments(file)
-            if any(experiment.imageset is None for experiment in loaded):
+            if any(experiment.imageset is None or not len(experiment.imageset) for experiment in loaded):
                 raise ValueError(
                     f"input.background={file} has experiments without an image. Give blank exposures, an .expt of "
                     "dials.import."
