@@ -58,6 +58,20 @@ def load_experiments(path) -> ExperimentList:
     return experiments
 
 
+def load_blanks(path) -> ExperimentList:
+    """Read an .expt file of blank exposures.
+
+    Raises:
+        ValueError: As load_experiments, or if one has no image.
+    """
+    experiments = load_experiments(path)
+    if any(experiment.imageset is None or not len(experiment.imageset) for experiment in experiments):
+        raise ValueError(
+            f"input.background={path} has experiments without an image. Give blank exposures, an .expt of dials.import."
+        )
+    return experiments
+
+
 def load_together(names, refuse=lambda name, loaded: None) -> ExperimentList:
     """The experiments of several .expt files.
 

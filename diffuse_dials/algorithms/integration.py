@@ -293,7 +293,7 @@ def _writing(home: Path, folder: Path):
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
-        full = shutil.disk_usage(home).free < _LITTLE
+        full = home.is_dir() and shutil.disk_usage(home).free < _LITTLE
         shutil.rmtree(folder, ignore_errors=True)
         if not full and not isinstance(error, OSError):
             raise

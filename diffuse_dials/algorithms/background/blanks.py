@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffuse_dials.adapters import images
-from diffuse_dials.adapters.experiments import load_experiments, still_keys
+from diffuse_dials.adapters.experiments import load_blanks, still_keys
 
 
 class Blanks:
@@ -33,12 +33,7 @@ class Blanks:
         self._photons, self._exposures = photons, exposures
         self._experiments = []
         for file in self.files:
-            loaded = load_experiments(file)
-            if any(experiment.imageset is None or not len(experiment.imageset) for experiment in loaded):
-                raise ValueError(
-                    f"input.background={file} has experiments without an image. Give blank exposures, an .expt of "
-                    "dials.import."
-                )
+            loaded = load_blanks(file)
             for experiment, key in zip(loaded, still_keys(loaded)):
                 if experiment.crystal is not None:
                     raise ValueError(

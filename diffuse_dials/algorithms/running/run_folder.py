@@ -25,7 +25,7 @@ import libtbx.phil
 from dials.util.version import dials_version
 
 import diffuse_dials
-from diffuse_dials.adapters.experiments import image_of, load_experiments
+from diffuse_dials.adapters.experiments import image_of, load_blanks
 from diffuse_dials.io.atomic import write_json
 from diffuse_dials.io.gridded_store import part_folder
 from diffuse_dials.io.stills import StillsTable
@@ -116,7 +116,7 @@ def _lookup_marks(experiments) -> list[str]:
 
 def _blanks_marks(names) -> list[str]:
     """What changes when an image of the blanks does."""
-    return [_images_of(image_of(e)[0] for e in load_experiments(name)) for name in names if name]
+    return [_images_of(image_of(e)[0] for e in load_blanks(name)) for name in names if name]
 
 
 def images_mark(keys) -> str:
