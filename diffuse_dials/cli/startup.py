@@ -85,41 +85,27 @@ def start(
     parser = ArgumentParser(
         usage=usage, phil=phil, epilog=help_message, read_experiments=False, read_reflections=False, check_format=False
     )
+    ranks = Communicator.started()
     if needs_files and not arguments:
-        parser.print_help()
-        raise SystemExit(2)
+        if ranks.rank == 0:
+            parser.print_help()
+        raise SystemExit(0 if ranks.rank else 2)
     tables = (".refl", ".h5") if takes_stores else (".refl",)
     files = [a for a in arguments if a.endswith((".expt", *tables)) and "=" not in a]
-    rest = [a for a in arguments if a not in files]
-    for name in files:
-        if not Path(name).is_file():
-            raise Sorry(f"There is no file {name}. Check the name and the folder.")
-    params, options, others = _parse(parser, phil, rest)
-    for name in others:
-        _refuse_parameters(name)
-    ambiguous = [name for name in others if "=" in name]
-    if ambiguous:
-        raise Sorry(
-            f"{ambiguous[0]} names no parameter of this command, or more than one: write its whole path. -c -e2 lists "
-            "all of them."
-        )
-    if others and not takes_others:
-        raise Sorry(
-            f"{others[0]} is no .expt or .refl file and no parameter of this command. See -h for what it takes and "
-            "-c -e2 for its parameters."
-        )
-    with user_errors():
-        settle_values(phil, params)
-        if not conducts:  # diffuse.process takes patterns of names, and looks after them itself
-            refuse_missing(phil, params)
-    output = getattr(params, "output", None)
-    defaults = getattr(phil.extract(), "output", None)
-    _refuse_names(output, defaults)
-    _refuse_places(output, defaults, [*files, *others, *_paths(getattr(params, "input", None), "monitor")])
-    with user_errors():
+    with user_errors(ranks), ranks.together():  # a mistake of the user's is said once, and not by each rank
+        if conducts and ranks.size > 1:
+            raise ValueError(
+                f"MPI started {ranks.size} processes of this command, which is one process and starts the ranks of its "
+                'steps itself. Leave mpirun out, and give mp.method=mpi and mp.launcher, such as "mpirun -n 4".'
+            )
+        try:
+            params, options, others = _read(parser, phil, arguments, files, takes_others, conducts)
+        except Sorry as error:
+            raise ValueError(str(error)) from None
         comm = Communicator.of(params.mp.method if hasattr(params, "mp") and not conducts else "")
     if comm.rank:
         logging.disable(logging.CRITICAL)  # rank 0 speaks for all
+    output = getattr(params, "output", None)
     with user_errors(comm), comm.together():
         if comm.rank == 0:
             _start_log(getattr(output, "log", None), options.verbose)
@@ -137,6 +123,35 @@ def start(
         options.verbose,
         comm,
     )
+
+
+def _read(parser, phil, arguments, files, takes_others: bool, conducts: bool):
+    """Parameters, options, and arguments that are neither files of DIALS nor parameters, held against what is there."""
+    for name in files:
+        if not Path(name).is_file():
+            raise Sorry(f"There is no file {name}. Check the name and the folder.")
+    params, options, others = _parse(parser, phil, [a for a in arguments if a not in files])
+    for name in others:
+        _refuse_parameters(name)
+    ambiguous = [name for name in others if "=" in name]
+    if ambiguous:
+        raise Sorry(
+            f"{ambiguous[0]} names no parameter of this command, or more than one: write its whole path. -c -e2 lists "
+            "all of them."
+        )
+    if others and not takes_others:
+        raise Sorry(
+            f"{others[0]} is no .expt or .refl file and no parameter of this command. See -h for what it takes and "
+            "-c -e2 for its parameters."
+        )
+    settle_values(phil, params)
+    if not conducts:  # diffuse.process takes patterns of names, and looks after them itself
+        refuse_missing(phil, params)
+    output = getattr(params, "output", None)
+    defaults = getattr(phil.extract(), "output", None)
+    _refuse_names(output, defaults)
+    _refuse_places(output, defaults, [*files, *others, *_paths(getattr(params, "input", None), "monitor")])
+    return params, options, others
 
 
 def _parse(parser, phil, arguments):

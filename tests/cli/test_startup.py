@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from dials.util import Sorry
@@ -181,3 +184,27 @@ def test_tables_of_spreadsheets_are_read_and_others_named(run_in_tmp_path):
 
 def test_a_map_goes_to_no_file_that_it_came_from(stills):
     assert "would replace an input" in refused(export, stills, f"output.json={stills}")
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="there is no mpirun")
+@pytest.mark.parametrize(
+    "command, given, words",
+    [
+        ("grid", ["nothing.expt", "mp.method=mpi"], "There is no file nothing.expt. Check the name and the folder."),
+        ("extract", ["stills.expt", "mp.method=mpi", "pixel_step=-1"], "pixel_step element is less than the minimum"),
+        ("scale", ["stills.expt"], "MPI started 2 processes of this command, but mp.method is multiprocessing. Add"),
+        ("export", ["stills.expt"], "MPI started 2 processes of this command, which uses one. Leave mpirun out."),
+        ("process", ["a.cbf"], "MPI started 2 processes of this command, which is one process and starts the ranks"),
+    ],
+)
+def test_a_mistake_is_said_once_and_not_by_every_rank(command, given, words, stills, run_in_tmp_path):
+    run = [sys.executable, "-c", f"import diffuse_dials\nfrom diffuse_dials.cli.{command} import run\nrun()", *given]
+    # without what a stills_process in this process leaves there of MPI, with which mpirun ends without a word
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "ORTE_"))}
+    ranks = subprocess.run(
+        ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", *run], capture_output=True, text=True,
+        env=environment,
+    )  # fmt: skip
+    assert ranks.returncode != 0 and "Traceback" not in ranks.stderr
+    assert ranks.stderr.count("Sorry: ") == 1 and words in ranks.stderr
+    assert only_inputs_are_left(run_in_tmp_path, "stills.expt")

@@ -11,7 +11,7 @@ import pickle
 import sys
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
@@ -19,6 +19,11 @@ from diffuse_dials.algorithms.running.stopping import ToldToStop
 
 _ALIGNED = 64  # bytes: where an array may begin in shared memory
 _ASK, _DONE, _FAILED, _TOLD, _TASK, _STOP, _ITEM = range(1, 8)
+
+
+def _n_started() -> int:
+    """Processes of this command by what mpirun (Open MPI, or one that speaks PMI) tells them."""
+    return max(int(os.environ.get(name, 1)) for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
 
 
 class Communicator:
@@ -43,11 +48,9 @@ class Communicator:
             ValueError: If mpi4py is missing, or mpirun started several processes that do not know of each other.
         """
         if method != "mpi":
-            started = max(int(os.environ.get(name, 1)) for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
-            if started > 1:
-                raise ValueError(
-                    f"MPI started {started} processes of this command, but mp.method is {method}. Add mp.method=mpi."
-                )
+            if _n_started() > 1:
+                why = f"but mp.method is {method}. Add mp.method=mpi" if method else "which uses one. Leave mpirun out"
+                raise ValueError(f"MPI started {_n_started()} processes of this command, {why}.")
             return cls()
         try:
             from mpi4py import MPI
@@ -55,6 +58,16 @@ class Communicator:
             hint = "Install it, or use mp.nproc."
             raise ValueError(f"mp.method=mpi needs the package mpi4py ({error}). {hint}") from None
         return cls(MPI.COMM_WORLD)
+
+    @classmethod
+    def started(cls) -> Communicator:
+        """The processes that mpirun started, whatever mp.method says, so that one of them speaks; else this one."""
+        if _n_started() > 1:
+            with suppress(ImportError):
+                from mpi4py import MPI
+
+                return cls(MPI.COMM_WORLD)
+        return cls()
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """The sum of an array over all ranks, on every rank (Allreduce); float64 and integers.
