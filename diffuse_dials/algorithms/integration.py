@@ -177,10 +177,11 @@ def integrate(images: list[Image], scope, params, folder, nproc: int, comm: Comm
         The results in the order of the blocks, on rank 0; None on the others.
 
     Raises:
-        ValueError: If the folder cannot be written or another run writes it.
+        ValueError: If the folder cannot be written, another run writes it, or it holds images.
     """
     check(params.stills_process)
     home, lock = Path(folder), None
+    _refuse_images(home, images)
     key = _key(scope, params)
     with comm.together():
         if comm.rank == 0:
@@ -330,11 +331,21 @@ def _finished(home: Path, key: str, images: list[Image]) -> dict[int, list[Resul
     return done
 
 
+def _refuse_images(home: Path, images: list[Image]) -> None:
+    """The folder is this program's own: what earlier runs made there is removed, by its name."""
+    inputs = {os.path.dirname(name): name for image in images for name in (image.source, image.path)}
+    for folder, name in inputs.items():
+        if os.path.realpath(folder) == os.path.realpath(home):
+            raise ValueError(
+                f"output.folder={home} holds {os.path.basename(name)}, an input of this run. Give a folder of its own."
+            )
+
+
 def _remove_all_but(home: Path, done) -> None:
     """Remove what earlier runs made here, finished or not, except the blocks that are kept."""
     for path in home.iterdir():
-        ours = re.fullmatch(r"(?:\.|idx-)?(\d{5})([_.].*)?", path.name)
-        if ours and (path.name.startswith(".") or int(ours[1]) not in done):
+        ours = re.fullmatch(r"\.(\d{5})([_.].*)?|(\d{5})\.json|idx-(\d{5})[_.].*", path.name)
+        if ours and (path.name.startswith(".") or int(ours[3] or ours[4]) not in done):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

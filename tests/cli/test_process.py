@@ -137,6 +137,20 @@ def test_stills_integrated_elsewhere_give_the_same_map(made, simulated, run_in_t
     assert Path("stills.csv").read_text() == (made / "stills.csv").read_text()
 
 
+def test_a_folder_with_images_is_none_for_results_and_files_of_others_stay_in_it(made, run_in_tmp_path):
+    """A run removes what earlier ones made in its folder, by the names: 00001.cbf could be taken for a block."""
+    image = shutil.copy(made / "images" / "a1.cbf", "00001.cbf")
+    for folder in (".", str(run_in_tmp_path)):
+        with pytest.raises(Sorry, match="^output.folder=.* holds 00001.cbf, an input of this run. Give a folder"):
+            integrate.run([image, str(made / "diffuse.integrate.phil"), f"output.folder={folder}"])
+    Path("results").mkdir()
+    for name in ("00001.cbf", "00002_strong.cbf", "00003.json", "idx-00003.log"):
+        (Path("results") / name).write_text("")
+    integrate.run([image, str(made / "diffuse.integrate.phil"), "output.folder=results"])
+    kept = {path.name for path in Path("results").iterdir()}
+    assert {"00000.json", "00001.cbf", "00002_strong.cbf"} <= kept and not {"00003.json", "idx-00003.log"} & kept
+
+
 def test_what_cannot_work_is_refused_before_anything_is_done(made, run_in_tmp_path):
     images = arguments(made)[:-1]
     for wrong, said in {
