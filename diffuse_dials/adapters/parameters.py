@@ -95,7 +95,7 @@ def settle_values(scope, params) -> None:
         if isinstance(value, list) and not value and kind in ("ints", "floats") and not definition.multiple:
             raise ValueError(f"{path}= is empty: give {_WANTED[kind]}, or leave the parameter out.")
         if kind == "unit_cell" and value not in (None, Auto):
-            _check_cell(path, value.parameters())
+            check_unit_cell(path, value.parameters())
         for one in _single(value):
             if one is Auto and one is not value:
                 raise ValueError(f"{path}=Auto: give {_WANTED['path']}, or leave the parameter out.")
@@ -104,8 +104,16 @@ def settle_values(scope, params) -> None:
                 raise ValueError(f"{path}={one} is no number. Give one, or leave the parameter out.")
 
 
-def _check_cell(path: str, cell) -> None:
-    """cctbx takes 1 Å for an edge that is not given, and infinite ones."""
+def check_unit_cell(path: str, cell) -> None:
+    """Refuse what cctbx takes for a unit cell and is none: it fills up edges with 1 Å, and lets infinite ones through.
+
+    Args:
+        path: Of the parameter.
+        cell: Six numbers, Å and degrees.
+
+    Raises:
+        ValueError: With the parameter and what to give.
+    """
     if not all(_SHORTEST < edge < _LONGEST for edge in cell[:3]):
         raise ValueError(
             f"{path}={','.join(f'{number:g}' for number in cell)} is no unit cell of a crystal: its edges must be "

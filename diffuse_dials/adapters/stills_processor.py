@@ -19,7 +19,9 @@ from pathlib import Path
 import libtbx.phil
 
 from diffuse_dials.adapters.experiments import image_of
+from diffuse_dials.adapters.parameters import check_unit_cell
 from diffuse_dials.adapters.stills_process import stills_process_module
+from diffuse_dials.adapters.symmetry import check_cell
 
 phil_scope = stills_process_module().phil_scope.fetch(
     libtbx.phil.parse(
@@ -73,6 +75,12 @@ def check(params) -> None:
     Raises:
         ValueError: With what to do instead.
     """
+    known = params.indexing.known_symmetry
+    if known.unit_cell is not None:
+        name = "stills_process.indexing.known_symmetry.unit_cell"
+        check_unit_cell(name, known.unit_cell.parameters())
+        if known.space_group is not None:
+            check_cell(known.unit_cell.parameters(), known.space_group.group(), f"{name} or space_group")
     output, dispatch = params.output, params.dispatch
     for name in ("integrated_experiments_filename", "integrated_filename"):
         if "%s" not in (getattr(output, name) or ""):

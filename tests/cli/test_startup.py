@@ -103,6 +103,7 @@ def test_numbers_that_make_no_photons_are_refused(option, words, stills, run_in_
         (extract, "mp.nproc=1e30", "mp.nproc element is greater than the maximum allowed value"),
         (make_mask, "masking.edge=1e30", "masking.edge element is greater than the maximum allowed value"),
         (process, "unit_cell=79,79", "unit_cell=79,79,1,90,90,90 is no unit cell of a crystal: its edges must be"),
+        (integrate, "known_symmetry.unit_cell=1,2", "known_symmetry.unit_cell=1,2,1,90,90,90 is no unit cell of a"),
         (process, "unit_cell=inf", "unit_cell=inf,1,1,90,90,90 is no unit cell of a crystal: its edges must be"),
         (process, "space_group=P999", "space_group=P999: cctbx Error: Space group symbol not recognized: P999. Give"),
         (process, "unit_cell=1,2,3,90,90,190", "190: Unit cell angle is greater than or equal to 180 degrees. Give"),
