@@ -18,10 +18,11 @@ from pathlib import Path
 
 import libtbx.phil
 
-from diffuse_dials.adapters.experiments import image_of
+from diffuse_dials.adapters.experiments import image_of, load_experiments
 from diffuse_dials.adapters.parameters import check_unit_cell
 from diffuse_dials.adapters.stills_process import stills_process_module
 from diffuse_dials.adapters.symmetry import check_cell
+from diffuse_dials.io.masks import load_pickle
 
 phil_scope = stills_process_module().phil_scope.fetch(
     libtbx.phil.parse(
@@ -81,6 +82,12 @@ def check(params) -> None:
         check_unit_cell(name, known.unit_cell.parameters())
         if known.space_group is not None:
             check_cell(known.unit_cell.parameters(), known.space_group.group(), f"{name} or space_group")
+    if params.input.reference_geometry is not None:
+        load_experiments(params.input.reference_geometry)
+    for mask in filter(None, (params.spotfinder.lookup.mask, params.integration.lookup.mask)):
+        load_pickle(mask)  # it would be taken for an image that cannot be read
+    if params.input.max_images is not None and params.input.max_images < 1:
+        raise ValueError(f"stills_process.input.max_images={params.input.max_images} leaves no image. Give 1 or more.")
     output, dispatch = params.output, params.dispatch
     for name in ("integrated_experiments_filename", "integrated_filename"):
         if "%s" not in (getattr(output, name) or ""):

@@ -138,6 +138,11 @@ def find_images(names, params) -> tuple[list[Image], list[Result]]:
     """
     names = [*names, *(params.input.glob or ())]
     if not names and params.input.file_list:
+        if not Path(params.input.file_list).is_file():
+            raise ValueError(
+                f"stills_process.input.file_list={params.input.file_list}: there is no such file. Check name and "
+                "folder."
+            )
         names = [line.strip() for line in Path(params.input.file_list).read_text("utf-8").splitlines() if line.strip()]
     images, broken, known = [], [], set()
     for name in names:

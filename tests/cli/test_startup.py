@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from dials.util import Sorry
@@ -135,6 +136,25 @@ def test_files_of_another_kind_are_named_with_what_to_give(parameter, content, w
 def test_blanks_without_images_are_refused(work, stills, run_in_tmp_path):
     said = refused(grid, stills, f"background={work / 'truth.expt'}", "d_min=3")
     assert said.endswith("truth.expt has experiments without an image. Give blank exposures, an .expt of dials.import.")
+
+
+@pytest.mark.parametrize(
+    "option, words",
+    [
+        ("input.reference_geometry=no.expt", "There is no file no.expt. Check the name"),
+        ("input.reference_geometry=text", "text cannot be read as a DIALS experiment list"),
+        ("spotfinder.lookup.mask=text", "text is no mask that can be read"),
+        ("integration.lookup.mask=no.mask", "There is no file no.mask. Check the name"),
+        ("input.max_images=0", "stills_process.input.max_images=0 leaves no image. Give 1 or more."),
+    ],
+)
+def test_files_and_numbers_for_stills_process_are_refused_before_the_first_image(option, words, stills):
+    Path("text").write_text("text")
+    said = refused(integrate, stills, f"stills_process.{option}")
+    assert words in said and "\n" not in said
+    said = refused(integrate, "stills_process.input.file_list=no.txt")
+    assert said.startswith("stills_process.input.file_list=no.txt: there is no such file. Check")
+    assert only_inputs_are_left(stills.parent, "stills.expt", "text")
 
 
 def test_a_parameter_file_is_no_hiding_place_for_a_wrong_value(stills, run_in_tmp_path):
