@@ -6,7 +6,9 @@ a kernel which tests the trusted range does not need. The first image of a run i
 
 from __future__ import annotations
 
+import atexit
 import os
+import weakref
 
 import h5py
 import numpy as np
@@ -14,6 +16,15 @@ import numpy as np
 from diffuse_dials.adapters import hdf5_filters, images, nexus
 from diffuse_dials.adapters.experiments import image_of
 from diffuse_dials.adapters.virtual_images import VirtualImages
+
+_readers: weakref.WeakSet[DirectReader] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Close what is open when the process ends: HDF5 1.10 crashes if a virtual dataset is among it."""
+    for reader in list(_readers):
+        reader.close()
 
 
 class DirectReader:
@@ -29,6 +40,7 @@ class DirectReader:
         self._buffer = np.empty((0, 0))
         self._checked = False
         hdf5_filters.use_fastest()
+        _readers.add(self)
 
     def read(self, experiment) -> tuple[tuple[np.ndarray, ...], int]:
         """Raw values of a still's image as they are stored.
@@ -62,7 +74,7 @@ class DirectReader:
                 f"There is no image {path}. Put the images where the .expt file says, or change the paths."
             ) from None
         except (OSError, KeyError, AttributeError, IndexError, TypeError, RuntimeError) as error:
-            self._close()
+            self.close()
             raise ValueError(
                 f"{path} cannot be read directly ({type(error).__name__}: {error}). It may be cut off, or of another "
                 f"format: try grid.reader=dxtbx.{images.filter_hint(error)}"
@@ -71,11 +83,12 @@ class DirectReader:
     def _opened(self, path: str) -> h5py.File:
         # A file that was opened before a fork shares its position with the other process.
         if self._file is None or self._path != path or self._process != os.getpid():
-            self._close()
+            self.close()
             self._file, self._path, self._process = h5py.File(path, "r", swmr=True), path, os.getpid()
         return self._file
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the files; the next image opens its own."""
         if self._process == os.getpid():
             for file in (self._file, self._source):
                 if file is not None:

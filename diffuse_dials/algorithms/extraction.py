@@ -104,11 +104,12 @@ class Measurement:
         self._stills = stills
         self._fused = None
         direct = getattr(params, "grid", None) is not None and params.grid.reader == "hdf5"  # diffuse.extract: dxtbx
-        self._direct = None
+        header, self._read = images.header, _read_by_dxtbx
         if direct:
             from diffuse_dials.adapters.direct import DirectReader  # slow to import, see images._is_nexus
 
-            self._direct = DirectReader()
+            reader = DirectReader()
+            header, self._read = reader.header, reader.read
         first = stills.experiments[0]
         self._shapes = images.panel_shapes(first.detector)
         check_together(stills, self._shapes, params.extraction.lattices)
@@ -122,7 +123,7 @@ class Measurement:
         self.factor_maps = factor_maps(chosen, first)
         self._masks = StaticMasks([name for name in params.input.mask if name], self._shapes)
         self._bragg_masks = choose_bragg_masks(params, stills, self._masks.of, self._shapes)
-        self._exposures = Exposures(params, stills_csv, self._direct.header if direct else images.header)
+        self._exposures = Exposures(params, stills_csv, header)
         self._first = self._first_readable()
         exposure_record = self._exposures.check(stills.experiments[self._first])
         gain = None if params.corrections.gain is Auto else params.corrections.gain
@@ -315,10 +316,6 @@ class Measurement:
         logger.info("grid.engine: numpy, because %s.", why)
         return False
 
-    def _read(self, experiment):
-        """Raw values of an image, and the largest that is no sentinel (None: sentinels are negative)."""
-        return (images.read_raw(experiment), None) if self._direct is None else self._direct.read(experiment)
-
     def _kernel(self):
         if self._fused is None:
             from diffuse_dials.algorithms.stills.fused import Fused  # needs numba, which diffuse.extract does not
@@ -334,3 +331,8 @@ class Measurement:
                 f"No pixel of {self._stills.keys[number].image} passes the masks and the resolution limits. "
                 "Look at the mask, d_min, d_max, extraction.photons_range and masking.bragg."
             )
+
+
+def _read_by_dxtbx(experiment):
+    """As DirectReader.read, but sentinels are negative: None in place of the largest value that is none."""
+    return images.read_raw(experiment), None

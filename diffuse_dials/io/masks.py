@@ -31,9 +31,7 @@ def load_pickle(path, wanted: str = _MASK_FILE):
         with open(path, "rb") as handle:
             return pickle.load(handle, encoding="bytes")
     except Exception as error:  # unpickling garbage can raise anything: pickle's documentation says so
-        raise ValueError(
-            f"{path} is no mask that can be read ({str(error).rstrip('.')}). Give {wanted}."
-        ) from error
+        raise ValueError(f"{path} is no mask that can be read ({str(error).rstrip('.')}). Give {wanted}.") from error
 
 
 def load_mask(path, shapes) -> tuple[np.ndarray, ...]:

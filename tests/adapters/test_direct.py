@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -161,3 +162,18 @@ def test_sentinels_follow_each_files_own_depth(stills, tmp_path):
     reader = DirectReader()
     assert reader.read(stills[0])[1] == 65535
     assert reader.read(stills[1])[1] == 65533
+
+
+def test_a_process_that_ends_with_a_virtual_dataset_open_ends_well(bench_data, tmp_path):
+    """HDF5 1.10 crashes on what it has to close itself then."""
+    case = bench_data.Case("small", (64, 96), 0.172, 50.0, (2, 2))
+    expt = bench_data.write_stills(bench_data.write_images(case, tmp_path, 2), 3, tmp_path / "stills", master=True)
+    program = (
+        "import diffuse_dials.cli\n"
+        "from diffuse_dials.adapters.direct import DirectReader\n"
+        "from diffuse_dials.adapters.experiments import load_experiments\n"
+        f"still, reader = load_experiments({str(expt)!r})[0], DirectReader()\n"
+        "print(len(reader.read(still)[0]))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "4\n"), ended.stderr
