@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 import diffuse_dials.cli  # noqa: F401  (first, as in the command: it prepares the environment of DIALS)
 
 # isort: split
+from diffuse_dials.adapters import images
+from diffuse_dials.adapters.direct import DirectReader
 from diffuse_dials.algorithms import pipeline
 from diffuse_dials.algorithms.extraction import Measurement
 from diffuse_dials.algorithms.running.parts import PartedSums
@@ -73,7 +75,8 @@ def count_ends(owner, name: str, part: str) -> None:
 def main() -> None:
     count(Measurement, "__init__", "set-up")
     count(Measurement, "prepare", "set-up")
-    count(Measurement, "_read", "read")
+    count(images, "read_raw", "read")
+    count(DirectReader, "read", "read")
     count(Accumulator, "sum_panel", "kernel")
     count(pipeline, "make_parts", "rest of the stills")
     count(pipeline, "open_run", "rest of the stills")
