@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cctbx import sgtbx
 from dxtbx.model import ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 
@@ -97,27 +95,8 @@ def load_together(names, refuse=lambda name, loaded: None) -> ExperimentList:
 
 def save_experiments(experiments: ExperimentList, path) -> None:
     """Write an .expt file, complete or not at all."""
-    with replacing(path) as partial, _one_type_a_group():
+    with replacing(path) as partial:
         experiments.as_file(str(partial))
-
-
-@contextmanager
-def _one_type_a_group():
-    """Let dxtbx, which asks for the symbol of each crystal's space group, find it worked out: 1 ms a crystal."""
-    of_cctbx, known = sgtbx.space_group.info, []
-
-    def info(group):
-        for found in known:
-            if found.group() == group:
-                return found
-        known.append(of_cctbx(group))
-        return known[-1]
-
-    sgtbx.space_group.info = info
-    try:
-        yield
-    finally:
-        sgtbx.space_group.info = of_cctbx
 
 
 def image_of(experiment) -> tuple[str, int]:
