@@ -11,6 +11,7 @@ import csv
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -271,9 +272,7 @@ def test_ranks_make_what_one_process_makes(shared, folder, n, case):
 
 def numbers(line):
     """A line of a table, with what looks like a number as one."""
-    return {
-        name: float(text) if text.replace(".", "").replace("e-", "").isdigit() else text for name, text in line.items()
-    }
+    return {name: float(text) if re.fullmatch(r"-?[\d.]+(e[-+]\d+)?", text) else text for name, text in line.items()}
 
 
 def test_the_cases_hold_what_they_are_for(folder):
