@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import diffuse_dials  # noqa: F401  (first: it prepares the environment of DIALS)
+import diffuse_dials.cli  # noqa: F401  (first: it prepares the environment, as in a command)
 
 # isort: split
 import h5py

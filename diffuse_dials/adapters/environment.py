@@ -34,6 +34,16 @@ def point_to_libtbx_environment() -> None:
             return
 
 
+def use_one_thread() -> None:
+    """Let linear algebra use one thread, unless the user said how many: the work is divided among processes.
+
+    NumPy's OpenBLAS starts one for each core at the first product of some size, and they wait for the next in a busy
+    loop. On two hardware threads of one core that doubled the CPU time of everything else.
+    """
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
+
 class _EmptyExtension(MetaPathFinder, Loader):
     """Stands in for a compiled extension where no other finder knows it: it is asked last."""
 

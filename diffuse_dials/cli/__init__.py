@@ -5,12 +5,11 @@ from __future__ import annotations
 import atexit
 import gc
 
-from diffuse_dials.adapters.environment import load_late, require_dials
+from diffuse_dials.adapters.environment import load_late, require_dials, use_one_thread
 
-# What the modules of DIALS make stays to the end. Python would look through it for reference cycles while it grows, and
-# for half a second when it is no longer needed.
-gc.disable()  # until cli.startup, which commands import after all that is large
-atexit.register(gc.freeze)
-
+use_one_thread()  # before anything imports NumPy
 load_late()  # before anything imports dials
 require_dials()
+
+# As it ends, Python looks three times for reference cycles among all objects of DIALS, for half a second: it need not.
+atexit.register(gc.freeze)

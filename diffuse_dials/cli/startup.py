@@ -25,8 +25,7 @@ from diffuse_dials.io.stills import StillsTable
 
 logger = logging.getLogger(f"dials.{__name__}")
 
-gc.freeze()  # see diffuse_dials.cli
-gc.enable()
+gc.freeze()  # what DIALS's modules made stays to the end: Python need not look through it for reference cycles
 
 
 @dataclass(frozen=True)

@@ -138,3 +138,16 @@ def test_without_dials_there_is_one_clear_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "conda install -c conda-forge dials" in done.stderr
+
+
+def test_commands_use_one_thread_for_linear_algebra_unless_told_otherwise(monkeypatch):
+    """Threads of the process after a product of matrices, as the system counts them."""
+    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    code = (
+        "import diffuse_dials.cli, os, numpy as np; a = np.ones((600, 600)); a @ a;"
+        "print(os.environ['OPENBLAS_NUM_THREADS'], len(os.listdir('/proc/self/task')))"
+    )
+    assert printed(code) == "1 1\n"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    assert printed(code).startswith("2 ")
