@@ -8,6 +8,7 @@ import numpy as np
 
 from diffuse_dials.kernels import still
 from diffuse_dials.kernels.harvest import in_order, make_empty
+from diffuse_dials.kernels.places import SLOTS, Places
 
 
 class Accumulator:
@@ -56,7 +57,7 @@ class Accumulator:
         row = 0
         while row < len(raw):
             self._make_room(raw.shape[1])
-            places = still.Places(self._table, self._bricks, self._voxels, self._slots)
+            places = Places(self._table, self._bricks, self._voxels, self._slots)
             sums = still.Sums(self._whole, self._real, bin_whole, bin_real)
             # plain tuples, whose types numba recognises without going through them in Python
             row = still.sum_rows(
@@ -79,7 +80,7 @@ class Accumulator:
         if needed > len(self._bricks):
             before = len(self._slots)
             size = max(needed, 5 * len(self._bricks) // 4)
-            self._slots.resize(size * still.SLOTS, refcheck=False)
+            self._slots.resize(size * SLOTS, refcheck=False)
             self._slots[before:] = -1
             self._voxels.resize(size, refcheck=False)
             self._bricks.resize(size, refcheck=False)

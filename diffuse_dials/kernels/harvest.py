@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 
 from diffuse_dials.kernels.options import BORROW, OPTIONS
+from diffuse_dials.kernels.places import SLOTS
 from diffuse_dials.kernels.still import (
     BACKGROUND,
     BACKGROUND_VARIANCE,
@@ -15,7 +16,6 @@ from diffuse_dials.kernels.still import (
     PHOTONS,
     POSITIVE,
     RESPONSE,
-    SLOTS,
     SLOW,
 )
 from diffuse_dials.kernels.vectors import LINE, ones, prefetch, trailing_zeros
@@ -143,8 +143,8 @@ def in_order(n_bricks, corner, table, bricks, voxels, slots, used, whole):
     Args:
         n_bricks: Of the grid, along each axis.
         corner: Index of the grid's first voxel, shape (3,).
-        table, bricks, voxels, slots, used, whole: As ``sum_rows`` left them, see still.Sums. (Not as one tuple: of a
-            long one numba finds the type anew at every call, in Python.)
+        table, bricks, voxels, slots, used, whole: As ``sum_rows`` left them, see places.Places and still.Sums. (Not
+            as one tuple: of a long one numba finds the type anew at every call, in Python.)
 
     Returns:
         (index, shape (n, 3), int32, that of s = 0 left out; bragg, shape (n,), bool; row of the sums, shape (n,);

@@ -9,7 +9,7 @@ is known of TOGETHER rows of a piece in patches (kernels.pieces).
    where that is not certain, each pixel gets a key of 32 bits that tells its voxel (kernels.voxels).
 4. Which pixels are near a Bragg spot (kernels.tiles, kernels.spots), and which are not for the map, a bit each.
 5. Runs of pixels with the same voxel and flags, and the key of each run (kernels.runs).
-6. The row of the sums for each run's voxel, to which differences of the running sums are added.
+6. The row of the sums for each run's voxel (kernels.places), to which differences of the running sums are added.
 
 The running sums are whole numbers, so that no rounding enters: the response comes as multiples of a small unit.
 
@@ -28,31 +28,19 @@ from diffuse_dials.kernels.coordinates import N_CUBICS, expand, farthest_powers,
 from diffuse_dials.kernels.crossings import UNSURE, find_crossings, make_crossings
 from diffuse_dials.kernels.options import BORROW, INLINE, OPTIONS
 from diffuse_dials.kernels.pieces import BEYOND, MASKED, MIXED, N_TERMS, PIECE, TOGETHER, WORD, rows_of
+from diffuse_dials.kernels.places import KNOWN_BITS, find_others, look_up
 from diffuse_dials.kernels.profile import add_run, run_on_profile
 from diffuse_dials.kernels.runs import list_runs
 from diffuse_dials.kernels.spots import make_work, mark_near
 from diffuse_dials.kernels.vectors import prefetch, running_sums
-from diffuse_dials.kernels.voxels import (
-    ALONE,
-    CENTRE,
-    FIELD,
-    NEAR_BIT,
-    SKIP,
-    STEEP,
-    decide_close,
-    exact_voxel,
-    find_voxels,
-)
+from diffuse_dials.kernels.voxels import ALONE, STEEP, decide_close, find_voxels
 
 LARGEST = 2**32 // PIECE - 1  # count of a pixel, where whole numbers are photons
-IN_BRICK = 6  # bits of a voxel's number in its brick: voxels are found through bricks of 4 x 4 x 4
-SLOTS = 1 << IN_BRICK
 # Columns of the sums: whole numbers (of |s| bins the first four), and real ones where they are needed.
 N_PIXELS, COUNTS, RESPONSE, FAST, SLOW = range(5)
 N_OVERLOADED = 3
 PHOTONS, POSITIVE, BACKGROUND, BACKGROUND_VARIANCE = range(4)
 _FAR = 48.0  # voxels from the base: then it is chosen anew
-_KNOWN_BITS = 7  # of the number of voxels that are remembered for a piece
 
 
 class Crystal(NamedTuple):
@@ -80,22 +68,6 @@ class Crystal(NamedTuple):
     centring: np.ndarray
     sigmas_squared: np.ndarray
     s_step: float
-
-
-class Places(NamedTuple):
-    """How voxels are found.
-
-    Attributes:
-        table: Place of each brick, -1 unused, shape (2, number of bricks): Bragg pixels apart, int32.
-        bricks: Which brick is at each place (twice its number, plus 1 for Bragg pixels), int64.
-        voxels: Which voxels of the bricks are in use, a bit each, uint64.
-        slots: Row of each voxel of the bricks in use, -1 unused, shape (places · SLOTS,), int32.
-    """
-
-    table: np.ndarray
-    bricks: np.ndarray
-    voxels: np.ndarray
-    slots: np.ndarray
 
 
 class Sums(NamedTuple):
@@ -329,109 +301,6 @@ def _mark_left_out(row, keep, near):
 
 
 @njit(**BORROW)
-def _take_into_use(voxel, bragg, table, bricks, voxels, slots, used):
-    """Row for a new voxel in the sums; its brick is taken into use as well if it is new."""
-    brick, inside = voxel >> IN_BRICK, voxel & SLOTS - 1
-    place = np.int64(table[bragg, brick])
-    if place < 0:
-        place = used[0]
-        table[bragg, brick] = place
-        bricks[place], voxels[place] = brick << 1 | bragg, 0
-        used[0] += 1
-    row = used[1]
-    slots[place * SLOTS + inside] = row
-    voxels[place] |= np.uint64(1) << np.uint64(inside)
-    used[1] += 1
-    return row
-
-
-@njit(**INLINE)
-def _place_of(key):
-    """Where a key is kept among the known ones of its piece."""
-    return np.uint64(np.uint32(np.uint32(key) * np.uint32(2654435769)) >> np.uint32(32 - _KNOWN_BITS))
-
-
-@njit(**INLINE)
-def _look_up(n_runs, starts, keys, known, slot_of, others):
-    """Row of the sums for the voxel of each run, where its key was met before.
-
-    Args:
-        starts, keys: Results of ``list_runs``.
-        known: Keys met before on these bases, and their rows of the sums, -1: none; for each piece, shape
-            (pieces, 2 ** _KNOWN_BITS, 2), int32.
-        slot_of: Result; -1 where a run is to be skipped.
-        others: Result, int32: numbers of the runs whose keys are not known.
-
-    Returns:
-        The number of these.
-    """
-    n_others = 0
-    for run in range(n_runs):
-        key = keys[np.uint64(run)]
-        part, at = np.uint64(np.uint32(starts[np.uint64(run)]) // np.uint32(PIECE)), _place_of(key)
-        slot_of[np.uint64(run)] = np.int64(known[part, at, np.uint64(1)])
-        others[np.uint64(n_others)] = run  # without a branch, which a processor would often guess wrong
-        n_others += known[part, at, np.uint64(0)] != key
-    return n_others
-
-
-@njit(**INLINE)
-def _find_voxel(row, start, key, base, plane, shift, matrices, slab, row_of_bricks):
-    """Number of a key's voxel in the grid: SLOTS times that of its brick, and its number inside."""
-    if key & ALONE:
-        a, b, c = exact_voxel(row, start, plane, shift, matrices)
-    else:
-        part, field = np.uint64(start) // np.uint64(PIECE), (1 << FIELD) - 1
-        a = np.int64(base[0, part]) - CENTRE + (key >> 2 * FIELD & field)
-        b = np.int64(base[1, part]) - CENTRE + (key >> FIELD & field)
-        c = np.int64(base[2, part]) - CENTRE + (key & field)
-    brick = (a >> 2) * slab + (b >> 2) * row_of_bricks + (c >> 2)
-    return brick << IN_BRICK | (a & 3) << 4 | (b & 3) << 2 | c & 3
-
-
-@njit(**BORROW)
-def _find_others(
-    row, n_others, others, starts, keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels, slots, used,
-    known, voxel_of, slot_of,
-):  # fmt: skip
-    """Row of the sums for the voxels of runs whose keys are not known; arguments as in ``_look_up``.
-
-    In three loops, as what the first two ask for comes from memory meanwhile.
-
-    Args:
-        base: Of the patches' coordinates.
-        voxel_of: Work space.
-    """
-    row_of_bricks = n_bricks[2]
-    slab = n_bricks[1] * row_of_bricks
-    for i in range(n_others):
-        at, run = np.uint64(i), np.uint64(others[np.uint64(i)])
-        key, voxel = np.int64(keys[run]), np.int64(0)
-        if not key & SKIP:
-            voxel = _find_voxel(row, np.int64(starts[run]), key, base, plane, shift, matrices, slab, row_of_bricks)
-        voxel_of[at] = voxel
-        prefetch(table, np.uint64((key >> NEAR_BIT & 1) * table.shape[1] + (voxel >> IN_BRICK)))
-    for i in range(n_others):
-        voxel, key = voxel_of[np.uint64(i)], np.int64(keys[np.uint64(others[np.uint64(i)])])
-        place = np.int64(table[key >> NEAR_BIT & 1, voxel >> IN_BRICK])
-        prefetch(slots, np.uint64(max(place, 0) * SLOTS + (voxel & SLOTS - 1)))
-    for i in range(n_others):
-        run = np.uint64(others[np.uint64(i)])
-        voxel, key, slot = voxel_of[np.uint64(i)], keys[run], np.int64(-1)
-        if not key & SKIP:
-            bragg = np.int64(key) >> NEAR_BIT & 1
-            place = np.int64(table[bragg, voxel >> IN_BRICK])
-            if place >= 0:
-                slot = np.int64(slots[place * SLOTS + (voxel & SLOTS - 1)])
-            if slot < 0:
-                slot = _take_into_use(voxel, bragg, table, bricks, voxels, slots, used)
-        slot_of[run] = slot
-        if not key & ALONE:
-            part, at = np.uint64(np.uint32(starts[run]) // np.uint32(PIECE)), _place_of(key)
-            known[part, at, np.uint64(0)], known[part, at, np.uint64(1)] = key, slot
-
-
-@njit(**BORROW)
 def _add_runs(row, n_runs, starts, slot_of, raw, responses, counting, counts, with_terms, terms, running, whole, real):
     """Add the sums of a row's runs to their voxels.
 
@@ -489,7 +358,7 @@ def sum_rows(
         ratio: What multiplies the background; its square, the variance.
         profile: profile.Profile of the background that was estimated on this still, for the voxels only; or None.
         used: Numbers of places and of rows in use, int64.
-        places, sums: Places and Sums.
+        places, sums: places.Places and Sums.
 
     Returns:
         The row to go on with after making room; the number of rows when all are done.
@@ -511,7 +380,7 @@ def sum_rows(
     starts, slot_of = np.zeros(n_fast + 8, np.int32), np.zeros(n_fast, np.int64)
     others, voxel_of = np.zeros(n_fast + 8, np.int32), np.zeros(n_fast, np.int64)
     counts = np.zeros(n_fast + 1, np.uint32)
-    terms, known = np.zeros((n_fast, 4)), np.zeros((n_pieces, 1 << _KNOWN_BITS, 2), np.int32)
+    terms, known = np.zeros((n_fast, 4)), np.zeros((n_pieces, 1 << KNOWN_BITS, 2), np.int32)
     s, bins, running = np.zeros(n_fast), np.zeros(n_fast, np.int32), np.zeros((n_fast, 2))
     work = make_work(lattices, edges)
     for row in range(first_row, n_rows):
@@ -538,8 +407,8 @@ def sum_rows(
         mark_near(row, anew, n_fast, kinds, pieces, plane, shift, crystal, work, near)
         _find_skipped(row, n_fast, state, dirty, bad, skip)
         n_runs = list_runs(row, r, n_fast, kinds, crossings, keys, near, skip, response, starts, run_keys)
-        n_others = _look_up(n_runs, starts, run_keys, known, slot_of, others)
-        _find_others(
+        n_others = look_up(n_runs, starts, run_keys, known, slot_of, others)
+        find_others(
             row, n_others, others, starts, run_keys, base, plane, shift, matrices, n_bricks, table, bricks, voxels,
             slots, used, known, voxel_of, slot_of,
         )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffuse_dials.kernels.harvest import columns, in_order
-from diffuse_dials.kernels.still import SLOTS
+from diffuse_dials.kernels.places import SLOTS
 
 
 def bricks_of(index, bragg, n_bricks, corner):
